@@ -1,0 +1,1 @@
+//! The block layer: graph, request path, engines, QMP.

@@ -1,0 +1,1 @@
+//! Image formats, protocols, filters and exports for block-core.

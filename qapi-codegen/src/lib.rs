@@ -1,0 +1,1 @@
+//! Generates typed Rust from QAPI schemas.

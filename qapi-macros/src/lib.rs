@@ -1,0 +1,1 @@
+//! QAPI schema to Rust, as a macro.

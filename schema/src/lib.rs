@@ -1,0 +1,1 @@
+//! QEMU's block layer schema as Rust types.

@@ -1,0 +1,2 @@
+//! Disk image tool and storage daemon.
+fn main() {}
