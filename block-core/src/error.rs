@@ -1,0 +1,178 @@
+//! What can go wrong, once, with its node, and the two answers every caller needs:
+//! [`Error::errno`] for guests and NBD clients, [`Error::class`] for QMP.
+//! Drivers describe what is wrong with an *image* in an enum of their own; the node wraps it here.
+
+use std::io;
+
+use rustix::io::Errno;
+
+/// The result of everything that touches a node.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A boxed cause, as drivers hand it over.
+pub type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// An error with the context that its reader needs; `source()` leads to the cause.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A request failed in the kernel or on the network.
+    #[error("{op} of {len} bytes at {offset:#x} on node '{node}'")]
+    Io {
+        /// The node whose leaf failed.
+        node: String,
+        /// The verb: read, write, flush …
+        op: &'static str,
+        /// First byte of the request, in the node's address space.
+        offset: u64,
+        /// Bytes of the request.
+        len: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Opening or preparing a file or socket failed.
+    #[error("could not open '{path}'")]
+    Open {
+        /// What was to be opened.
+        path: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The image breaks its specification.
+    #[error("image of node '{node}' is corrupt")]
+    Corrupt {
+        /// The node that holds the image.
+        node: String,
+        /// The driver's own error, with offset and the specification's word.
+        source: Source,
+    },
+    /// The image, option or operation is legal, and not built in.
+    #[error("{what} is not supported by node '{node}'")]
+    Unsupported {
+        /// The node that was asked.
+        node: String,
+        /// What was asked for, as a noun.
+        what: String,
+    },
+    /// A write to a node that may only be read.
+    #[error("node '{node}' is read-only")]
+    ReadOnly {
+        /// The node that was asked.
+        node: String,
+    },
+    /// A request that ends behind the end of its node.
+    #[error("{len} bytes at {offset:#x} are outside node '{node}' of {end} bytes")]
+    OutOfRange {
+        /// The node that was asked.
+        node: String,
+        /// First byte of the request.
+        offset: u64,
+        /// Bytes of the request.
+        len: u64,
+        /// Length of the node.
+        end: u64,
+    },
+    /// An option whose value cannot be used.
+    #[error("{reason}")]
+    InvalidOption {
+        /// The member's path, as the schema spells it.
+        option: String,
+        /// A whole phrase that names the option.
+        reason: String,
+    },
+    /// Two users of a node exclude each other.
+    #[error("{reason}")]
+    PermissionConflict {
+        /// The node both want.
+        node: String,
+        /// Who holds what, as a phrase.
+        reason: String,
+    },
+    /// An image names a file that nobody allowed to open.
+    #[error("'{referrer}' names '{name}', which the open policy does not allow")]
+    Denied {
+        /// The image that names the other file.
+        referrer: String,
+        /// The name found inside the image.
+        name: String,
+    },
+    /// No backend has this name.
+    #[error("Cannot find device '{device}'")]
+    DeviceNotFound {
+        /// The name that was looked up.
+        device: String,
+    },
+    /// No node has this name.
+    #[error("Cannot find node '{node}'")]
+    NodeNotFound {
+        /// The name that was looked up.
+        node: String,
+    },
+    /// The queue or layer that should do the work is shutting down.
+    #[error("the block layer is shutting down")]
+    ShutDown,
+}
+
+/// QMP's error classes; the schema's `ErrorClass`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Anything without a class of its own.
+    GenericError,
+    /// An unknown `device`.
+    DeviceNotFound,
+    /// An unknown block job.
+    DeviceNotActive,
+}
+
+impl Error {
+    /// The number a guest or an NBD client gets.
+    pub fn errno(&self) -> Errno {
+        match self {
+            Error::Io { source, .. } | Error::Open { source, .. } => {
+                Errno::from_io_error(source).unwrap_or(Errno::IO)
+            }
+            Error::Corrupt { .. } => Errno::IO,
+            Error::Unsupported { .. } => Errno::NOTSUP,
+            Error::ReadOnly { .. } => Errno::PERM,
+            Error::OutOfRange { .. } | Error::InvalidOption { .. } => Errno::INVAL,
+            Error::PermissionConflict { .. } => Errno::BUSY,
+            Error::Denied { .. } => Errno::ACCESS,
+            Error::DeviceNotFound { .. } | Error::NodeNotFound { .. } => Errno::NODEV,
+            Error::ShutDown => Errno::SHUTDOWN,
+        }
+    }
+
+    /// The class QMP reports.
+    pub fn class(&self) -> Class {
+        match self {
+            Error::DeviceNotFound { .. } => Class::DeviceNotFound,
+            Error::Io { .. }
+            | Error::Open { .. }
+            | Error::Corrupt { .. }
+            | Error::Unsupported { .. }
+            | Error::ReadOnly { .. }
+            | Error::OutOfRange { .. }
+            | Error::InvalidOption { .. }
+            | Error::PermissionConflict { .. }
+            | Error::Denied { .. }
+            | Error::NodeNotFound { .. }
+            | Error::ShutDown => Class::GenericError,
+        }
+    }
+
+    /// The whole chain of causes in one line, outermost first.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            next = cause.source();
+        }
+        text
+    }
+
+    /// A short way for drivers to say that an option's value cannot be used.
+    pub fn invalid(option: impl Into<String>, reason: impl Into<String>) -> Error {
+        Error::InvalidOption { option: option.into(), reason: reason.into() }
+    }
+}

@@ -1,0 +1,3 @@
+//! Requests as they enter, and the pure parts of their way down.
+
+pub mod map;
