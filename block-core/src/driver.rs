@@ -1,0 +1,239 @@
+//! The trait a driver author writes.
+//!
+//! The request path calls it, after it has checked range, alignment and permission; each method
+//! says what holds at the call. A driver reaches its children through [`Cx`], never by itself:
+//! the edges belong to the graph and change under it.
+//!
+//! A minimal read-only format is `format_name`, `len` and `map`/`try_map`, or `read`. Methods with
+//! a default are correct without being written.
+
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::buffer::IoBuf;
+use crate::engine::Leaf;
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::request::generic;
+use crate::request::map::{Access, EdgeIndex, Lookup, Mapping};
+
+pub use crate::request::cx::{Child, Claim, ClaimKind, Cx};
+
+/// Work of a driver, polled by the queue that owns the request, to its end.
+pub type Pending<'a, T = ()> = Pin<Box<dyn Future<Output = Result<T>> + 'a>>;
+
+/// How zeroes may be stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ZeroFlags {
+    /// The range may become unallocated space, as long as it reads as zeroes.
+    pub may_unmap: bool,
+    /// Fail with `NOTSUP` rather than write zero bytes.
+    pub no_fallback: bool,
+}
+
+/// What a run of a node holds, as `map` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusKind {
+    /// Bytes that must be read.
+    Data,
+    /// Reads as zeroes, by this node's own account.
+    Zero,
+    /// Not in this node: the backing file shows through.
+    Unallocated,
+}
+
+/// The status of the first run of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Bytes with this status; not 0, at most the range asked for.
+    pub len: u64,
+    /// What they are.
+    pub kind: StatusKind,
+    /// Where a child stores the run as it is, when one does.
+    pub child: Option<(EdgeIndex, u64)>,
+    /// Whether the run is compressed.
+    pub compressed: bool,
+}
+
+/// How a resize fills new space; the schema's `PreallocMode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preallocation {
+    /// Nothing is allocated.
+    #[default]
+    Off,
+    /// Metadata is allocated, data is not.
+    Metadata,
+    /// Metadata is allocated, data reserved by the file system.
+    Falloc,
+    /// Data is written.
+    Full,
+}
+
+/// What `check` may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// Nothing.
+    None,
+    /// Clusters that nothing uses are freed.
+    Leaks,
+    /// Everything that can be repaired is.
+    All,
+}
+
+/// What `check` found; the schema's `ImageCheck`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Errors that kept the check from looking at everything.
+    pub check_errors: u64,
+    /// Things that are wrong and can lose data.
+    pub corruptions: u64,
+    /// Clusters that are counted and not used.
+    pub leaks: u64,
+    /// Corruptions that were repaired.
+    pub corruptions_fixed: u64,
+    /// Leaks that were repaired.
+    pub leaks_fixed: u64,
+    /// End of the last cluster in use.
+    pub image_end_offset: Option<u64>,
+    /// Clusters of the guest's disk, allocated, not in sequence, and compressed.
+    pub clusters: Option<ClusterCounts>,
+    /// A line for each thing found, as `check` prints it.
+    pub messages: Vec<String>,
+}
+
+/// How an image's clusters are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClusterCounts {
+    /// In the guest's disk.
+    pub total: u64,
+    /// Stored in the image.
+    pub allocated: u64,
+    /// Not behind their predecessor.
+    pub fragmented: u64,
+    /// Stored compressed.
+    pub compressed: u64,
+}
+
+/// One instance of a format, protocol or filter: the inside of a node.
+///
+/// Shared by all queues at once; state changes go through the driver's own synchronisation.
+/// Futures are polled by one queue's thread and always run to their end: a caller that loses
+/// interest detaches. An error leaves the node usable.
+pub trait Driver: Send + Sync + 'static {
+    /// The driver's name in the schema's `BlockdevDriver`.
+    fn format_name(&self) -> &'static str;
+
+    /// Bytes of the node. For a growing protocol file, its length now.
+    fn len(&self) -> u64;
+
+    /// Whether the node has no byte.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What requests must keep to.
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
+
+    /// The descriptor that this node is, for protocol drivers.
+    fn leaf(&self) -> Option<&Arc<Leaf>> {
+        None
+    }
+
+    /// Where the whole node is the same bytes as a child, shifted by a constant, for reads and
+    /// overwrites alike: the walk then skips this node. Must not change while the node is open.
+    fn shifted_child(&self) -> Option<(EdgeIndex, u64)> {
+        None
+    }
+
+    /// Maps `range` from memory alone: no I/O, no allocation, no lock that another queue can hold
+    /// for long. `range` is not empty and ends within `len()`; `out` is empty.
+    ///
+    /// For [`Access::Write`] only what this node owns alone and may be overwritten without any
+    /// change of metadata; never `Unallocated` or `Zero`.
+    fn try_map(&self, access: Access, range: Range<u64>, out: &mut Mapping) -> Lookup;
+
+    /// As `try_map`, but may load tables: maps `range` from its start, at least its first byte.
+    /// `out` is empty at the call. For [`Access::Write`] an empty `out` means: not in place.
+    fn map<'a>(
+        &'a self,
+        _cx: &'a Cx,
+        access: Access,
+        range: Range<u64>,
+        out: &'a mut Mapping,
+    ) -> Pending<'a> {
+        Box::pin(async move {
+            if self.try_map(access, range.clone(), out) == Lookup::Miss && out.is_empty() {
+                out.clear();
+            }
+            Ok(())
+        })
+    }
+
+    /// Fills `buf` from `offset`. The default maps and reads what the mapping names.
+    fn read<'a>(&'a self, cx: &'a Cx, offset: u64, buf: IoBuf) -> Pending<'a> {
+        Box::pin(generic::read_mapped(cx, offset, buf))
+    }
+
+    /// Produces the bytes of a run that `map` called `Transform`.
+    fn read_transformed<'a>(&'a self, cx: &'a Cx, _offset: u64, _buf: IoBuf) -> Pending<'a> {
+        unsupported(cx, "reading transformed data")
+    }
+
+    /// Writes `buf` at `offset`: allocates, copies on write, and exposes the new data in the
+    /// order that the driver's README gives. The node is writable.
+    fn write<'a>(&'a self, cx: &'a Cx, _offset: u64, _buf: IoBuf) -> Pending<'a> {
+        unsupported(cx, "writing")
+    }
+
+    /// Makes `range` read as zeroes. The default writes zero bytes.
+    fn write_zeroes<'a>(&'a self, cx: &'a Cx, range: Range<u64>, flags: ZeroFlags) -> Pending<'a> {
+        Box::pin(generic::write_zero_bytes(cx, range, flags))
+    }
+
+    /// Says that the bytes of `range` are not needed. The default does nothing.
+    fn discard<'a>(&'a self, _cx: &'a Cx, _range: Range<u64>) -> Pending<'a> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Makes everything durable that completed before the call, on any queue: first the driver's
+    /// own metadata, then its children. The default flushes all children that hold its bytes.
+    fn flush<'a>(&'a self, cx: &'a Cx) -> Pending<'a> {
+        Box::pin(generic::flush_children(cx))
+    }
+
+    /// The status of the first run of `range`. The default maps it for reading.
+    fn status<'a>(&'a self, cx: &'a Cx, range: Range<u64>) -> Pending<'a, Status> {
+        Box::pin(generic::mapped_status(cx, range))
+    }
+
+    /// Sets the length. Runs drained.
+    fn resize<'a>(
+        &'a self,
+        cx: &'a Cx,
+        _len: u64,
+        _preallocation: Preallocation,
+    ) -> Pending<'a> {
+        unsupported(cx, "resizing")
+    }
+
+    /// Looks for damage and repairs what `repair` allows. Runs drained.
+    fn check<'a>(&'a self, cx: &'a Cx, _repair: Repair) -> Pending<'a, CheckReport> {
+        unsupported(cx, "checking")
+    }
+
+    /// Writes out everything and leaves the image as another program expects to find it. Runs
+    /// drained, once, before the last handle to the node goes.
+    fn close<'a>(&'a self, cx: &'a Cx) -> Pending<'a> {
+        self.flush(cx)
+    }
+}
+
+fn unsupported<T>(cx: &Cx, what: &'static str) -> Pending<'_, T> {
+    Box::pin(async move {
+        Err(Error::Unsupported { node: cx.node_name().to_owned(), what: what.to_owned() })
+    })
+}
