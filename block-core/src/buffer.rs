@@ -5,7 +5,10 @@
 //! after the caller lost interest. Invariant: memory behind an `IoBuf` may change at any time
 //! (a guest or the kernel writes it), so nothing here lends out a `&[u8]` of it; bytes are copied
 //! in and out. Not here: who may do I/O where (`request/`).
-#![expect(unsafe_code, reason = "owns raw memory that the kernel and a guest write")]
+#![expect(
+    unsafe_code,
+    reason = "owns raw memory that the kernel and a guest write"
+)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::any::Any;
@@ -39,12 +42,17 @@ impl AlignedBuf {
     /// When `len` is beyond `isize::MAX`; callers bound lengths from outside first.
     pub fn zeroed(len: usize) -> AlignedBuf {
         if len == 0 {
-            return AlignedBuf { ptr: NonNull::dangling(), len };
+            return AlignedBuf {
+                ptr: NonNull::dangling(),
+                len,
+            };
         }
         let layout = AlignedBuf::layout(len);
         // SAFETY: `layout` has a size above zero.
         let ptr = unsafe { alloc_zeroed(layout) };
-        let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout) };
+        let Some(ptr) = NonNull::new(ptr) else {
+            handle_alloc_error(layout)
+        };
         AlignedBuf { ptr, len }
     }
 
@@ -121,7 +129,12 @@ impl GuestMemory {
         keep: Box<dyn Any + Send + Sync>,
         written: Option<Written>,
     ) -> GuestMemory {
-        GuestMemory { ptr, len, written, _keep: keep }
+        GuestMemory {
+            ptr,
+            len,
+            written,
+            _keep: keep,
+        }
     }
 
     /// Memory of our own in the shape of a guest's, for devices without a hypervisor, and tests.
@@ -193,7 +206,10 @@ pub struct RawSegment {
 impl IoBuf {
     /// A handle to no bytes; allocates nothing.
     pub fn empty() -> IoBuf {
-        IoBuf { segments: SmallVec::new(), len: 0 }
+        IoBuf {
+            segments: SmallVec::new(),
+            len: 0,
+        }
     }
 
     /// Allocates `len` zero bytes.
@@ -246,7 +262,11 @@ impl IoBuf {
     /// # Panics
     /// When `range` ends outside the buffer: lengths are checked where requests enter.
     pub fn slice(&self, range: Range<usize>) -> IoBuf {
-        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "{range:?} of {}",
+            self.len
+        );
         let mut part = IoBuf::empty();
         self.each(range, |segment, within| {
             part.push(Segment {
@@ -272,13 +292,18 @@ impl IoBuf {
 
     /// The pieces of memory, for the kernel.
     pub fn raw_segments(&self) -> impl Iterator<Item = RawSegment> + '_ {
-        self.segments.iter().map(|s| RawSegment { ptr: s.ptr(), len: s.len })
+        self.segments.iter().map(|s| RawSegment {
+            ptr: s.ptr(),
+            len: s.len,
+        })
     }
 
     /// Whether every piece starts and ends on a multiple of `alignment` (a power of two).
     pub fn is_aligned(&self, alignment: usize) -> bool {
         let mask = alignment - 1;
-        self.segments.iter().all(|s| (s.ptr().addr() | s.len) & mask == 0)
+        self.segments
+            .iter()
+            .all(|s| (s.ptr().addr() | s.len) & mask == 0)
     }
 
     /// Copies bytes from `offset` out into `out`.
@@ -377,24 +402,43 @@ impl IoBuf {
     /// The handle itself, when there are others, several segments, or guest memory.
     pub fn try_into_aligned(mut self) -> Result<AlignedBuf, IoBuf> {
         let whole = match self.segments.as_slice() {
-            [Segment { owner: Owner::Own(memory), start: 0, len }] => *len == memory.len,
+            [
+                Segment {
+                    owner: Owner::Own(memory),
+                    start: 0,
+                    len,
+                },
+            ] => *len == memory.len,
             _ => false,
         };
         if !whole {
             return Err(self);
         }
-        let Some(Segment { owner: Owner::Own(memory), start, len }) = self.segments.pop() else {
+        let Some(Segment {
+            owner: Owner::Own(memory),
+            start,
+            len,
+        }) = self.segments.pop()
+        else {
             return Err(self);
         };
         Arc::try_unwrap(memory).map_err(|memory| IoBuf {
-            segments: smallvec![Segment { owner: Owner::Own(memory), start, len }],
+            segments: smallvec![Segment {
+                owner: Owner::Own(memory),
+                start,
+                len
+            }],
             len,
         })
     }
 
     /// Calls `f` for every segment that `range` touches, with the range within that segment.
     fn each(&self, range: Range<usize>, mut f: impl FnMut(&Segment, Range<usize>)) {
-        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "{range:?} of {}",
+            self.len
+        );
         let mut base = 0;
         for segment in &self.segments {
             let start = range.start.max(base);
@@ -411,8 +455,15 @@ impl From<AlignedBuf> for IoBuf {
     fn from(memory: AlignedBuf) -> IoBuf {
         let mut buf = IoBuf::empty();
         let len = memory.len;
-        #[expect(clippy::arc_with_non_send_sync, reason = "it is both, by the impls above")]
-        buf.push(Segment { owner: Owner::Own(Arc::new(memory)), start: 0, len });
+        #[expect(
+            clippy::arc_with_non_send_sync,
+            reason = "it is both, by the impls above"
+        )]
+        buf.push(Segment {
+            owner: Owner::Own(Arc::new(memory)),
+            start: 0,
+            len,
+        });
         buf
     }
 }

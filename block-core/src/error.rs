@@ -173,6 +173,9 @@ impl Error {
 
     /// A short way for drivers to say that an option's value cannot be used.
     pub fn invalid(option: impl Into<String>, reason: impl Into<String>) -> Error {
-        Error::InvalidOption { option: option.into(), reason: reason.into() }
+        Error::InvalidOption {
+            option: option.into(),
+            reason: reason.into(),
+        }
     }
 }

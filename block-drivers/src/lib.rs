@@ -1,1 +1,3 @@
 //! Image formats, protocols, filters and exports for block-core.
+
+pub mod nbd;

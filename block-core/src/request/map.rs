@@ -51,8 +51,14 @@ impl Extent {
     /// The same run, `skip` bytes further in.
     pub fn advance(self, skip: u64) -> Extent {
         match self {
-            Extent::Child { edge, offset } => Extent::Child { edge, offset: offset + skip },
-            Extent::Leaf { leaf, offset } => Extent::Leaf { leaf, offset: offset + skip },
+            Extent::Child { edge, offset } => Extent::Child {
+                edge,
+                offset: offset + skip,
+            },
+            Extent::Leaf { leaf, offset } => Extent::Leaf {
+                leaf,
+                offset: offset + skip,
+            },
             Extent::Zero => Extent::Zero,
             Extent::Unallocated => Extent::Unallocated,
             Extent::Transform => Extent::Transform,
@@ -106,7 +112,13 @@ impl Default for Mapping {
 impl Mapping {
     /// An empty mapping.
     pub fn new() -> Mapping {
-        Mapping { pieces: [Piece { len: 0, extent: Extent::Zero }; MAPPING_CAPACITY], count: 0 }
+        Mapping {
+            pieces: [Piece {
+                len: 0,
+                extent: Extent::Zero,
+            }; MAPPING_CAPACITY],
+            count: 0,
+        }
     }
 
     /// Appends a run, joined to the last one where it goes on there; `Miss` when it does not fit.
@@ -114,13 +126,18 @@ impl Mapping {
         if len == 0 {
             return Lookup::Mapped;
         }
-        if let Some(last) = self.count.checked_sub(1).and_then(|i| self.pieces.get_mut(i))
+        if let Some(last) = self
+            .count
+            .checked_sub(1)
+            .and_then(|i| self.pieces.get_mut(i))
             && last.extent.continues(last.len, extent)
         {
             last.len += len;
             return Lookup::Mapped;
         }
-        let Some(free) = self.pieces.get_mut(self.count) else { return Lookup::Miss };
+        let Some(free) = self.pieces.get_mut(self.count) else {
+            return Lookup::Miss;
+        };
         *free = Piece { len, extent };
         self.count += 1;
         Lookup::Mapped
@@ -154,10 +171,17 @@ mod tests {
     #[test]
     fn adjacent_runs_join() {
         let mut m = Mapping::new();
-        let child = |offset| Extent::Child { edge: EdgeIndex(0), offset };
-        for (len, extent) in
-            [(4, child(0)), (4, child(4)), (4, child(16)), (1, Extent::Zero), (2, Extent::Zero)]
-        {
+        let child = |offset| Extent::Child {
+            edge: EdgeIndex(0),
+            offset,
+        };
+        for (len, extent) in [
+            (4, child(0)),
+            (4, child(4)),
+            (4, child(16)),
+            (1, Extent::Zero),
+            (2, Extent::Zero),
+        ] {
             assert_eq!(m.push(len, extent), Lookup::Mapped);
         }
         let want = [(8, child(0)), (4, child(16)), (3, Extent::Zero)];
