@@ -15,6 +15,7 @@ use std::sync::Arc;
 use crate::buffer::IoBuf;
 use crate::engine::Leaf;
 use crate::error::{Error, Result};
+use crate::graph::perm::Use;
 use crate::limits::Limits;
 use crate::request::generic;
 use crate::request::map::{Access, EdgeIndex, Lookup, Mapping};
@@ -211,18 +212,21 @@ pub trait Driver: Send + Sync + 'static {
     }
 
     /// Sets the length. Runs drained.
-    fn resize<'a>(
-        &'a self,
-        cx: &'a Cx,
-        _len: u64,
-        _preallocation: Preallocation,
-    ) -> Pending<'a> {
+    fn resize<'a>(&'a self, cx: &'a Cx, _len: u64, _preallocation: Preallocation) -> Pending<'a> {
         unsupported(cx, "resizing")
     }
 
     /// Looks for damage and repairs what `repair` allows. Runs drained.
     fn check<'a>(&'a self, cx: &'a Cx, _repair: Repair) -> Pending<'a, CheckReport> {
         unsupported(cx, "checking")
+    }
+
+    /// Hears what its parents do with it; a protocol driver tells other processes by locks.
+    ///
+    /// # Errors
+    /// `PermissionConflict` when another process is in the way.
+    fn set_permissions(&self, _wanted: Use) -> Result<()> {
+        Ok(())
     }
 
     /// Writes out everything and leaves the image as another program expects to find it. Runs
@@ -232,8 +236,11 @@ pub trait Driver: Send + Sync + 'static {
     }
 }
 
-fn unsupported<T>(cx: &Cx, what: &'static str) -> Pending<'_, T> {
+fn unsupported<'a, T>(cx: &'a Cx, what: &'static str) -> Pending<'a, T> {
     Box::pin(async move {
-        Err(Error::Unsupported { node: cx.node_name().to_owned(), what: what.to_owned() })
+        Err(Error::Unsupported {
+            node: cx.node_name().to_owned(),
+            what: what.to_owned(),
+        })
     })
 }

@@ -1,12 +1,25 @@
 //! The block layer: everything that is the same for every driver.
 //!
-//! In the order of a request: a [`request`] enters through a backend, is announced and mapped on
-//! the graph, and ends as an operation of an [`engine`].
+//! In the order of a request: a [`request`] enters a [`queue`] through a [`backend`], is announced
+//! and mapped on the [`graph`], and ends as operations of an [`engine`]; what cannot be mapped is
+//! done by the node's [`driver`]. The [`layer`] holds it all together.
 
+pub mod backend;
 pub mod buffer;
+pub mod driver;
 pub mod engine;
 pub mod error;
+pub mod graph;
+pub mod layer;
+pub mod limits;
+pub mod queue;
 pub mod request;
+pub mod stats;
+pub mod sync;
 
+pub use backend::Backend;
 pub use buffer::{AlignedBuf, GuestMemory, IoBuf};
 pub use error::{Error, Result};
+pub use layer::Layer;
+pub use queue::{BackendSlot, Done, LocalQueue, Queue, QueueBuilder, QueueHandle};
+pub use request::{Op, Request};

@@ -17,6 +17,11 @@ impl LeafId {
     pub fn index(self) -> usize {
         self.0 as usize
     }
+
+    /// The leaf of a table's index.
+    pub(crate) fn from_index(index: usize) -> Option<LeafId> {
+        u32::try_from(index).ok().map(LeafId)
+    }
 }
 
 /// Which backend carries a leaf's I/O; the schema's `aio`.

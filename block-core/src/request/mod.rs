@@ -1,3 +1,124 @@
-//! Requests as they enter, and the pure parts of their way down.
+//! Requests as they enter, and their way down to the leaves.
+//!
+//! In order: announced (`announce`), mapped (`map`), and where that is not enough, taken level by
+//! level (`cx`, `generic`, `align`). Not here: the thread that does it (`queue`).
+
+use std::ops::Range;
+
+use crate::buffer::IoBuf;
+use crate::driver::ZeroFlags;
+use crate::request::map::Access;
 
 pub mod map;
+
+pub mod align;
+pub(crate) mod announce;
+pub(crate) mod cx;
+pub(crate) mod generic;
+
+/// What a request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Fills the buffer.
+    Read,
+    /// Writes the buffer.
+    Write,
+    /// Makes a range read as zeroes.
+    WriteZeroes(ZeroFlags),
+    /// Says that a range is not needed.
+    Discard,
+    /// Makes every completed write durable.
+    Flush,
+}
+
+/// One request of a guest, client or job.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What to do.
+    pub op: Op,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes from there; the buffer's for reads and writes.
+    pub len: u64,
+    /// Whether completion means durable (writes and write zeroes).
+    pub fua: bool,
+    /// The memory; empty unless the request reads or writes.
+    pub buf: IoBuf,
+}
+
+impl Request {
+    /// Fills all of `buf` from `offset`.
+    pub fn read(offset: u64, buf: IoBuf) -> Request {
+        Request {
+            op: Op::Read,
+            offset,
+            len: buf.len() as u64,
+            fua: false,
+            buf,
+        }
+    }
+
+    /// Writes all of `buf` at `offset`.
+    pub fn write(offset: u64, buf: IoBuf) -> Request {
+        Request {
+            op: Op::Write,
+            offset,
+            len: buf.len() as u64,
+            fua: false,
+            buf,
+        }
+    }
+
+    /// Makes `len` bytes at `offset` read as zeroes.
+    pub fn write_zeroes(offset: u64, len: u64, flags: ZeroFlags) -> Request {
+        Request {
+            op: Op::WriteZeroes(flags),
+            offset,
+            len,
+            fua: false,
+            buf: IoBuf::empty(),
+        }
+    }
+
+    /// Gives `len` bytes at `offset` back.
+    pub fn discard(offset: u64, len: u64) -> Request {
+        Request {
+            op: Op::Discard,
+            offset,
+            len,
+            fua: false,
+            buf: IoBuf::empty(),
+        }
+    }
+
+    /// Makes everything durable that has completed.
+    pub fn flush() -> Request {
+        Request {
+            op: Op::Flush,
+            offset: 0,
+            len: 0,
+            fua: false,
+            buf: IoBuf::empty(),
+        }
+    }
+
+    /// Makes completion mean durable.
+    #[must_use]
+    pub fn with_fua(mut self) -> Request {
+        self.fua = true;
+        self
+    }
+
+    /// What it does to its range, as announcements see it. A flush only keeps drains waiting.
+    pub(crate) fn access(&self) -> Access {
+        match self.op {
+            Op::Read | Op::Flush => Access::Read,
+            Op::Write | Op::WriteZeroes(_) | Op::Discard => Access::Write,
+        }
+    }
+
+    /// Its bytes; the caller has checked that they do not wrap.
+    pub(crate) fn range(&self) -> Range<u64> {
+        self.offset..self.offset + self.len
+    }
+}

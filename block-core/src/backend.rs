@@ -1,0 +1,103 @@
+//! The handle by which a guest device, job or export uses a root node: its name, whether it
+//! writes, and its counters.
+//!
+//! Queues hold backends and check every request against them before anything else happens.
+//! Not here: which graph snapshot a request runs on (`queue`), throttling.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::graph::{Node, NodeId};
+use crate::request::{Op, Request};
+use crate::stats::{Counters, Kind, Totals};
+
+/// A named user of a root node.
+#[derive(Debug)]
+pub struct Backend {
+    name: String,
+    read_only: bool,
+    root: AtomicU32,
+    counters: Mutex<Vec<Arc<Counters>>>,
+}
+
+impl Backend {
+    pub(crate) fn new(name: String, root: NodeId, read_only: bool) -> Arc<Backend> {
+        let counters = Mutex::default();
+        Arc::new(Backend {
+            name,
+            read_only,
+            root: AtomicU32::new(root.0),
+            counters,
+        })
+    }
+
+    /// The QAPI `id`; empty for a backend that only a job or export uses.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether this user may not write, whatever its node allows.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// The node it uses.
+    pub fn root(&self) -> NodeId {
+        NodeId(self.root.load(Ordering::Acquire))
+    }
+
+    /// Leads the backend to another node; the caller has drained both and publishes after this.
+    pub(crate) fn set_root(&self, root: NodeId) {
+        self.root.store(root.0, Ordering::Release);
+    }
+
+    /// What this backend did so far, on all queues together.
+    pub fn totals(&self, kind: Kind) -> Totals {
+        self.counters
+            .lock()
+            .iter()
+            .map(|c| c.totals(kind))
+            .fold(Totals::default(), |a, b| Totals {
+                operations: a.operations + b.operations,
+                bytes: a.bytes + b.bytes,
+                time_ns: a.time_ns + b.time_ns,
+                failed: a.failed + b.failed,
+            })
+    }
+
+    pub(crate) fn new_counters(&self) -> Arc<Counters> {
+        let counters = Arc::new(Counters::default());
+        self.counters.lock().push(Arc::clone(&counters));
+        counters
+    }
+
+    /// Step 2 of a request: may this user do this to this node at all?
+    pub(crate) fn admit(&self, request: &Request, node: &Node) -> Result<()> {
+        let end = node.driver().len();
+        if request
+            .offset
+            .checked_add(request.len)
+            .is_none_or(|e| e > end)
+        {
+            return Err(Error::OutOfRange {
+                node: node.name().to_owned(),
+                offset: request.offset,
+                len: request.len,
+                end,
+            });
+        }
+        match request.op {
+            Op::Write | Op::WriteZeroes(_) | Op::Discard
+                if self.read_only || node.is_read_only() =>
+            {
+                Err(Error::ReadOnly {
+                    node: node.name().to_owned(),
+                })
+            }
+            Op::Read | Op::Flush | Op::Write | Op::WriteZeroes(_) | Op::Discard => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,554 @@
+//! The graph: named nodes and the edges between them, as immutable snapshots.
+//!
+//! Requests walk a snapshot; verbs build the next one as a [`Draft`], check permissions on it and
+//! publish it ([`Layer`](crate::layer::Layer)). A node outlives its snapshots; edges belong to
+//! them. Indices are valid in one snapshot, ids for the life of the process.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::driver::Driver;
+use crate::engine::{Leaf, LeafId};
+use crate::error::{Error, Result};
+use crate::request::announce::Claims;
+use crate::request::map::{Access, EdgeIndex, Extent, Lookup, Mapping};
+
+pub mod perm;
+
+use perm::{Perm, Role, Use};
+
+/// Names a node for the life of the process; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub(crate) u32);
+
+/// A node's place in one snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeIndex(u32);
+
+impl NodeIndex {
+    fn usize(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What a node is besides its driver; fixed when it opens.
+#[derive(Clone, Debug, Default)]
+pub struct NodeFacts {
+    /// The `node-name`, given or made up (`#block…`).
+    pub name: String,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// The name shown for the image: a path or URI.
+    pub filename: String,
+    /// What to do with discards: `true` passes them on.
+    pub discard_unmap: bool,
+    /// Zero detection for writes.
+    pub detect_zeroes: DetectZeroes,
+    /// The cache mode shown by queries.
+    pub cache: CacheMode,
+    /// Whether other writers are tolerated (`force-share`).
+    pub force_share: bool,
+    /// Whether the node was opened inside another one's options, and goes with it.
+    pub anonymous: bool,
+}
+
+/// The schema's `detect-zeroes`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DetectZeroes {
+    /// Writes stay writes.
+    #[default]
+    Off,
+    /// Writes of zeroes become `write_zeroes`.
+    On,
+    /// And may unmap.
+    Unmap,
+}
+
+/// The schema's `cache` options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheMode {
+    /// Writes may complete before they are durable.
+    pub writeback: bool,
+    /// Bypass the page cache.
+    pub direct: bool,
+    /// Ignore flushes.
+    pub no_flush: bool,
+}
+
+impl Default for CacheMode {
+    fn default() -> CacheMode {
+        CacheMode {
+            writeback: true,
+            direct: false,
+            no_flush: false,
+        }
+    }
+}
+
+/// One driver instance with its name and its claims.
+pub struct Node {
+    id: NodeId,
+    facts: NodeFacts,
+    driver: Box<dyn Driver>,
+    pub(crate) claims: Claims,
+}
+
+impl Node {
+    /// Wraps an opened driver.
+    pub fn new(facts: NodeFacts, driver: Box<dyn Driver>) -> Arc<Node> {
+        // 0 is never a node, so that an empty announcement names none.
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let id = NodeId(NEXT.fetch_add(1, Ordering::Relaxed));
+        Arc::new(Node {
+            id,
+            facts,
+            driver,
+            claims: Claims::default(),
+        })
+    }
+
+    /// The node's identity.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// The `node-name`.
+    pub fn name(&self) -> &str {
+        &self.facts.name
+    }
+
+    /// What was fixed at opening.
+    pub fn facts(&self) -> &NodeFacts {
+        &self.facts
+    }
+
+    /// Whether writes are refused.
+    pub fn is_read_only(&self) -> bool {
+        self.facts.read_only
+    }
+
+    /// The inside.
+    pub fn driver(&self) -> &dyn Driver {
+        &*self.driver
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Node({} {:?})",
+            self.driver.format_name(),
+            self.facts.name
+        )
+    }
+}
+
+/// A link from a node to a child.
+#[derive(Clone, Debug)]
+pub struct Edge {
+    /// The option that names the child: `file`, `backing`, `children.0` …
+    pub name: String,
+    /// What the child is for.
+    pub role: Role,
+    /// The child.
+    pub child: NodeIndex,
+}
+
+/// A node in a snapshot.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The node.
+    pub node: Arc<Node>,
+    /// Its children, in the order in which the driver opened them.
+    pub edges: Vec<Edge>,
+    /// The nodes below, and the node itself; sorted.
+    reach: Vec<NodeId>,
+    below: Vec<NodeIndex>,
+    backing: Option<NodeIndex>,
+    /// Whether no node on the way wants to look at writes.
+    plain_writes: bool,
+    /// The node whose bytes these are, and by how much they are shifted there.
+    target: (NodeIndex, u64),
+}
+
+/// An immutable state of the whole graph.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    version: u64,
+    entries: Vec<Entry>,
+    by_id: HashMap<NodeId, NodeIndex>,
+    leaves: HashMap<LeafId, Arc<Leaf>>,
+}
+
+impl Graph {
+    /// Counts up with every change.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// All nodes; children stand before their parents.
+    pub fn entries(&self) -> impl Iterator<Item = (NodeIndex, &Entry)> {
+        (0..).map(NodeIndex).zip(&self.entries)
+    }
+
+    /// One node.
+    ///
+    /// # Panics
+    /// When the index is of another snapshot and too large.
+    pub fn entry(&self, index: NodeIndex) -> &Entry {
+        &self.entries[index.usize()]
+    }
+
+    /// Where a node stands in this snapshot.
+    pub fn index_of(&self, id: NodeId) -> Option<NodeIndex> {
+        self.by_id.get(&id).copied()
+    }
+
+    /// The node of a `node-name`.
+    pub fn find(&self, name: &str) -> Option<NodeIndex> {
+        self.entries()
+            .find(|(_, e)| e.node.name() == name)
+            .map(|(index, _)| index)
+    }
+
+    /// The backing file of a node.
+    pub fn backing(&self, index: NodeIndex) -> Option<NodeIndex> {
+        self.entry(index).backing
+    }
+
+    /// The child in the role of a format's file or a filter's child: where the bytes live.
+    pub fn primary(&self, index: NodeIndex) -> Option<NodeIndex> {
+        self.entry(index)
+            .edges
+            .iter()
+            .find(|e| matches!(e.role, Role::Image | Role::Filtered))
+            .map(|e| e.child)
+    }
+
+    /// A descriptor of this snapshot.
+    pub fn leaf(&self, id: LeafId) -> Option<&Arc<Leaf>> {
+        self.leaves.get(&id)
+    }
+
+    pub(crate) fn has_leaf(&self, id: LeafId) -> bool {
+        self.leaves.contains_key(&id)
+    }
+
+    /// Whether a request on `from` can touch `to`; a node that has left the graph reaches all.
+    pub(crate) fn reaches(&self, from: NodeId, to: NodeId) -> bool {
+        match self.index_of(from) {
+            Some(index) => self.entry(index).reach.binary_search(&to).is_ok(),
+            None => true,
+        }
+    }
+
+    /// The nodes below `index` that its requests can touch.
+    pub(crate) fn below(&self, index: NodeIndex) -> &[NodeIndex] {
+        &self.entry(index).below
+    }
+
+    /// Whether writes to `index` may go straight to the leaf where they are mapped.
+    pub(crate) fn plain_writes(&self, index: NodeIndex) -> bool {
+        self.entry(index).plain_writes
+    }
+
+    /// Maps a range of a node down to leaves from memory alone; `buf` offsets follow the range.
+    pub(crate) fn walk(
+        &self,
+        index: NodeIndex,
+        access: Access,
+        range: Range<u64>,
+        out: &mut Mapping,
+    ) -> Lookup {
+        let entry = self.entry(index);
+        let (target, shift) = entry.target;
+        let Some(start) = range.start.checked_add(shift) else {
+            return Lookup::Miss;
+        };
+        let Some(end) = range.end.checked_add(shift) else {
+            return Lookup::Miss;
+        };
+        let entry = self.entry(target);
+        let mut pieces = Mapping::new();
+        if entry.node.driver.try_map(access, start..end, &mut pieces) == Lookup::Miss {
+            return Lookup::Miss;
+        }
+        let mut at = start;
+        for piece in pieces.pieces() {
+            let found = match piece.extent {
+                Extent::Leaf { .. } => out.push(piece.len, piece.extent),
+                Extent::Child { edge, offset } => {
+                    let Some(end) = offset.checked_add(piece.len) else {
+                        return Lookup::Miss;
+                    };
+                    let Some(edge) = entry.edges.get(usize::from(edge.0)) else {
+                        return Lookup::Miss;
+                    };
+                    self.walk(edge.child, access, offset..end, out)
+                }
+                Extent::Zero if access == Access::Read => out.push(piece.len, Extent::Zero),
+                Extent::Unallocated if access == Access::Read => {
+                    self.walk_backing(entry, at..at + piece.len, out)
+                }
+                Extent::Zero | Extent::Unallocated | Extent::Transform => Lookup::Miss,
+            };
+            if found == Lookup::Miss {
+                return Lookup::Miss;
+            }
+            at += piece.len;
+        }
+        Lookup::Mapped
+    }
+
+    /// What shows through an unallocated range: the backing file, and zeroes behind its end.
+    fn walk_backing(&self, entry: &Entry, range: Range<u64>, out: &mut Mapping) -> Lookup {
+        let Some(backing) = entry.backing else {
+            return out.push(range.end - range.start, Extent::Zero);
+        };
+        let end = self
+            .entry(backing)
+            .node
+            .driver
+            .len()
+            .clamp(range.start, range.end);
+        if range.start < end
+            && self.walk(backing, Access::Read, range.start..end, out) == Lookup::Miss
+        {
+            return Lookup::Miss;
+        }
+        out.push(range.end - end, Extent::Zero)
+    }
+}
+
+/// The next graph, while it is being built.
+#[derive(Clone, Debug, Default)]
+pub struct Draft {
+    graph: Graph,
+}
+
+impl Draft {
+    /// Starts from a snapshot.
+    pub fn from(graph: &Graph) -> Draft {
+        Draft {
+            graph: graph.clone(),
+        }
+    }
+
+    /// The state so far, for I/O on nodes that are not published yet.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Adds a node over children that are in the draft already.
+    ///
+    /// # Errors
+    /// `InvalidOption` when the name is taken.
+    pub fn add(&mut self, node: Arc<Node>, edges: Vec<Edge>) -> Result<NodeIndex> {
+        if self.graph.find(node.name()).is_some() {
+            return Err(Error::invalid(
+                "node-name",
+                format!("Duplicate nodes with node-name='{}'", node.name()),
+            ));
+        }
+        let index = NodeIndex(u32::try_from(self.graph.entries.len()).unwrap_or(u32::MAX));
+        let entry = Entry {
+            node,
+            edges,
+            reach: Vec::new(),
+            below: Vec::new(),
+            backing: None,
+            plain_writes: false,
+            target: (index, 0),
+        };
+        self.graph.entries.push(entry);
+        self.graph.resolve(index);
+        Ok(index)
+    }
+
+    /// Takes a node out that no other node uses.
+    pub fn remove(&mut self, id: NodeId) {
+        let Some(gone) = self.graph.index_of(id) else {
+            return;
+        };
+        self.graph.entries.remove(gone.usize());
+        for entry in &mut self.graph.entries {
+            for edge in &mut entry.edges {
+                if edge.child > gone {
+                    edge.child.0 -= 1;
+                }
+            }
+        }
+        self.graph.resolve_all();
+    }
+
+    /// Lets the edge `edge` of node `parent` lead to `child`.
+    ///
+    /// # Errors
+    /// `InvalidOption` when that would make a cycle, `NodeNotFound`.
+    pub fn set_child(&mut self, parent: NodeId, edge: EdgeIndex, child: NodeId) -> Result<()> {
+        let found = self.graph.index_of(parent).zip(self.graph.index_of(child));
+        let Some((parent_index, child_index)) = found else {
+            return Err(Error::NodeNotFound {
+                node: String::new(),
+            });
+        };
+        if self.graph.reaches(child, parent) {
+            return Err(Error::invalid(
+                "node",
+                "Making a node its own descendant is not possible",
+            ));
+        }
+        let entry = &mut self.graph.entries[parent_index.usize()];
+        if let Some(edge) = entry.edges.get_mut(usize::from(edge.0)) {
+            edge.child = child_index;
+        }
+        self.graph.sort();
+        self.graph.resolve_all();
+        Ok(())
+    }
+
+    /// Checks that the users of every node can be there together, `roots` being the backends, and
+    /// tells the drivers what they are used for.
+    ///
+    /// # Errors
+    /// `PermissionConflict`, naming the node and who is in the way; or what a driver answers.
+    pub fn check_permissions(&self, roots: &[(NodeIndex, String, Use)]) -> Result<()> {
+        let entries = &self.graph.entries;
+        let mut users: Vec<Vec<(String, Use)>> = vec![Vec::new(); entries.len()];
+        for (index, name, wanted) in roots {
+            users[index.usize()].push((name.clone(), *wanted));
+        }
+        // Parents stand behind their children: from the last to the first, every user of a node
+        // is known when the node is looked at.
+        for (index, entry) in entries.iter().enumerate().rev() {
+            let total = combine(entry.node.name(), &users[index])?;
+            let parent_read_only = entry.node.is_read_only();
+            for edge in &entry.edges {
+                let mut wanted = edge.role.child_use(total, parent_read_only);
+                if entry.node.facts.force_share {
+                    wanted.share = Perm::ALL;
+                }
+                let who = format!("node '{}' as '{}'", entry.node.name(), edge.name);
+                users[edge.child.usize()].push((who, wanted));
+            }
+            entry.node.driver.set_permissions(total)?;
+        }
+        Ok(())
+    }
+
+    /// The finished graph.
+    pub fn finish(mut self) -> Graph {
+        self.graph.version += 1;
+        self.graph
+    }
+}
+
+/// All users of a node as one, if they can be there together.
+fn combine(node: &str, users: &[(String, Use)]) -> Result<Use> {
+    let mut total = Use::NOTHING;
+    for (i, (who, wanted)) in users.iter().enumerate() {
+        for (other, other_use) in &users[..i] {
+            if let Some(perm) = perm::conflict(*wanted, *other_use) {
+                return Err(Error::PermissionConflict {
+                    node: node.to_owned(),
+                    reason: format!(
+                        "Conflicts with use by {other}, which does not allow '{perm}' on {node} \
+                         for {who}"
+                    ),
+                });
+            }
+        }
+        total = Use {
+            need: total.need | wanted.need,
+            share: total.share & wanted.share,
+        };
+    }
+    Ok(total)
+}
+
+impl Graph {
+    /// Computes what the walk wants to know of a node whose children are resolved.
+    fn resolve(&mut self, index: NodeIndex) {
+        let entry = &self.entries[index.usize()];
+        let mut reach = vec![entry.node.id];
+        let mut below = Vec::new();
+        let mut backing = None;
+        let facts = &entry.node.facts;
+        let mut plain_writes = facts.detect_zeroes == DetectZeroes::Off && facts.cache.writeback;
+        for edge in &entry.edges {
+            below.push(edge.child);
+            below.extend(&self.entries[edge.child.usize()].below);
+            if edge.role != Role::Cow {
+                plain_writes &= self.entries[edge.child.usize()].plain_writes;
+            }
+            reach.extend(&self.entries[edge.child.usize()].reach);
+            if edge.role == Role::Cow {
+                backing = Some(edge.child);
+            }
+        }
+        reach.sort_unstable();
+        reach.dedup();
+        below.sort_unstable();
+        below.dedup();
+        let target = entry
+            .node
+            .driver
+            .shifted_child()
+            .and_then(|(edge, shift)| {
+                let child = entry.edges.get(usize::from(edge.0))?.child;
+                let (target, further) = self.entries[child.usize()].target;
+                Some((target, shift.checked_add(further)?))
+            })
+            .unwrap_or((index, 0));
+        let id = entry.node.id;
+        if let Some(leaf) = entry.node.driver.leaf() {
+            self.leaves.insert(leaf.id(), Arc::clone(leaf));
+        }
+        self.by_id.insert(id, index);
+        let entry = &mut self.entries[index.usize()];
+        entry.reach = reach;
+        entry.below = below;
+        entry.plain_writes = plain_writes;
+        entry.backing = backing;
+        entry.target = target;
+    }
+
+    fn resolve_all(&mut self) {
+        self.by_id.clear();
+        self.leaves.clear();
+        for index in 0..self.entries.len() {
+            self.resolve(NodeIndex(u32::try_from(index).unwrap_or(u32::MAX)));
+        }
+    }
+
+    /// Puts children before their parents again.
+    fn sort(&mut self) {
+        let mut order: Vec<NodeIndex> = Vec::with_capacity(self.entries.len());
+        let mut placed = vec![false; self.entries.len()];
+        while order.len() < self.entries.len() {
+            let before = order.len();
+            for (index, entry) in self.entries.iter().enumerate() {
+                if !placed[index] && entry.edges.iter().all(|e| placed[e.child.usize()]) {
+                    placed[index] = true;
+                    order.push(NodeIndex(u32::try_from(index).unwrap_or(u32::MAX)));
+                }
+            }
+            assert!(order.len() > before, "edges make no cycle");
+        }
+        let mut place = vec![NodeIndex(0); order.len()];
+        for (new, old) in order.iter().enumerate() {
+            place[old.usize()] = NodeIndex(u32::try_from(new).unwrap_or(u32::MAX));
+        }
+        let mut entries: Vec<Entry> = order
+            .iter()
+            .map(|old| self.entries[old.usize()].clone())
+            .collect();
+        for edge in entries.iter_mut().flat_map(|e| &mut e.edges) {
+            edge.child = place[edge.child.usize()];
+        }
+        self.entries = entries;
+    }
+}

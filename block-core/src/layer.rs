@@ -1,0 +1,500 @@
+//! The block layer of a process: the current graph, the backends, the queues, and the verbs that
+//! change the graph.
+//!
+//! A verb builds the next graph, checks permissions on it, drains what it touches, publishes, and
+//! waits until no queue holds what it replaced. Verbs run one at a time, on any queue, and never
+//! block a queue's thread. Not here: QMP (`qmp/`), options (`graph/open.rs`).
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use crate::backend::Backend;
+use crate::driver::{CheckReport, Preallocation, Repair};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::graph::perm::Use;
+use crate::graph::{Draft, Graph, Node, NodeId, NodeIndex};
+use crate::queue::{LocalQueue, QueueBuilder, QueueShared};
+use crate::request::announce::{ClaimKind, Reach};
+use crate::request::cx::Child;
+use crate::request::map::{Access, EdgeIndex};
+use crate::sync::{AsyncMutex, WaitList};
+
+/// Whether a request may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    None,
+    InTheWay,
+}
+
+/// A handle to the process's block layer; clones are the same layer.
+#[derive(Clone)]
+pub struct Layer(Arc<Shared>);
+
+struct Shared {
+    graph: ArcSwap<Graph>,
+    version: AtomicU64,
+    /// Claims and drains there are at all; 0 lets every request pass with one load.
+    obstacles: AtomicU64,
+    /// Woken when announcements or snapshots go.
+    left: WaitList,
+    queues: ArcSwap<Vec<Arc<QueueShared>>>,
+    /// Held by a verb from reading the graph to publishing the next one.
+    change: AsyncMutex,
+    backends: Mutex<Vec<Arc<Backend>>>,
+}
+
+impl Default for Layer {
+    fn default() -> Layer {
+        Layer::new()
+    }
+}
+
+impl Layer {
+    /// A layer without nodes.
+    pub fn new() -> Layer {
+        Layer(Arc::new(Shared {
+            graph: ArcSwap::default(),
+            version: AtomicU64::new(0),
+            obstacles: AtomicU64::new(0),
+            left: WaitList::new(),
+            queues: ArcSwap::default(),
+            change: AsyncMutex::new(),
+            backends: Mutex::default(),
+        }))
+    }
+
+    /// A queue over an engine; start it on the thread that will run it.
+    pub fn new_queue(&self, engine: Box<dyn Engine>) -> QueueBuilder {
+        QueueBuilder::new(self.clone(), engine)
+    }
+
+    /// The current graph.
+    pub fn graph(&self) -> Arc<Graph> {
+        self.0.graph.load_full()
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.0.version.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn left(&self) -> &WaitList {
+        &self.0.left
+    }
+
+    pub(crate) fn add_queue(&self, queue: Arc<QueueShared>) {
+        self.0.queues.rcu(|queues| {
+            let mut queues = Vec::clone(queues);
+            queues.push(Arc::clone(&queue));
+            queues
+        });
+    }
+
+    pub(crate) fn remove_queue(&self, queue: &Arc<QueueShared>) {
+        self.0.queues.rcu(|queues| {
+            let mut queues = Vec::clone(queues);
+            queues.retain(|q| !Arc::ptr_eq(q, queue));
+            queues
+        });
+    }
+
+    pub(crate) fn obstacle_added(&self) {
+        self.0.obstacles.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn obstacle_removed(&self) {
+        self.0.obstacles.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Whether a claim or, for a request from outside (`gated`), a drain keeps a request out. The
+    /// caller has announced it.
+    pub(crate) fn obstacle(
+        &self,
+        graph: &Graph,
+        index: NodeIndex,
+        access: Access,
+        range: &Range<u64>,
+        reach: Reach,
+        gated: bool,
+    ) -> Obstacle {
+        if self.0.obstacles.load(Ordering::Acquire) == 0 {
+            return Obstacle::None;
+        }
+        let node = &graph.entry(index).node;
+        let mut in_the_way =
+            node.claims.keeps_out(access, Some(range)) || gated && node.claims.is_quiesced();
+        for &below in graph.below(index) {
+            let claims = &graph.entry(below).node.claims;
+            in_the_way |= reach == Reach::Direct && claims.keeps_out(access, None)
+                || gated && claims.is_quiesced();
+        }
+        if in_the_way {
+            Obstacle::InTheWay
+        } else {
+            Obstacle::None
+        }
+    }
+
+    /// Whether any queue has announced what a claim must wait for. The caller has published the
+    /// claim and fenced.
+    pub(crate) fn is_announced_against(
+        &self,
+        node: &Node,
+        range: &Range<u64>,
+        kind: ClaimKind,
+    ) -> bool {
+        fence(Ordering::SeqCst);
+        let graph = self.0.graph.load();
+        self.0.queues.load().iter().any(|queue| {
+            queue.in_flight.any(|a| {
+                let concerns = kind == ClaimKind::Exclusive || a.access == Access::Write;
+                let same = a.node == node.id();
+                concerns
+                    && match a.reach {
+                        Reach::Inert => false,
+                        Reach::Indirect => same && a.overlaps(range),
+                        Reach::Direct if same => a.overlaps(range),
+                        Reach::Direct => graph.reaches(a.node, node.id()),
+                    }
+            })
+        })
+    }
+
+    /// The backends, in the order in which they were added.
+    pub fn backends(&self) -> Vec<Arc<Backend>> {
+        self.0.backends.lock().clone()
+    }
+
+    /// The backend of an `id`.
+    pub fn backend(&self, name: &str) -> Option<Arc<Backend>> {
+        self.0
+            .backends
+            .lock()
+            .iter()
+            .find(|b| !name.is_empty() && b.name() == name)
+            .cloned()
+    }
+
+    /// The lock that every verb holds while it changes the graph.
+    pub(crate) async fn change(&self) -> Change<'_> {
+        let _lock = self.0.change.lock().await;
+        Change { layer: self, _lock }
+    }
+
+    /// Adds a user to a node: a guest device by its `id`, or an export or job without one.
+    ///
+    /// # Errors
+    /// `InvalidOption` when the name is taken, `NodeNotFound`, `PermissionConflict`, `ReadOnly`
+    /// when it wants to write a read-only node.
+    pub async fn add_backend(
+        &self,
+        name: &str,
+        root: NodeId,
+        read_only: bool,
+    ) -> Result<Arc<Backend>> {
+        let change = self.change().await;
+        change.add_backend(name, root, read_only)
+    }
+
+    /// Removes a user; its requests are finished first.
+    pub async fn remove_backend(&self, backend: &Arc<Backend>) {
+        let change = self.change().await;
+        let drained = self.drain(&[backend.root()]).await;
+        self.0.backends.lock().retain(|b| !Arc::ptr_eq(b, backend));
+        // The users that are left always agree: they did with one more.
+        let draft = Draft::from(&self.graph());
+        draft.check_permissions(&change.roots(&draft)).ok();
+        drop(drained);
+    }
+
+    /// Removes a node that nothing uses, and the nodes below that were opened for it alone;
+    /// returns when their files are closed and unlocked.
+    ///
+    /// # Errors
+    /// `PermissionConflict` when something uses the node; what closing the image answers.
+    pub async fn remove_node(&self, queue: &LocalQueue, id: NodeId) -> Result<()> {
+        let change = self.change().await;
+        let graph = self.graph();
+        let Some(index) = graph.index_of(id) else {
+            return Err(Error::NodeNotFound {
+                node: String::new(),
+            });
+        };
+        let name = graph.entry(index).node.name().to_owned();
+        let has_parent = graph
+            .entries()
+            .any(|(_, e)| e.edges.iter().any(|edge| edge.child == index));
+        let has_user = self.backends().iter().any(|b| b.root() == id);
+        if has_parent || has_user {
+            return Err(Error::PermissionConflict {
+                node: name.clone(),
+                reason: format!("Node '{name}' is busy: node is used as a child or by a device"),
+            });
+        }
+        let drained = self.drain(&[id]).await;
+        let closed = self.close_nodes(queue, &graph, index).await;
+        let mut draft = Draft::from(&graph);
+        for gone in unused_below(&graph, index, &self.backends()) {
+            draft.remove(gone);
+        }
+        drop(graph);
+        draft.check_permissions(&change.roots(&draft)).ok();
+        let version = change.publish(draft);
+        drop(drained);
+        self.wait_released(version).await;
+        closed
+    }
+
+    async fn close_nodes(
+        &self,
+        queue: &LocalQueue,
+        graph: &Arc<Graph>,
+        top: NodeIndex,
+    ) -> Result<()> {
+        let snapshot = queue.hold(Arc::clone(graph));
+        let mut result = Ok(());
+        for gone in unused_below(graph, top, &self.backends()) {
+            let Some(index) = graph.index_of(gone) else {
+                continue;
+            };
+            let child = Child::new(queue.clone(), std::rc::Rc::clone(&snapshot), index);
+            if !child.is_read_only() {
+                let closed = child.node().driver().close(&child.cx()).await;
+                result = result.and(closed);
+            }
+        }
+        result
+    }
+
+    /// Flushes and closes every node, parents first; for the end of the process.
+    ///
+    /// # Errors
+    /// The first error of a node; the others are closed all the same.
+    pub async fn close_all(&self, queue: &LocalQueue) -> Result<()> {
+        let _change = self.change().await;
+        let graph = self.graph();
+        let ids: Vec<NodeId> = graph.entries().map(|(_, e)| e.node.id()).collect();
+        let _drained = self.drain(&ids).await;
+        let snapshot = queue.hold(Arc::clone(&graph));
+        let mut result = Ok(());
+        for id in ids.into_iter().rev() {
+            let Some(index) = graph.index_of(id) else {
+                continue;
+            };
+            let child = Child::new(queue.clone(), std::rc::Rc::clone(&snapshot), index);
+            if !child.is_read_only() {
+                let closed = child.node().driver().close(&child.cx()).await;
+                result = result.and(closed);
+            }
+        }
+        result
+    }
+
+    /// Sets the length of a node, drained.
+    ///
+    /// # Errors
+    /// What the driver answers.
+    pub async fn resize(
+        &self,
+        queue: &LocalQueue,
+        id: NodeId,
+        len: u64,
+        preallocation: Preallocation,
+    ) -> Result<()> {
+        let _change = self.change().await;
+        let child = self.node(queue, id)?;
+        if child.is_read_only() {
+            return Err(Error::ReadOnly {
+                node: child.node_name().to_owned(),
+            });
+        }
+        let _drained = self.drain(&[id]).await;
+        child
+            .node()
+            .driver()
+            .resize(&child.cx(), len, preallocation)
+            .await
+    }
+
+    /// Checks, and repairs, an image, drained.
+    ///
+    /// # Errors
+    /// What the driver answers.
+    pub async fn check(
+        &self,
+        queue: &LocalQueue,
+        id: NodeId,
+        repair: Repair,
+    ) -> Result<CheckReport> {
+        let _change = self.change().await;
+        let child = self.node(queue, id)?;
+        let _drained = self.drain(&[id]).await;
+        child.node().driver().check(&child.cx(), repair).await
+    }
+
+    /// A node of the current graph, for requests level by level: status, maintenance.
+    ///
+    /// # Errors
+    /// `NodeNotFound`.
+    pub fn node(&self, queue: &LocalQueue, id: NodeId) -> Result<Child> {
+        let snapshot = queue.snapshot();
+        match snapshot.graph.index_of(id) {
+            Some(index) => Ok(Child::new(queue.clone(), snapshot, index)),
+            None => Err(Error::NodeNotFound {
+                node: String::new(),
+            }),
+        }
+    }
+
+    /// Stops new requests on the nodes and everything above them, and waits for those in flight.
+    pub async fn drain(&self, nodes: &[NodeId]) -> Drained {
+        let graph = self.graph();
+        let held: Vec<Arc<Node>> = nodes
+            .iter()
+            .filter_map(|&id| graph.index_of(id))
+            .map(|index| Arc::clone(&graph.entry(index).node))
+            .collect();
+        for node in &held {
+            self.obstacle_added();
+            node.claims.quiesce();
+        }
+        let drained = Drained {
+            layer: self.clone(),
+            nodes: held,
+        };
+        fence(Ordering::SeqCst);
+        self.0
+            .left
+            .wait_until(|| {
+                fence(Ordering::SeqCst);
+                !self.0.queues.load().iter().any(|queue| {
+                    queue
+                        .in_flight
+                        .any(|a| nodes.iter().any(|&n| graph.reaches(a.node, n)))
+                })
+            })
+            .await;
+        drained
+    }
+
+    /// Waits until no queue holds a graph older than `version`.
+    async fn wait_released(&self, version: u64) {
+        for queue in self.0.queues.load().iter() {
+            queue.ask_refresh();
+        }
+        let queues = &self.0.queues;
+        self.0
+            .left
+            .wait_until(|| !queues.load().iter().any(|q| q.holds_older_than(version)))
+            .await;
+    }
+}
+
+/// The nodes that go when `top` goes, parents first: those that nothing else uses.
+fn unused_below(graph: &Graph, top: NodeIndex, backends: &[Arc<Backend>]) -> Vec<NodeId> {
+    let mut gone = vec![top];
+    // Children stand before parents: going down from the top meets every parent of a node first.
+    let below: Vec<NodeIndex> = graph.below(top).iter().rev().copied().collect();
+    for index in below {
+        let entry = graph.entry(index);
+        let by_others = graph
+            .entries()
+            .any(|(i, e)| !gone.contains(&i) && e.edges.iter().any(|edge| edge.child == index));
+        let by_backend = backends.iter().any(|b| b.root() == entry.node.id());
+        if !by_others && !by_backend && entry.node.facts().anonymous {
+            gone.push(index);
+        }
+    }
+    gone.into_iter()
+        .map(|index| graph.entry(index).node.id())
+        .collect()
+}
+
+/// The right to change the graph.
+pub(crate) struct Change<'a> {
+    layer: &'a Layer,
+    _lock: crate::sync::AsyncMutexGuard<'a>,
+}
+
+impl Change<'_> {
+    /// The backends as users of a draft's nodes.
+    pub(crate) fn roots(&self, draft: &Draft) -> Vec<(NodeIndex, String, Use)> {
+        let backends = self.layer.0.backends.lock();
+        let root = |b: &Arc<Backend>| {
+            let index = draft.graph().index_of(b.root())?;
+            let who = if b.name().is_empty() {
+                "an export"
+            } else {
+                b.name()
+            };
+            Some((index, who.to_owned(), Use::backend(b.is_read_only())))
+        };
+        backends.iter().filter_map(root).collect()
+    }
+
+    /// Makes a draft the current graph; returns its version.
+    pub(crate) fn publish(&self, draft: Draft) -> u64 {
+        let graph = draft.finish();
+        let version = graph.version();
+        self.layer.0.graph.store(Arc::new(graph));
+        self.layer.0.version.store(version, Ordering::Release);
+        version
+    }
+
+    pub(crate) fn add_backend(
+        &self,
+        name: &str,
+        root: NodeId,
+        read_only: bool,
+    ) -> Result<Arc<Backend>> {
+        let layer = &self.layer.0;
+        let draft = Draft::from(&layer.graph.load());
+        let Some(index) = draft.graph().index_of(root) else {
+            return Err(Error::NodeNotFound {
+                node: String::new(),
+            });
+        };
+        let node = &draft.graph().entry(index).node;
+        if !read_only && node.is_read_only() {
+            return Err(Error::ReadOnly {
+                node: node.name().to_owned(),
+            });
+        }
+        if self.layer.backend(name).is_some() {
+            return Err(Error::invalid(
+                "id",
+                format!("Duplicate ID '{name}' for block device"),
+            ));
+        }
+        let backend = Backend::new(name.to_owned(), root, read_only);
+        let mut roots = self.roots(&draft);
+        roots.push((index, name.to_owned(), Use::backend(read_only)));
+        draft.check_permissions(&roots)?;
+        layer.backends.lock().push(Arc::clone(&backend));
+        Ok(backend)
+    }
+}
+
+/// Holds nodes drained until it is dropped.
+#[must_use]
+pub struct Drained {
+    layer: Layer,
+    nodes: Vec<Arc<Node>>,
+}
+
+impl Drop for Drained {
+    fn drop(&mut self) {
+        for node in &self.nodes {
+            node.claims.resume();
+            self.layer.obstacle_removed();
+        }
+        // Requests wait at the node they entered, which may be any node above.
+        for (_, entry) in self.layer.graph().entries() {
+            entry.node.claims.released.wake_all();
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Padding requests to an alignment: reads through a larger buffer, writes by read-modify-write
+//! under a claim, so that no neighbour's write is undone.
+//!
+//! Called for nodes whose limits ask for it (`generic`), and by protocol drivers for their
+//! descriptor. The request path has checked the range.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::buffer::IoBuf;
+use crate::driver::ClaimKind;
+use crate::engine::Leaf;
+use crate::error::Result;
+use crate::limits::Limits;
+use crate::request::cx::Cx;
+
+/// Whether a request keeps to a node's alignment.
+pub(crate) fn is_aligned(limits: Limits, offset: u64, len: usize) -> bool {
+    let mask = u64::from(limits.request_alignment) - 1;
+    (offset | len as u64) & mask == 0
+}
+
+/// The smallest aligned range around one.
+fn around(range: &Range<u64>, alignment: u64) -> Range<u64> {
+    let start = range.start - range.start % alignment;
+    start..range.end.next_multiple_of(alignment)
+}
+
+fn bytes(range: &Range<u64>) -> usize {
+    usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
+}
+
+/// Reads a range that breaks a node's alignment.
+pub(crate) async fn read_padded(cx: &Cx, limits: Limits, offset: u64, buf: IoBuf) -> Result<()> {
+    let range = offset..offset + buf.len() as u64;
+    let padded = around(&range, u64::from(limits.request_alignment));
+    let bounce = IoBuf::zeroed(bytes(&padded));
+    cx.node()
+        .driver()
+        .read(cx, padded.start, bounce.clone())
+        .await?;
+    buf.copy_from(0, &bounce, bytes(&(padded.start..range.start)), buf.len());
+    Ok(())
+}
+
+/// Writes a range that breaks a node's alignment.
+pub(crate) async fn write_padded(cx: &Cx, limits: Limits, offset: u64, buf: IoBuf) -> Result<()> {
+    let range = offset..offset + buf.len() as u64;
+    let padded = around(&range, u64::from(limits.request_alignment));
+    let _claim = cx.claim(padded.clone(), ClaimKind::Write).await;
+    let bounce = IoBuf::zeroed(bytes(&padded));
+    cx.node()
+        .driver()
+        .read(cx, padded.start, bounce.clone())
+        .await?;
+    bounce.copy_from(bytes(&(padded.start..range.start)), &buf, 0, buf.len());
+    cx.node().driver().write(cx, padded.start, bounce).await
+}
+
+/// Reads from a descriptor whatever the request's alignment.
+///
+/// # Errors
+/// What the kernel says.
+pub async fn read_leaf(cx: &Cx, leaf: &Arc<Leaf>, offset: u64, buf: IoBuf) -> Result<()> {
+    let io = cx.leaf(leaf);
+    let range = offset..offset + buf.len() as u64;
+    if suits(leaf, &range, &buf) {
+        return io.read(offset, buf).await;
+    }
+    let padded = around(&range, u64::from(leaf.request_alignment()));
+    let bounce = IoBuf::zeroed(bytes(&padded));
+    io.read(padded.start, bounce.clone()).await?;
+    buf.copy_from(0, &bounce, bytes(&(padded.start..range.start)), buf.len());
+    Ok(())
+}
+
+/// Writes to a descriptor whatever the request's alignment.
+///
+/// # Errors
+/// What the kernel says.
+pub async fn write_leaf(cx: &Cx, leaf: &Arc<Leaf>, offset: u64, buf: IoBuf) -> Result<()> {
+    let io = cx.leaf(leaf);
+    let range = offset..offset + buf.len() as u64;
+    if suits(leaf, &range, &buf) {
+        return io.write(offset, buf).await;
+    }
+    let padded = around(&range, u64::from(leaf.request_alignment()));
+    let bounce = IoBuf::zeroed(bytes(&padded));
+    let skip = bytes(&(padded.start..range.start));
+    if padded == range {
+        // Only the memory is in the wrong place.
+        bounce.copy_from(0, &buf, 0, buf.len());
+        return io.write(padded.start, bounce).await;
+    }
+    let _claim = cx.claim(padded.clone(), ClaimKind::Write).await;
+    io.read(padded.start, bounce.clone()).await?;
+    bounce.copy_from(skip, &buf, 0, buf.len());
+    io.write(padded.start, bounce).await
+}
+
+fn suits(leaf: &Leaf, range: &Range<u64>, buf: &IoBuf) -> bool {
+    let mask = u64::from(leaf.request_alignment()) - 1;
+    (range.start | range.end) & mask == 0 && buf.is_aligned(leaf.memory_alignment() as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pads_to_both_sides() {
+        assert_eq!(around(&(513..1025), 512), 512..1536);
+        assert_eq!(around(&(512..1024), 512), 512..1024);
+        assert_eq!(around(&(5..6), 1), 5..6);
+    }
+}

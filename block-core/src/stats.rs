@@ -1,0 +1,102 @@
+//! Counters of one backend on one queue; queries add the queues up.
+//!
+//! One thread writes, others read: a plain load and store, no shared read-modify-write.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::request::Op;
+
+/// What is counted apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Reads.
+    Read,
+    /// Writes and write zeroes.
+    Write,
+    /// Flushes.
+    Flush,
+    /// Discards.
+    Discard,
+}
+
+impl Kind {
+    /// All kinds, in the order of the counters.
+    pub const ALL: [Kind; 4] = [Kind::Read, Kind::Write, Kind::Flush, Kind::Discard];
+
+    pub(crate) fn of(op: Op) -> Kind {
+        match op {
+            Op::Read => Kind::Read,
+            Op::Write | Op::WriteZeroes(_) => Kind::Write,
+            Op::Flush => Kind::Flush,
+            Op::Discard => Kind::Discard,
+        }
+    }
+
+    fn index(self) -> usize {
+        match self {
+            Kind::Read => 0,
+            Kind::Write => 1,
+            Kind::Flush => 2,
+            Kind::Discard => 3,
+        }
+    }
+}
+
+/// Totals of one kind of request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Requests that succeeded.
+    pub operations: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Time from submission to completion, all requests together.
+    pub time_ns: u64,
+    /// Requests that failed.
+    pub failed: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counter {
+    operations: AtomicU64,
+    bytes: AtomicU64,
+    time_ns: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// The counters of one backend on one queue.
+#[derive(Debug, Default)]
+pub(crate) struct Counters([Counter; 4]);
+
+impl Counters {
+    pub(crate) fn record(&self, kind: Kind, bytes: u64, time: Duration, ok: bool) {
+        let counter = &self.0[kind.index()];
+        if ok {
+            bump(&counter.operations, 1);
+            bump(&counter.bytes, bytes);
+        } else {
+            bump(&counter.failed, 1);
+        }
+        bump(
+            &counter.time_ns,
+            u64::try_from(time.as_nanos()).unwrap_or(u64::MAX),
+        );
+    }
+
+    pub(crate) fn totals(&self, kind: Kind) -> Totals {
+        let counter = &self.0[kind.index()];
+        Totals {
+            operations: counter.operations.load(Ordering::Relaxed),
+            bytes: counter.bytes.load(Ordering::Relaxed),
+            time_ns: counter.time_ns.load(Ordering::Relaxed),
+            failed: counter.failed.load(Ordering::Relaxed),
+        }
+    }
+}
+
+fn bump(counter: &AtomicU64, by: u64) {
+    counter.store(
+        counter.load(Ordering::Relaxed).wrapping_add(by),
+        Ordering::Relaxed,
+    );
+}
