@@ -249,6 +249,45 @@ impl Layer {
         closed
     }
 
+    /// Lets every user of `from` use `to` instead: parents by their edges, and backends.
+    /// Requests in flight end on the old graph, later ones start on the new one.
+    ///
+    /// # Errors
+    /// `NodeNotFound`, `PermissionConflict`, `InvalidOption` when that would make a cycle; the
+    /// graph is unchanged then.
+    pub async fn replace_node(&self, from: NodeId, to: NodeId) -> Result<()> {
+        let change = self.change().await;
+        let graph = self.graph();
+        let found = graph.index_of(from).zip(graph.index_of(to));
+        let Some((from_index, to_index)) = found else {
+            return Err(Error::NodeNotFound {
+                node: String::new(),
+            });
+        };
+        let mut draft = Draft::from(&graph);
+        for (_, entry) in graph.entries().filter(|(index, _)| *index != to_index) {
+            for (edge, place) in entry.edges.iter().zip(0..) {
+                if edge.child == from_index {
+                    draft.set_child(entry.node.id(), EdgeIndex(place), to)?;
+                }
+            }
+        }
+        let mut roots = change.roots(&draft);
+        let from_now = draft.graph().index_of(from);
+        if let Some(to_now) = draft.graph().index_of(to) {
+            for root in roots.iter_mut().filter(|root| Some(root.0) == from_now) {
+                root.0 = to_now;
+            }
+        }
+        draft.check_permissions(&roots)?;
+        let _drained = self.drain(&[from, to]).await;
+        for backend in self.backends().iter().filter(|b| b.root() == from) {
+            backend.set_root(to);
+        }
+        change.publish(draft);
+        Ok(())
+    }
+
     async fn close_nodes(
         &self,
         queue: &LocalQueue,
