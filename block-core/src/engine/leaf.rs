@@ -8,6 +8,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use super::sync_line::SyncLine;
+
 /// Names a leaf within the process; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeafId(u32);
@@ -59,6 +61,7 @@ pub struct Leaf {
     len: AtomicU64,
     highest_written: AtomicU64,
     sync_failed: AtomicBool,
+    sync_line: SyncLine,
 }
 
 /// What opening found out about a descriptor.
@@ -87,6 +90,7 @@ impl Leaf {
             len: AtomicU64::new(facts.len),
             highest_written: AtomicU64::new(0),
             sync_failed: AtomicBool::new(false),
+            sync_line: SyncLine::default(),
         })
     }
 
@@ -113,6 +117,16 @@ impl Leaf {
     /// Memory is aligned to this power of two.
     pub fn memory_alignment(&self) -> u32 {
         self.memory_alignment
+    }
+
+    /// Whether I/O bypasses the page cache (O_DIRECT).
+    pub fn is_direct(&self) -> bool {
+        self.request_alignment > 1 || self.memory_alignment > 1
+    }
+
+    /// Where a transfer that stopped short may go on.
+    pub(super) fn transfer_alignment(&self) -> usize {
+        self.request_alignment.max(1) as usize
     }
 
     /// Bytes in the file, as far as requests of this process made it.
@@ -159,5 +173,18 @@ impl Leaf {
     /// Records that a sync failed.
     pub fn mark_sync_failed(&self) {
         self.sync_failed.store(true, Ordering::Release);
+    }
+
+    /// Records that a sync failed, unless the leaf is one where a later sync can make up for it:
+    /// with O_DIRECT no written byte is in a cache that the kernel may have dropped.
+    pub(super) fn note_failed_sync(&self) {
+        if !self.is_direct() {
+            self.mark_sync_failed();
+        }
+    }
+
+    /// Who waits for a sync of this leaf.
+    pub(super) fn sync_line(&self) -> &SyncLine {
+        &self.sync_line
     }
 }

@@ -4,6 +4,16 @@
 //! memory until its completion has been reaped, whatever became of the one who asked for it.
 //! Backends: a ring (`uring`), threads and epoll (`pool`), and a simulator for tests (`sim`).
 //! Not here: which leaf a request reaches (`request/`), and who waits for it (`queue`).
+//!
+//! System calls, for a seccomp filter. When engines and the pool are built: `io_uring_setup`,
+//! `io_uring_register`, `eventfd2`, `epoll_create1`, `epoll_ctl`, `timerfd_create`, `mmap`, and
+//! `clone3` for the pool's threads. On a thread that owns an engine: `io_uring_enter`,
+//! `io_uring_register` (at the first use, at attach and at detach), `preadv2`, `read`, `write`,
+//! `ppoll`, `close`, `futex`; without a ring also `epoll_ctl`, `epoll_pwait`, `epoll_pwait2`,
+//! `timerfd_settime`, `recvmsg`, `sendmsg`. On the pool's threads: `preadv2`, `pwritev2`,
+//! `fdatasync`, `fallocate`, `ftruncate`, `lseek`, `write`, `futex`. Besides those, what the
+//! allocator and a `Blocking` closure need.
+#![expect(unsafe_code, reason = "gives memory and descriptors to the kernel")]
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -14,9 +24,20 @@ use rustix::io::Errno;
 
 use crate::buffer::IoBuf;
 
+mod host;
 mod leaf;
+mod mailbox;
+mod nowait;
+mod pool;
+mod readiness;
+mod sync_line;
+mod transfer;
+mod uring;
+mod vectors;
 
+pub use host::{HostEngine, HostEngineOptions, Ring};
 pub use leaf::{Aio, Leaf, LeafFacts, LeafFile, LeafId, SimFile};
+pub use pool::Pool;
 
 /// The caller's name for an operation; comes back in its [`Completion`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -195,3 +216,6 @@ pub trait Engine: Send {
     /// A handle that wakes this engine's thread.
     fn bell(&self) -> Arc<dyn Bell>;
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,716 @@
+//! One suite for every kind of engine: with a ring, with a ring whose leaf went to threads, and
+//! without a ring.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use super::*;
+use crate::buffer::GuestMemory;
+
+static POOL: LazyLock<Arc<Pool>> =
+    LazyLock::new(|| Pool::new(NonZeroUsize::new(3).unwrap()).unwrap());
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Ring,
+    RingAndThreads,
+    NoRing,
+}
+
+/// How the rig learns of completions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Sleep {
+    Wait,
+    Notifier,
+}
+
+struct Rig {
+    engine: HostEngine,
+    leaf: Arc<Leaf>,
+    slot: Slot,
+    file: File,
+    sleep: Sleep,
+    next: u64,
+}
+
+/// Runs `test` on every kind of engine and both ways to sleep.
+fn everywhere(test: impl Fn(&mut Rig)) {
+    for kind in [Kind::Ring, Kind::RingAndThreads, Kind::NoRing] {
+        for sleep in [Sleep::Wait, Sleep::Notifier] {
+            println!("{kind:?} {sleep:?}");
+            test(&mut Rig::new(kind, sleep));
+        }
+    }
+}
+
+fn temp_file() -> File {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("engine-test-{}-{number}", std::process::id()));
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .expect("a temp file");
+    std::fs::remove_file(path).expect("it was just made");
+    file
+}
+
+fn leaf_of(fd: impl Into<OwnedFd>, aio: Aio, len: u64) -> Arc<Leaf> {
+    let facts = LeafFacts {
+        aio,
+        request_alignment: 1,
+        memory_alignment: 1,
+        len,
+    };
+    Leaf::new(LeafFile::Host(fd.into()), facts)
+}
+
+impl Rig {
+    fn new(kind: Kind, sleep: Sleep) -> Rig {
+        let file = temp_file();
+        let (ring, aio) = match kind {
+            Kind::Ring => (super::Ring::Auto, Aio::IoUring),
+            Kind::RingAndThreads => (super::Ring::Auto, Aio::Threads),
+            Kind::NoRing => (super::Ring::Off, Aio::IoUring),
+        };
+        let options = HostEngineOptions {
+            ring_entries: 8,
+            ring,
+            pool: Arc::clone(&POOL),
+        };
+        let mut engine = HostEngine::new(&options).unwrap();
+        let leaf = leaf_of(file.try_clone().unwrap(), aio, 0);
+        let slot = engine.attach(Arc::clone(&leaf));
+        Rig {
+            engine,
+            leaf,
+            slot,
+            file,
+            sleep,
+            next: 0,
+        }
+    }
+
+    fn submit(&mut self, operation: Operation) -> Token {
+        self.next += 1;
+        self.engine.submit(Token(self.next), operation);
+        Token(self.next)
+    }
+
+    fn reap(&mut self) -> Vec<Completion> {
+        let mut done = Vec::new();
+        self.engine.reap(&mut |one| done.push(one));
+        done
+    }
+
+    /// Sleeps once.
+    fn sleep(&mut self) {
+        match self.sleep {
+            Sleep::Wait => self.engine.wait(Some(Duration::from_secs(20))).unwrap(),
+            Sleep::Notifier => {
+                let limit = Duration::from_secs(20).try_into().unwrap();
+                self.engine.kick().unwrap();
+                let fd = self.engine.notifier();
+                assert_ne!(
+                    poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)),
+                    Ok(0)
+                );
+            }
+        }
+    }
+
+    fn collect(&mut self, count: usize) -> Vec<Completion> {
+        let limit = Instant::now() + Duration::from_secs(20);
+        let mut done = self.reap();
+        while done.len() < count {
+            assert!(
+                Instant::now() < limit,
+                "{} of {count} completions",
+                done.len()
+            );
+            self.sleep();
+            done.extend(self.reap());
+        }
+        assert_eq!(done.len(), count);
+        done
+    }
+
+    fn run(&mut self, operation: Operation) -> Completion {
+        let token = self.submit(operation);
+        let done = self.collect(1).remove(0);
+        assert_eq!(done.token, token);
+        done
+    }
+
+    fn read(&mut self, offset: u64, len: usize) -> Vec<u8> {
+        let (slot, buf) = (self.slot, IoBuf::copy_of(&vec![0xee; len]));
+        let done = self.run(Operation::Read { slot, offset, buf });
+        assert_eq!(done.result, Ok(len as u64));
+        done.buf.unwrap().to_vec()
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8], fua: bool) {
+        let (slot, buf) = (self.slot, IoBuf::copy_of(bytes));
+        let done = self.run(Operation::Write {
+            slot,
+            offset,
+            buf,
+            fua,
+        });
+        assert_eq!(done.result, Ok(bytes.len() as u64));
+        assert_eq!(done.buf.unwrap().to_vec(), bytes);
+    }
+
+    fn is_quiet(&mut self) -> bool {
+        let fd = self.engine.notifier();
+        poll(
+            &mut [PollFd::new(&fd, PollFlags::IN)],
+            Some(&Default::default()),
+        ) == Ok(0)
+    }
+}
+
+fn guest(memory: &Arc<GuestMemory>, range: Range<usize>) -> IoBuf {
+    IoBuf::guest(memory, std::slice::from_ref(&range)).unwrap()
+}
+
+fn pattern(len: usize, seed: usize) -> Vec<u8> {
+    (0..len)
+        .map(|i| u8::try_from((i * 7 + seed + i / 251) % 251).unwrap())
+        .collect()
+}
+
+fn socket_pair() -> (Arc<OwnedFd>, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    (Arc::new(ours.into()), theirs)
+}
+
+#[test]
+fn what_was_written_is_read() {
+    everywhere(|rig| {
+        let bytes = pattern(100_000, 1);
+        rig.write(4096, &bytes, false);
+        assert_eq!(rig.read(4096, bytes.len()), bytes);
+        assert_eq!(
+            (rig.leaf.len(), rig.leaf.highest_written()),
+            (104_096, 104_096)
+        );
+    });
+}
+
+#[test]
+fn a_read_behind_the_end_is_zeroes() {
+    everywhere(|rig| {
+        rig.write(0, &[7; 1000], false);
+        assert_eq!(rig.read(500, 1000), [[7; 500], [0; 500]].concat());
+        assert_eq!(rig.read(1 << 40, 10), [0; 10]);
+    });
+}
+
+#[test]
+fn a_durable_write_is_a_write() {
+    everywhere(|rig| {
+        rig.write(10, b"durable", true);
+        assert_eq!(rig.read(10, 7), b"durable");
+    });
+}
+
+#[test]
+fn segments_are_scattered_and_gathered_in_order() {
+    everywhere(|rig| {
+        // More segments than the kernel takes in one call.
+        let bytes = pattern(5 * 1500, 3);
+        let mut buf = IoBuf::empty();
+        for piece in bytes.chunks(5) {
+            buf.append(IoBuf::copy_of(piece));
+        }
+        let slot = rig.slot;
+        let done = rig.run(Operation::Write {
+            slot,
+            offset: 9,
+            buf,
+            fua: false,
+        });
+        assert_eq!(done.result, Ok(7500));
+        let mut buf = IoBuf::zeroed(1);
+        for _ in 0..2 {
+            buf.append(IoBuf::zeroed(3700));
+        }
+        let done = rig.run(Operation::Read {
+            slot,
+            offset: 9,
+            buf,
+        });
+        assert_eq!(
+            done.buf.unwrap().to_vec(),
+            [&bytes[..], &[0]].concat()[..7401]
+        );
+    });
+}
+
+#[test]
+fn the_owner_of_guest_memory_hears_of_reads() {
+    everywhere(|rig| {
+        rig.write(0, &[1; 600], false);
+        let (tell, heard) = mpsc::channel();
+        let tell = std::sync::Mutex::new(tell);
+        let written: crate::buffer::Written =
+            Box::new(move |at, len| tell.lock().unwrap().send((at, len)).unwrap());
+        let memory = Arc::new(GuestMemory::anonymous(8192, Some(written)));
+        let buf = guest(&memory, 4096..5096);
+        let slot = rig.slot;
+        assert_eq!(
+            rig.run(Operation::Read {
+                slot,
+                offset: 0,
+                buf
+            })
+            .result,
+            Ok(1000)
+        );
+        let mut marked = [false; 8192];
+        for (at, len) in heard.try_iter() {
+            marked[at..at + len].fill(true);
+        }
+        assert!((0..8192).all(|at| marked[at] == (4096..5096).contains(&at)));
+    });
+}
+
+#[test]
+fn syncs_succeed_and_a_failed_one_sticks() {
+    everywhere(|rig| {
+        rig.write(0, &[1; 10], false);
+        let slot = rig.slot;
+        for _ in 0..5 {
+            rig.submit(Operation::Sync { slot });
+        }
+        for done in rig.collect(5) {
+            assert_eq!(done.result, Ok(0));
+        }
+        // A pipe can't be synced.
+        let (pipe, _other) = rustix::pipe::pipe().unwrap();
+        let leaf = leaf_of(pipe, Aio::IoUring, 0);
+        let slot = rig.engine.attach(Arc::clone(&leaf));
+        for _ in 0..3 {
+            rig.submit(Operation::Sync { slot });
+        }
+        let mut results: Vec<_> = rig.collect(3).iter().map(|done| done.result).collect();
+        results.retain(|&result| result != Err(Errno::INVAL));
+        assert!(
+            results.iter().all(|&result| result == Err(Errno::IO)),
+            "{results:?}"
+        );
+        assert!(leaf.sync_failed());
+        assert_eq!(rig.run(Operation::Sync { slot }).result, Err(Errno::IO));
+    });
+}
+
+#[test]
+fn fallocate_changes_what_is_stored() {
+    everywhere(|rig| {
+        rig.write(0, &[5; 16384], false);
+        let slot = rig.slot;
+        let punch = Operation::Fallocate {
+            slot,
+            mode: Fallocate::PunchHole,
+            offset: 4096,
+            len: 4096,
+        };
+        match rig.run(punch).result {
+            Ok(_) => {
+                assert_eq!(
+                    rig.read(4000, 8192),
+                    [&[5; 96][..], &[0; 4096], &[5; 4000]].concat()
+                );
+                let seek = |offset, what| Operation::Seek { slot, offset, what };
+                assert_eq!(rig.run(seek(0, Seek::Hole)).result, Ok(4096));
+                assert_eq!(rig.run(seek(4096, Seek::Data)).result, Ok(8192));
+                assert_eq!(rig.run(seek(16384, Seek::Data)).result, Err(Errno::NXIO));
+            }
+            Err(errno) => assert_eq!(errno, Errno::OPNOTSUPP),
+        }
+        let zero = Operation::Fallocate {
+            slot,
+            mode: Fallocate::ZeroRange,
+            offset: 8192,
+            len: 16384,
+        };
+        match rig.run(zero).result {
+            Ok(_) => assert_eq!(rig.leaf.len(), 24576),
+            Err(errno) => assert_eq!(errno, Errno::OPNOTSUPP),
+        }
+        let nothing = Operation::Fallocate {
+            slot,
+            mode: Fallocate::Allocate,
+            offset: 0,
+            len: 0,
+        };
+        assert_eq!(rig.run(nothing).result, Ok(0));
+    });
+}
+
+#[test]
+fn truncation_sets_the_length() {
+    everywhere(|rig| {
+        rig.write(0, &[5; 100], false);
+        let slot = rig.slot;
+        assert_eq!(rig.run(Operation::Truncate { slot, len: 50 }).result, Ok(0));
+        assert_eq!(
+            (rig.leaf.len(), rig.file.metadata().unwrap().len()),
+            (50, 50)
+        );
+        assert_eq!(rig.read(40, 20), [[5; 10], [0; 10]].concat());
+    });
+}
+
+#[test]
+fn impossible_requests_fail_by_name() {
+    everywhere(|rig| {
+        let slot = rig.slot;
+        let read = |offset, len| Operation::Read {
+            slot,
+            offset,
+            buf: IoBuf::zeroed(len),
+        };
+        assert_eq!(rig.run(read(u64::MAX, 1)).result, Err(Errno::INVAL));
+        assert_eq!(rig.run(read(i64::MAX as u64, 1)).result, Err(Errno::INVAL));
+        assert_eq!(rig.run(read(0, 0)).result, Ok(0));
+        let unreadable = File::options().write(true).open("/dev/null").unwrap();
+        let slot = rig.engine.attach(leaf_of(unreadable, Aio::IoUring, 0));
+        let buf = IoBuf::zeroed(1);
+        let read = Operation::Read {
+            slot,
+            offset: 0,
+            buf,
+        };
+        assert_eq!(rig.run(read).result, Err(Errno::BADF));
+    });
+}
+
+#[test]
+fn sockets_send_all_and_receive_some() {
+    everywhere(|rig| {
+        let (socket, mut peer) = socket_pair();
+        let bytes = pattern(3_000_000, 5);
+        let mut buf = IoBuf::copy_of(&bytes[..10]);
+        buf.append(IoBuf::copy_of(&bytes[10..]));
+        rig.submit(Operation::Send {
+            socket: Arc::clone(&socket),
+            buf,
+        });
+        rig.submit(Operation::Recv {
+            socket: Arc::clone(&socket),
+            buf: IoBuf::zeroed(100),
+        });
+        let reader = thread::spawn(move || {
+            let mut got = vec![0; 3_000_000];
+            peer.read_exact(&mut got).unwrap();
+            peer.write_all(b"answer").unwrap();
+            (got, peer)
+        });
+        for done in rig.collect(2) {
+            match done.token {
+                Token(1) => assert_eq!(done.result, Ok(3_000_000)),
+                _ => {
+                    assert_eq!(done.result, Ok(6));
+                    assert_eq!(done.buf.unwrap().to_vec()[..7], *b"answer\0");
+                }
+            }
+        }
+        let (got, peer) = reader.join().unwrap();
+        assert!(got == bytes);
+        let mut scattered = IoBuf::zeroed(3);
+        scattered.append(IoBuf::zeroed(7));
+        (&peer).write_all(b"pieces").unwrap();
+        let done = rig.run(Operation::Recv {
+            socket: Arc::clone(&socket),
+            buf: scattered,
+        });
+        assert_eq!(
+            (done.result, done.buf.unwrap().to_vec()),
+            (Ok(6), b"pieces\0\0\0\0".to_vec())
+        );
+        drop(peer);
+        let recv = Operation::Recv {
+            socket: Arc::clone(&socket),
+            buf: IoBuf::zeroed(9),
+        };
+        assert_eq!(rig.run(recv).result, Ok(0));
+        let send = Operation::Send {
+            socket,
+            buf: IoBuf::zeroed(9),
+        };
+        assert_eq!(rig.run(send).result, Err(Errno::PIPE));
+    });
+}
+
+#[test]
+fn polls_tell_of_readiness_and_hang_up() {
+    everywhere(|rig| {
+        let (socket, mut peer) = socket_pair();
+        assert_eq!(
+            rig.run(Operation::Writable {
+                fd: Arc::clone(&socket)
+            })
+            .result,
+            Ok(0)
+        );
+        let token = rig.submit(Operation::Readable {
+            fd: Arc::clone(&socket),
+        });
+        rig.engine.kick().unwrap();
+        assert!(rig.reap().is_empty());
+        peer.write_all(b"x").unwrap();
+        assert_eq!(rig.collect(1)[0].token, token);
+        let done = rig.run(Operation::Recv {
+            socket: Arc::clone(&socket),
+            buf: IoBuf::zeroed(9),
+        });
+        assert_eq!(done.result, Ok(1));
+        rig.submit(Operation::Readable { fd: socket });
+        drop(peer);
+        assert_eq!(rig.collect(1)[0].result, Ok(0));
+        let file = Arc::new(rig.file.try_clone().unwrap().into());
+        assert_eq!(rig.run(Operation::Readable { fd: file }).result, Ok(0));
+    });
+}
+
+#[test]
+fn timers_end_in_order() {
+    everywhere(|rig| {
+        let start = Instant::now();
+        for ms in [30, 10, 20] {
+            rig.submit(Operation::Timer {
+                after: Duration::from_millis(ms),
+            });
+        }
+        let order: Vec<_> = rig
+            .collect(3)
+            .iter()
+            .map(|done| (done.token.0, done.result))
+            .collect();
+        assert_eq!(order, [(2, Ok(0)), (3, Ok(0)), (1, Ok(0))]);
+        assert!(start.elapsed() >= Duration::from_millis(30));
+        assert_eq!(
+            rig.run(Operation::Timer {
+                after: Duration::ZERO
+            })
+            .result,
+            Ok(0)
+        );
+    });
+}
+
+#[test]
+fn what_waits_for_events_can_be_cancelled() {
+    everywhere(|rig| {
+        let (socket, _peer) = socket_pair();
+        let timer = rig.submit(Operation::Timer {
+            after: Duration::MAX,
+        });
+        let recv = Operation::Recv {
+            socket: Arc::clone(&socket),
+            buf: IoBuf::zeroed(10),
+        };
+        let recv = rig.submit(recv);
+        let readable = rig.submit(Operation::Readable {
+            fd: Arc::clone(&socket),
+        });
+        // One of them is cancelled before it was started, and one nobody knows.
+        rig.engine.cancel(timer);
+        rig.engine.kick().unwrap();
+        rig.engine.cancel(recv);
+        rig.engine.cancel(readable);
+        rig.engine.cancel(Token(999));
+        for done in rig.collect(3) {
+            assert_eq!(done.result, Err(Errno::CANCELED), "{:?}", done.token);
+        }
+        assert_eq!(Arc::strong_count(&socket), 1);
+    });
+}
+
+#[test]
+fn closures_run_on_other_threads_and_may_fail_or_panic() {
+    everywhere(|rig| {
+        let here = thread::current().id();
+        let elsewhere = Operation::Blocking(Box::new(move || {
+            Ok(u64::from(thread::current().id() != here))
+        }));
+        assert_eq!(rig.run(elsewhere).result, Ok(1));
+        let fails = Operation::Blocking(Box::new(|| Err(Errno::DQUOT.into())));
+        assert_eq!(rig.run(fails).result, Err(Errno::DQUOT));
+        let panics = Operation::Blocking(Box::new(|| std::panic::resume_unwind(Box::new(1))));
+        assert_eq!(rig.run(panics).result, Err(Errno::IO));
+    });
+}
+
+#[test]
+fn the_bell_wakes_from_any_thread() {
+    everywhere(|rig| {
+        let bell = rig.engine.bell();
+        // Rung before, during and after: each is one wake-up at least, and none is lost.
+        bell.ring();
+        rig.sleep();
+        rig.reap();
+        let rung = Arc::new(AtomicU64::new(0));
+        let (go, gone) = mpsc::channel();
+        let counter = Arc::clone(&rung);
+        let ringer = thread::spawn(move || {
+            while gone.recv().is_ok() {
+                counter.fetch_add(1, Ordering::Relaxed);
+                bell.ring();
+            }
+        });
+        for round in 1..2000 {
+            go.send(()).unwrap();
+            while rung.load(Ordering::Relaxed) < round {
+                rig.sleep();
+                assert!(rig.reap().is_empty());
+            }
+        }
+        drop(go);
+        ringer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_full_ring_queues() {
+    everywhere(|rig| {
+        let slot = rig.slot;
+        // 200 operations on a ring of 8, and completions for more than its completion queue holds.
+        for at in 0..200u64 {
+            let buf = IoBuf::copy_of(&at.to_le_bytes());
+            rig.submit(Operation::Write {
+                slot,
+                offset: at * 8,
+                buf,
+                fua: false,
+            });
+        }
+        for done in rig.collect(200) {
+            assert_eq!(done.result, Ok(8));
+        }
+        for at in 0..200u64 {
+            rig.submit(Operation::Read {
+                slot,
+                offset: at * 8,
+                buf: IoBuf::zeroed(8),
+            });
+        }
+        for done in rig.collect(200) {
+            let at = done.token.0 - 201;
+            assert_eq!(done.buf.unwrap().to_vec(), at.to_le_bytes());
+        }
+        for _ in 0..100 {
+            rig.submit(Operation::Timer {
+                after: Duration::from_millis(1),
+            });
+        }
+        rig.collect(100);
+    });
+}
+
+#[test]
+fn a_reaped_notifier_is_quiet_and_inline_completions_raise_it() {
+    everywhere(|rig| {
+        rig.write(0, &[1; 4096], false);
+        // The first call raises it, for what came before.
+        rig.is_quiet();
+        rig.reap();
+        assert!(rig.is_quiet());
+        // This read is in the page cache: some engines answer it at submission.
+        let (slot, buf) = (rig.slot, IoBuf::zeroed(4096));
+        rig.submit(Operation::Read {
+            slot,
+            offset: 0,
+            buf,
+        });
+        rig.engine.kick().unwrap();
+        while rig.is_quiet() {
+            rig.sleep();
+        }
+        assert_eq!(rig.collect(1)[0].result, Ok(4096));
+        rig.reap();
+        assert!(rig.is_quiet());
+        rig.engine.bell().ring();
+        assert!(!rig.is_quiet());
+        rig.reap();
+        assert!(rig.is_quiet());
+    });
+}
+
+#[test]
+fn memory_outlives_a_dropped_engine() {
+    for kind in [Kind::Ring, Kind::NoRing] {
+        let mut rig = Rig::new(kind, Sleep::Wait);
+        let (socket, _peer) = socket_pair();
+        let memory = Arc::new(GuestMemory::anonymous(4096, None));
+        let buf = guest(&memory, 0..4096);
+        rig.submit(Operation::Recv {
+            socket: Arc::clone(&socket),
+            buf,
+        });
+        let (tell, hear) = mpsc::channel();
+        rig.submit(Operation::Blocking(Box::new(move || {
+            tell.send(()).unwrap();
+            Ok(0)
+        })));
+        let buf = guest(&memory, 0..4096);
+        let slot = rig.slot;
+        rig.submit(Operation::Write {
+            slot,
+            offset: 0,
+            buf,
+            fua: true,
+        });
+        rig.engine.kick().unwrap();
+        drop(rig);
+        hear.recv().unwrap();
+        assert_eq!(Arc::strong_count(&socket), 1);
+    }
+}
+
+#[test]
+fn a_detached_leaf_lives_until_its_last_operation() {
+    everywhere(|rig| {
+        let slot = rig.slot;
+        rig.submit(Operation::Write {
+            slot,
+            offset: 0,
+            buf: IoBuf::zeroed(4096),
+            fua: true,
+        });
+        rig.engine.detach(slot);
+        assert_eq!(rig.collect(1)[0].result, Ok(4096));
+        assert_eq!(Arc::strong_count(&rig.leaf), 1);
+        // The place is free for the next one.
+        let leaf = leaf_of(rig.file.try_clone().unwrap(), Aio::IoUring, 4096);
+        rig.slot = rig.engine.attach(leaf);
+        assert_eq!(rig.read(0, 4096), [0; 4096]);
+    });
+}
+
+#[test]
+fn an_engine_moves_to_its_thread_before_it_is_used() {
+    let mut rig = Rig::new(Kind::Ring, Sleep::Notifier);
+    let _ = rig.engine.notifier().as_fd();
+    let worker = thread::spawn(move || {
+        rig.write(0, b"moved", false);
+        rig.read(0, 5)
+    });
+    assert_eq!(worker.join().unwrap(), b"moved");
+}
