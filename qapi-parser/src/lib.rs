@@ -1,1 +1,118 @@
-//! Reads and checks QAPI schemas.
+//! Reads and checks QAPI schemas: the language of QEMU's `qapi/*.json`.
+//!
+//! [`Loader`] runs the passes, one way: source → grammar → syntax → check one expression →
+//! include → overlay → resolve names → [`Schema`]. Every pass collects what it finds wrong into
+//! one [`Diagnostics`], so that one run shows all of it, each with file, line, column and source.
+//!
+//! What is read is the dialect of QEMU 2.1. Knows nothing of Rust code: that is `qapi-codegen`.
+
+mod source;
+
+mod parse;
+mod syntax;
+
+mod check;
+mod doc;
+mod include;
+mod overlay;
+mod resolve;
+
+mod error;
+mod schema;
+
+use std::path::{Path, PathBuf};
+
+pub use error::{Diagnostic, Diagnostics};
+pub use schema::{
+    Alternate, Arguments, Branch, Builtin, Command, Dialect, Doc, Entity, Enum, Event, FlatUnion,
+    JsonType, Kind, Member, Schema, SimpleUnion, Struct, Type,
+};
+pub use source::{FileId, Place, Source, Sources, Span};
+
+/// Says what a schema is made of, then reads it.
+#[derive(Debug, Clone, Default)]
+pub struct Loader {
+    overlays: Vec<PathBuf>,
+    silent: Vec<String>,
+    documented: bool,
+}
+
+impl Loader {
+    /// A loader that reads nothing but the schema's own files.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an overlay file; overlays are merged in the order given.
+    #[must_use]
+    pub fn overlay(mut self, path: impl Into<PathBuf>) -> Self {
+        self.overlays.push(path.into());
+        self
+    }
+
+    /// Takes no documentation from the comments of files called `name`.
+    ///
+    /// For schemas whose comments have another licence than the generated code.
+    #[must_use]
+    pub fn without_comments(mut self, name: impl Into<String>) -> Self {
+        self.silent.push(name.into());
+        self
+    }
+
+    /// Makes a definition, member or value without documentation an error.
+    #[must_use]
+    pub fn require_docs(mut self) -> Self {
+        self.documented = true;
+        self
+    }
+
+    /// Reads the schema whose root file is `path`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, ready to be displayed.
+    pub fn load(&self, path: impl AsRef<Path>) -> Result<Schema, Diagnostics> {
+        let mut diagnostics = Diagnostics::default();
+        let mut reader = include::Reader {
+            silent: &self.silent,
+            diagnostics: &mut diagnostics,
+            out: Vec::new(),
+            stack: Vec::new(),
+            done: Vec::new(),
+        };
+        reader.read(path.as_ref(), None);
+        let drafts = reader.out;
+        let mut schema = Schema::default();
+        for placed in drafts {
+            resolve::define(&mut schema, placed, &mut diagnostics);
+        }
+        for overlay in &self.overlays {
+            let Some(text) = include::read_text(overlay, None, &mut diagnostics) else {
+                continue;
+            };
+            let file = diagnostics.sources.add(overlay, text.clone(), None);
+            overlay::merge(&mut schema, file, &text, &mut diagnostics);
+        }
+        resolve::check(&mut schema, &mut diagnostics);
+        if self.documented {
+            doc::require(&schema, &mut diagnostics);
+        }
+        schema.files = diagnostics
+            .sources
+            .files()
+            .map(|source| source.path.clone())
+            .collect();
+        if diagnostics.is_empty() {
+            Ok(schema)
+        } else {
+            Err(diagnostics)
+        }
+    }
+}
+
+/// Reads the schema whose root file is `path`, without overlays.
+///
+/// # Errors
+/// Everything that is wrong with it, ready to be displayed.
+pub fn parse(path: impl AsRef<Path>) -> Result<Schema, Diagnostics> {
+    Loader::new().load(path)
+}
