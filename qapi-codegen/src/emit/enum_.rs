@@ -1,0 +1,74 @@
+//! Enums: a variant a value, with its name on the wire.
+
+use proc_macro2::TokenStream;
+use qapi_parser::{Entity, Enum};
+use quote::quote;
+
+use super::docs;
+use crate::names;
+
+pub(super) fn emit(entity: &Entity, values: &Enum) -> TokenStream {
+    let docs = docs::entity(entity);
+    let ident = names::type_ident(&entity.name);
+    let variants = values.values.iter().map(|value| {
+        let doc = docs::member(&entity.doc, value);
+        let variant = names::variant(value);
+        quote!(#doc #variant)
+    });
+    definition(&docs, &ident, variants, &values.values)
+}
+
+/// An enum with its conversions; `variants` are documented already.
+pub(super) fn definition(
+    docs: &TokenStream,
+    ident: &proc_macro2::Ident,
+    variants: impl Iterator<Item = TokenStream>,
+    values: &[String],
+) -> TokenStream {
+    let idents: Vec<_> = values.iter().map(|value| names::variant(value)).collect();
+    // A match without arms cannot match on a reference.
+    let as_str = if values.is_empty() {
+        quote!(match self {})
+    } else {
+        quote!(match self { #(Self::#idents => #values,)* })
+    };
+    quote! {
+        #docs
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum #ident { #(#variants,)* }
+
+        impl #ident {
+            /// Every value, in schema order.
+            pub const VARIANTS: &'static [Self] = &[#(Self::#idents),*];
+
+            /// Its name on the wire.
+            pub fn as_str(self) -> &'static str {
+                #as_str
+            }
+        }
+
+        impl std::fmt::Display for #ident {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for #ident {
+            type Err = UnknownName;
+
+            fn from_str(text: &str) -> Result<Self, UnknownName> {
+                find_name(text, Self::VARIANTS, Self::as_str)
+            }
+        }
+
+        impl Wire for #ident {
+            fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
+                decode_name(value, Self::VARIANTS, Self::as_str)
+            }
+
+            fn encode(&self) -> Value {
+                Value::from(self.as_str())
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Events: a type each for the data; one enum for all, which becomes a message.
+
+use proc_macro2::TokenStream;
+use qapi_parser::{Arguments, Entity, Event, Kind, Type};
+use quote::quote;
+
+use super::{Context, command, docs, struct_};
+use crate::names;
+
+pub(super) fn emit(context: &Context<'_>, entity: &Entity, event: &Event) -> TokenStream {
+    let ident = names::type_ident(&entity.name);
+    let docs = docs::entity(entity);
+    match &event.data {
+        Arguments::Type(name) => {
+            let ty = context.ty(&Type::Named(name.clone()));
+            command::wrapper(&docs, &ident, &ty)
+        }
+        Arguments::Members(members) => {
+            let members: Vec<_> = members.iter().map(|member| (member, entity)).collect();
+            struct_::definition(context, &docs, &ident, &members)
+        }
+    }
+}
+
+/// From the root: the enum of all events.
+pub(super) fn event(context: &Context<'_>) -> TokenStream {
+    let events: Vec<&Entity> = context
+        .schema
+        .entities
+        .values()
+        .filter(|entity| matches!(entity.kind, Kind::Event(_)))
+        .collect();
+    if events.is_empty() {
+        return quote!();
+    }
+    let idents: Vec<_> = events
+        .iter()
+        .map(|entity| names::type_ident(&entity.name))
+        .collect();
+    let names: Vec<_> = events.iter().map(|entity| entity.name.as_str()).collect();
+    let docs = events.iter().map(|entity| docs::entity(entity));
+    quote! {
+        /// Any event of the schema.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Event {
+            #(#docs #idents(events::#idents),)*
+        }
+
+        impl Event {
+            /// Names of all events, in schema order.
+            pub const NAMES: &'static [&'static str] = &[#(#names),*];
+
+            /// Its name on the wire.
+            pub fn name(&self) -> &'static str {
+                match self { #(Self::#idents(_) => #names,)* }
+            }
+
+            /// What it carries.
+            pub fn data(&self) -> runtime::Object {
+                use runtime::Fields as _;
+                let mut object = runtime::Object::new();
+                match self { #(Self::#idents(data) => data.put(&mut object),)* }
+                object
+            }
+
+            /// The message that tells clients, for something that happened at `at`.
+            pub fn to_value(&self, at: runtime::Timestamp) -> runtime::Value {
+                at.event(self.name(), self.data())
+            }
+
+            /// Reads event `name` with `data`; `None` for one that the schema does not have.
+            ///
+            /// # Errors
+            /// When the data does not fit the schema. Members it does not have are skipped.
+            pub fn decode(
+                name: &str,
+                data: runtime::Object,
+            ) -> Result<Option<Self>, runtime::Invalid> {
+                use runtime::Wire as _;
+                let data = runtime::Value::Object(data);
+                let unknown = runtime::Unknown::Ignore;
+                Ok(Some(match name {
+                    #(#names => Self::#idents(events::#idents::decode(data, unknown)?),)*
+                    _ => return Ok(None),
+                }))
+            }
+        }
+
+        #(
+            impl From<events::#idents> for Event {
+                fn from(data: events::#idents) -> Self {
+                    Self::#idents(data)
+                }
+            }
+        )*
+    }
+}

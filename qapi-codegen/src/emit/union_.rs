@@ -1,0 +1,270 @@
+//! Unions with a tag. A flat union is a struct of the base's members; the field that is called
+//! like the discriminator holds an enum of branches, so that one `match` gives tag and members. A
+//! simple union is that enum itself, or, with a base, a struct that holds it as `data`.
+
+use proc_macro2::{Ident, TokenStream};
+use qapi_parser::{Branch, Entity, FlatUnion, Kind, Member, SimpleUnion, Type};
+use quote::{format_ident, quote};
+
+use super::{Context, docs, enum_, struct_, wire_by_fields};
+use crate::names;
+
+pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) -> TokenStream {
+    let docs = docs::entity(entity);
+    let ident = names::type_ident(&entity.name);
+    let branch_ident = format_ident!("{ident}Branch");
+    let tag_field = names::field(&union.discriminator);
+    let tag_type = context.ty(&Type::Named(union.tag.clone()));
+    let members = context.schema.members(&union.base);
+    let is_tag = |member: &Member| member.name == union.discriminator;
+    let fields = members.iter().map(|(member, owner)| {
+        if is_tag(member) {
+            let doc = docs::member(&owner.doc, &member.name);
+            quote!(#doc pub #tag_field: #branch_ident)
+        } else {
+            struct_::field(context, member, owner)
+        }
+    });
+    let takes = members.iter().map(|(member, _)| {
+        let name = names::field(&member.name);
+        let take = struct_::take(member);
+        if is_tag(member) {
+            quote!(let #name: #tag_type = #take;)
+        } else {
+            quote!(let #name = #take;)
+        }
+    });
+    let names: Vec<_> = members
+        .iter()
+        .map(|(member, _)| names::field(&member.name))
+        .collect();
+    let puts = members.iter().map(|(member, _)| {
+        if is_tag(member) {
+            let name = &member.name;
+            quote!(object.put(#name, &self.#tag_field.kind());)
+        } else {
+            struct_::put(member)
+        }
+    });
+    let branches = branches(context, entity, union, &branch_ident, &tag_type);
+    let tag = &union.discriminator;
+    let kind_doc = format!(" The value of `{tag}`.");
+    let wire = wire_by_fields(&ident);
+    quote! {
+        #docs
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct #ident { #(#fields,)* }
+
+        impl #ident {
+            #[doc = #kind_doc]
+            pub fn kind(&self) -> #tag_type {
+                self.#tag_field.kind()
+            }
+        }
+
+        #wire
+
+        impl Fields for #ident {
+            fn take(members: &mut Members) -> Result<Self, Invalid> {
+                #(#takes)*
+                let #tag_field = #branch_ident::take(#tag_field, members)?;
+                Ok(Self { #(#names,)* })
+            }
+
+            fn put(&self, object: &mut Object) {
+                #(#puts)*
+                self.#tag_field.put(object);
+            }
+        }
+
+        #branches
+    }
+}
+
+/// The enum of a flat union's branches.
+fn branches(
+    context: &Context<'_>,
+    entity: &Entity,
+    union: &FlatUnion,
+    ident: &Ident,
+    tag: &TokenStream,
+) -> TokenStream {
+    let Some(Kind::Enum(values)) = context.schema.get(&union.tag).map(|entity| &entity.kind) else {
+        return quote!();
+    };
+    let tag_doc = context.schema.get(&union.tag).map(|tag| &tag.doc);
+    let mut variants = Vec::new();
+    let mut takes = Vec::new();
+    let mut puts = Vec::new();
+    let mut kinds = Vec::new();
+    for value in &values.values {
+        let doc = tag_doc.map(|doc| docs::member(doc, value));
+        let variant = names::variant(value);
+        let Some(branch) = union.branches.iter().find(|branch| branch.name == *value) else {
+            variants.push(quote!(#doc #variant));
+            takes.push(quote!(#tag::#variant => Self::#variant));
+            puts.push(quote!(Self::#variant => {}));
+            kinds.push(quote!(Self::#variant => #tag::#variant));
+            continue;
+        };
+        let (ty, boxed) = branch_type(context, entity, branch);
+        let take = quote!(Fields::take(members)?);
+        let take = if boxed { quote!(Box::new(#take)) } else { take };
+        variants.push(quote!(#doc #variant(#ty)));
+        takes.push(quote!(#tag::#variant => Self::#variant(#take)));
+        puts.push(quote!(Self::#variant(branch) => branch.put(object)));
+        kinds.push(quote!(Self::#variant(_) => #tag::#variant));
+    }
+    let doc = format!(
+        " What `{}` holds besides its base, by `{}`.",
+        entity.name, union.discriminator
+    );
+    let kind_doc = format!(" The value of `{}`.", union.discriminator);
+    quote! {
+        #[doc = #doc]
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum #ident { #(#variants,)* }
+
+        impl #ident {
+            #[doc = #kind_doc]
+            pub fn kind(&self) -> #tag {
+                match self { #(#kinds,)* }
+            }
+
+            fn take(tag: #tag, members: &mut Members) -> Result<Self, Invalid> {
+                Ok(match tag { #(#takes,)* })
+            }
+
+            fn put(&self, object: &mut Object) {
+                match self { #(#puts,)* }
+            }
+        }
+    }
+}
+
+/// The Rust type of a branch, and whether it is boxed.
+pub(super) fn branch_type(
+    context: &Context<'_>,
+    entity: &Entity,
+    branch: &Branch,
+) -> (TokenStream, bool) {
+    let ty = context.ty(&branch.ty);
+    let boxed = context.plan.is_boxed(&entity.name, &branch.name);
+    (if boxed { quote!(Box<#ty>) } else { ty }, boxed)
+}
+
+pub(super) fn simple(context: &Context<'_>, entity: &Entity, union: &SimpleUnion) -> TokenStream {
+    let ident = names::type_ident(&entity.name);
+    let kind = format_ident!("{ident}Kind");
+    let docs = docs::entity(entity);
+    let values: Vec<String> = union
+        .branches
+        .iter()
+        .map(|branch| branch.name.clone())
+        .collect();
+    let kind_doc = format!(" Which branch `{}` holds.", entity.name);
+    let kind_variants = values.iter().map(|value| {
+        let doc = docs::member(&entity.doc, value);
+        let variant = names::variant(value);
+        quote!(#doc #variant)
+    });
+    let kind_enum = enum_::definition(&quote!(#[doc = #kind_doc]), &kind, kind_variants, &values);
+    let Some(base) = &union.base else {
+        let branches = simple_branches(context, entity, union, &ident, &docs);
+        return quote!(#branches #kind_enum);
+    };
+    let branch_ident = format_ident!("{ident}Branch");
+    let branch_doc = format!(" What `{}` holds besides its base.", entity.name);
+    let branches = simple_branches(
+        context,
+        entity,
+        union,
+        &branch_ident,
+        &quote!(#[doc = #branch_doc]),
+    );
+    let members = context.schema.members(base);
+    let fields = members
+        .iter()
+        .map(|(member, owner)| struct_::field(context, member, owner));
+    let takes = members.iter().map(|(member, _)| {
+        let (field, take) = (names::field(&member.name), struct_::take(member));
+        quote!(#field: #take)
+    });
+    let puts = members.iter().map(|(member, _)| struct_::put(member));
+    let wire = wire_by_fields(&ident);
+    quote! {
+        #docs
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct #ident {
+            #(#fields,)*
+            /// Its branch.
+            pub data: #branch_ident,
+        }
+
+        #wire
+
+        impl Fields for #ident {
+            fn take(members: &mut Members) -> Result<Self, Invalid> {
+                Ok(Self { #(#takes,)* data: Fields::take(members)? })
+            }
+
+            fn put(&self, object: &mut Object) {
+                #(#puts)*
+                self.data.put(object);
+            }
+        }
+
+        #branches
+        #kind_enum
+    }
+}
+
+/// The enum of a simple union's branches, `{"type": …, "data": …}` on the wire.
+fn simple_branches(
+    context: &Context<'_>,
+    entity: &Entity,
+    union: &SimpleUnion,
+    ident: &Ident,
+    docs: &TokenStream,
+) -> TokenStream {
+    let kind = format_ident!("{}Kind", names::type_ident(&entity.name));
+    let idents: Vec<_> = union
+        .branches
+        .iter()
+        .map(|branch| names::variant(&branch.name))
+        .collect();
+    let variants = union.branches.iter().map(|branch| {
+        let doc = docs::member(&entity.doc, &branch.name);
+        let variant = names::variant(&branch.name);
+        let (ty, _) = branch_type(context, entity, branch);
+        quote!(#doc #variant(#ty))
+    });
+    let wire = wire_by_fields(ident);
+    quote! {
+        #docs
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum #ident { #(#variants,)* }
+
+        impl #ident {
+            /// Which branch it is.
+            pub fn kind(&self) -> #kind {
+                match self { #(Self::#idents(_) => #kind::#idents,)* }
+            }
+        }
+
+        #wire
+
+        impl Fields for #ident {
+            fn take(members: &mut Members) -> Result<Self, Invalid> {
+                Ok(match members.req("type")? {
+                    #(#kind::#idents => Self::#idents(members.req("data")?),)*
+                })
+            }
+
+            fn put(&self, object: &mut Object) {
+                object.put("type", &self.kind());
+                match self { #(Self::#idents(data) => object.put("data", data),)* }
+            }
+        }
+    }
+}
