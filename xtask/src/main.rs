@@ -1,2 +1,32 @@
-//! The project's chores.
-fn main() {}
+//! The project's chores, one file each. `cargo xtask <chore> --help` tells more.
+
+mod regen;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask <chore> [arguments]
+
+  regen [--check]  writes schema/src/generated from schema/*.json; --check only compares";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let chore = arguments.next();
+    let rest: Vec<String> = arguments.collect();
+    let result = match chore.as_deref() {
+        Some("regen") => regen::run(&rest),
+        _ => Err(USAGE.to_owned()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{}", message.trim_end());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the workspace.
+fn root() -> std::path::PathBuf {
+    let package = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package).to_owned()
+}
