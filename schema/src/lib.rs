@@ -1,1 +1,106 @@
-//! QEMU's block layer schema as Rust types.
+//! QEMU's block layer schema as Rust types: options, commands, events, introspection, and the QMP
+//! envelope around them.
+//!
+//! All of it is generated from `schema.json` and what it includes, with the files of `overlay/`
+//! merged in, by `cargo xtask regen`; hand-written impls on generated types are in `ext.rs`.
+//!
+//! # Types
+//! [`types`] has one type a definition of the schema. Optional members are `Option`. An enum has
+//! `VARIANTS`, `as_str`, `FromStr` and `Display`. A flat union is a struct of its base's members
+//! whose field named like the discriminator holds an enum of the branches:
+//! ```
+//! use block_schema::types::{BlockdevOptions, BlockdevOptionsBranch, BlockdevRef};
+//! use block_schema::{Unknown, Value, Wire};
+//!
+//! let json = r#"{"driver": "qcow2", "node-name": "disk", "file": "file0"}"#;
+//! let options = BlockdevOptions::decode(Value::from_json(json)?, Unknown::Refuse)?;
+//! assert_eq!(options.kind().as_str(), "qcow2");
+//! match &options.driver {
+//!     BlockdevOptionsBranch::Qcow2(qcow2) => {
+//!         assert_eq!(qcow2.file, BlockdevRef::Reference("file0".to_owned()));
+//!     }
+//!     other => panic!("not {other:?}"),
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//! [`Wire::decode`] checks as QEMU does and names the wrong member by its full path;
+//! [`Wire::encode`] is the way back. With the feature `serde`, every type also implements
+//! `Serialize` and `Deserialize`.
+//!
+//! # Server
+//! Implement [`Server`]: a method a command, each with a default that answers "not built in yet".
+//! Arguments come as the command's type in [`commands`]; where the schema's command names a type
+//! for its data, the command is a tuple struct around it (`DriveBackup(types::DriveBackup)`).
+//! Futures need not be `Send`. Then, for each value that [`JsonStream::feed`] gives:
+//! ```
+//! use block_schema::{COMMANDS, Error, JsonStream, Request, Server, Session};
+//! use block_schema::{commands, dispatch, reply, types};
+//!
+//! struct Daemon;
+//!
+//! impl Server for Daemon {
+//!     async fn query_version(
+//!         &self,
+//!         _: commands::QueryVersion,
+//!     ) -> Result<types::VersionInfo, Error> {
+//!         let qemu = types::VersionInfoQemu { major: 10, minor: 0, micro: 2 };
+//!         Ok(types::VersionInfo { qemu, package: "example".to_owned() })
+//!     }
+//! }
+//!
+//! async fn answer(server: &Daemon, stream: &mut JsonStream, bytes: &[u8]) -> Vec<String> {
+//!     let session = Session { negotiated: true, oob: false };
+//!     let mut replies = Vec::new();
+//!     for outcome in stream.feed(bytes) {
+//!         // A broken value has no id to echo.
+//!         let message = match outcome {
+//!             Err(error) => reply(None, Err(error)),
+//!             Ok(value) => match Request::parse(value, session, COMMANDS) {
+//!                 Err(refusal) => refusal.into_reply(),
+//!                 Ok(request) => {
+//!                     let result = dispatch(server, &request.command, request.arguments).await;
+//!                     reply(request.id, result)
+//!                 }
+//!             },
+//!         };
+//!         replies.push(message.to_ascii_json());
+//!     }
+//!     replies
+//! }
+//! ```
+//! `Request::parse` makes the checks that come before the arguments, in QEMU's order, for what
+//! [`Session`] says was negotiated; the session itself sets that after `qmp_capabilities`.
+//!
+//! # Events
+//! [`Event`] has a variant an event; `Event::from(events::BlockJobReady { … })` makes one and
+//! [`Event::to_value`] the message, for a [`Timestamp`].
+//!
+//! # Introspection
+//! [`introspect::value`] is the answer to `query-qmp-schema`; [`COMMANDS`] that to
+//! `query-commands`.
+//!
+//! # JSON and the envelope
+//! [`runtime`] holds them; its names are re-exported here.
+//!
+//! # Client
+//! Each command's type implements [`Command`]: [`Command::request`] is the message to send,
+//! [`decode_reply`] reads the answer; members that this schema does not know are skipped.
+#![forbid(unsafe_code)]
+
+mod ext;
+#[expect(
+    clippy::large_enum_variant,
+    clippy::module_inception,
+    reason = "options are few and short-lived; module names follow the schema files'"
+)]
+#[rustfmt::skip]
+mod generated;
+
+pub use generated::runtime::{
+    CallError, Command, CommandSpec, Error, ErrorClass, Fields, Invalid, JsonStream, Members, Null,
+    Object, Refusal, Request, Session, Timestamp, Unknown, UnknownName, Value, Wire, decode_reply,
+    not_built_in, reply,
+};
+pub use generated::{
+    COMMANDS, Event, Server, commands, dispatch, events, introspect, runtime, types,
+};
