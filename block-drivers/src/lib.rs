@@ -1,3 +1,6 @@
 //! Image formats, protocols, filters and exports for block-core.
 
 pub mod nbd;
+pub mod registry;
+
+pub use registry::Drivers;
