@@ -10,6 +10,7 @@ use crate::driver::ZeroFlags;
 use crate::request::map::Access;
 
 pub mod map;
+pub mod status;
 
 pub mod align;
 pub(crate) mod announce;
