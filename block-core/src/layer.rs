@@ -16,10 +16,8 @@ use crate::backend::Backend;
 use crate::driver::{CheckReport, Preallocation, Repair};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::graph::open::{NoDrivers, Registry};
-use crate::graph::perm::Use;
-use crate::graph::policy::{DenyAll, OpenPolicy};
-use crate::graph::{Draft, Graph, Node, NodeId, NodeIndex};
+use crate::graph::perm::{Role, Use};
+use crate::graph::{Draft, Edge, Graph, Node, NodeId, NodeIndex};
 use crate::queue::{LocalQueue, QueueBuilder, QueueShared};
 use crate::request::announce::{ClaimKind, Reach};
 use crate::request::cx::Child;
@@ -48,8 +46,6 @@ struct Shared {
     /// Held by a verb from reading the graph to publishing the next one.
     change: AsyncMutex,
     backends: Mutex<Vec<Arc<Backend>>>,
-    registry: Arc<dyn Registry>,
-    policy: Arc<dyn OpenPolicy>,
 }
 
 impl Default for Layer {
@@ -59,14 +55,8 @@ impl Default for Layer {
 }
 
 impl Layer {
-    /// A layer without drivers, for nodes made by hand.
+    /// A layer without nodes.
     pub fn new() -> Layer {
-        Layer::with_drivers(Arc::new(NoDrivers), Arc::new(DenyAll))
-    }
-
-    /// A layer whose options open the drivers of `registry`, and whose images may name what
-    /// `policy` lets them.
-    pub fn with_drivers(registry: Arc<dyn Registry>, policy: Arc<dyn OpenPolicy>) -> Layer {
         Layer(Arc::new(Shared {
             graph: ArcSwap::default(),
             version: AtomicU64::new(0),
@@ -75,19 +65,7 @@ impl Layer {
             queues: ArcSwap::default(),
             change: AsyncMutex::new(),
             backends: Mutex::default(),
-            registry,
-            policy,
         }))
-    }
-
-    /// The drivers that are built in.
-    pub fn registry(&self) -> &Arc<dyn Registry> {
-        &self.0.registry
-    }
-
-    /// Who decides about names found inside images.
-    pub fn policy(&self) -> &Arc<dyn OpenPolicy> {
-        &self.0.policy
     }
 
     /// A queue over an engine; start it on the thread that will run it.
@@ -205,6 +183,32 @@ impl Layer {
     pub(crate) async fn change(&self) -> Change<'_> {
         let _lock = self.0.change.lock().await;
         Change { layer: self, _lock }
+    }
+
+    /// Adds a node that was opened outside the graph, over children that are in it.
+    ///
+    /// # Errors
+    /// `InvalidOption` when the name is taken, `NodeNotFound` for a child, `PermissionConflict`.
+    pub async fn add_node(
+        &self,
+        node: Arc<Node>,
+        children: &[(&str, Role, NodeId)],
+    ) -> Result<NodeId> {
+        let change = self.change().await;
+        let mut draft = Draft::from(&self.graph());
+        let edge = |&(name, role, id): &(&str, Role, NodeId)| {
+            let child = draft.graph().index_of(id).ok_or(Error::NodeNotFound {
+                node: String::new(),
+            })?;
+            let name = name.to_owned();
+            Ok(Edge { name, role, child })
+        };
+        let edges = children.iter().map(edge).collect::<Result<Vec<Edge>>>()?;
+        let id = node.id();
+        draft.add(node, edges)?;
+        draft.check_permissions(&change.roots(&draft))?;
+        change.publish(draft);
+        Ok(id)
     }
 
     /// Adds a user to a node: a guest device by its `id`, or an export or job without one.
