@@ -103,4 +103,6 @@ fn wire_len(len: usize) -> u32 {
 }
 
 #[cfg(test)]
+pub(crate) mod rig;
+#[cfg(test)]
 mod tests;

@@ -131,7 +131,7 @@ impl Spaces {
     }
 }
 
-/// Imports of what `tokens` use of the root and the runtime, and `extra` of the runtime. A name that may be a variant's is either
+/// Names of the runtime that `tokens` use, and `extra`. A name that may be a variant's is either
 /// written with its path or in `extra`.
 fn imports(tokens: &TokenStream, extra: &[&str]) -> TokenStream {
     const NAMES: [&str; 12] = [
@@ -156,12 +156,7 @@ fn imports(tokens: &TokenStream, extra: &[&str]) -> TokenStream {
         .chain(extra)
         .map(|name| names::ident(name))
         .collect();
-    let types = used.contains("types").then(|| {
-        quote!(
-            use super::super::super::types;
-        )
-    });
-    quote!(use super::super::super::runtime::{#(#names),*}; #types)
+    quote!(use super::super::super::runtime::{#(#names),*};)
 }
 
 fn collect_idents(tokens: TokenStream, out: &mut std::collections::BTreeSet<String>) {
@@ -205,7 +200,7 @@ impl Context<'_> {
 
     /// The Rust type of `ty`, seen from a module of definitions.
     fn ty(&self, ty: &Type) -> TokenStream {
-        self.ty_from(ty, &quote!(types))
+        self.ty_from(ty, &quote!(super::super::super::types))
     }
 
     /// The Rust type of `ty` where `types` is the path of the types.

@@ -199,9 +199,7 @@ pub trait Server {
     fn query_version(
         &self,
         arguments: commands::QueryVersion,
-    ) -> impl Future<
-        Output = Result<<commands::QueryVersion as runtime::Command>::Ok, runtime::Error>,
-    > {
+    ) -> impl Future<Output = Result<types::VersionInfo, runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("query-version")))
     }
@@ -209,224 +207,151 @@ pub trait Server {
     fn query_commands(
         &self,
         arguments: commands::QueryCommands,
-    ) -> impl Future<
-        Output = Result<
-            <commands::QueryCommands as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
+    ) -> impl Future<Output = Result<Vec<types::CommandInfo>, runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("query-commands")))
     }
-    /// Lists the devices.
+    /// `query-block`.
     fn query_block(
         &self,
         arguments: commands::QueryBlock,
-    ) -> impl Future<
-        Output = Result<<commands::QueryBlock as runtime::Command>::Ok, runtime::Error>,
-    > {
+    ) -> impl Future<Output = Result<Vec<types::BlockInfo>, runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("query-block")))
     }
-    /// Tells what each device has done so far.
+    /// `query-blockstats`.
     fn query_blockstats(
         &self,
         arguments: commands::QueryBlockstats,
-    ) -> impl Future<
-        Output = Result<
-            <commands::QueryBlockstats as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
+    ) -> impl Future<Output = Result<Vec<types::BlockStats>, runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("query-blockstats")))
     }
-    /// Lists the jobs.
+    /// `query-block-jobs`.
     fn query_block_jobs(
         &self,
         arguments: commands::QueryBlockJobs,
-    ) -> impl Future<
-        Output = Result<
-            <commands::QueryBlockJobs as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
+    ) -> impl Future<Output = Result<Vec<types::BlockJobInfo>, runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("query-block-jobs")))
     }
-    /// Gives the passphrase of an encrypted image.
+    /// `block_passwd`.
     fn block_passwd(
         &self,
         arguments: commands::BlockPasswd,
-    ) -> impl Future<
-        Output = Result<<commands::BlockPasswd as runtime::Command>::Ok, runtime::Error>,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block_passwd")))
     }
-    /// Changes the length of an image while it is in use.
+    /// `block_resize`.
     fn block_resize(
         &self,
         arguments: commands::BlockResize,
-    ) -> impl Future<
-        Output = Result<<commands::BlockResize as runtime::Command>::Ok, runtime::Error>,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block_resize")))
     }
-    /// Takes an external snapshot: puts a new, empty overlay on top of a device's image.
+    /// `blockdev-snapshot-sync`.
     fn blockdev_snapshot_sync(
         &self,
         arguments: commands::BlockdevSnapshotSync,
-    ) -> impl Future<
-        Output = Result<
-            <commands::BlockdevSnapshotSync as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("blockdev-snapshot-sync")))
     }
-    /// Merges images downwards: writes what is in those from `top` down into `base`.
+    /// `block-commit`.
     fn block_commit(
         &self,
         arguments: commands::BlockCommit,
-    ) -> impl Future<
-        Output = Result<<commands::BlockCommit as runtime::Command>::Ok, runtime::Error>,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block-commit")))
     }
-    /// Copies a device's content as it is now, while the guest goes on.
+    /// `drive-backup`.
     fn drive_backup(
         &self,
         arguments: commands::DriveBackup,
-    ) -> impl Future<
-        Output = Result<<commands::DriveBackup as runtime::Command>::Ok, runtime::Error>,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("drive-backup")))
     }
-    /// Lists the nodes that have a name.
+    /// `query-named-block-nodes`.
     fn query_named_block_nodes(
         &self,
         arguments: commands::QueryNamedBlockNodes,
-    ) -> impl Future<
-        Output = Result<
-            <commands::QueryNamedBlockNodes as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
+    ) -> impl Future<Output = Result<Vec<types::BlockDeviceInfo>, runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("query-named-block-nodes")))
     }
-    /// Copies a device's content and keeps the copy up to date until it is completed.
+    /// `drive-mirror`.
     fn drive_mirror(
         &self,
         arguments: commands::DriveMirror,
-    ) -> impl Future<
-        Output = Result<<commands::DriveMirror as runtime::Command>::Ok, runtime::Error>,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("drive-mirror")))
     }
-    /// Limits a device's requests. Zero is no limit.
+    /// `block_set_io_throttle`.
     fn block_set_io_throttle(
         &self,
         arguments: commands::BlockSetIoThrottle,
-    ) -> impl Future<
-        Output = Result<
-            <commands::BlockSetIoThrottle as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block_set_io_throttle")))
     }
-    /// Merges images upwards: copies into a device's image what it reads from those below it.
+    /// `block-stream`.
     fn block_stream(
         &self,
         arguments: commands::BlockStream,
-    ) -> impl Future<
-        Output = Result<<commands::BlockStream as runtime::Command>::Ok, runtime::Error>,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block-stream")))
     }
-    /// Limits a job.
+    /// `block-job-set-speed`.
     fn block_job_set_speed(
         &self,
         arguments: commands::BlockJobSetSpeed,
-    ) -> impl Future<
-        Output = Result<
-            <commands::BlockJobSetSpeed as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block-job-set-speed")))
     }
-    /// Asks a job to stop. BLOCK_JOB_CANCELLED tells when it has.
+    /// `block-job-cancel`.
     fn block_job_cancel(
         &self,
         arguments: commands::BlockJobCancel,
-    ) -> impl Future<
-        Output = Result<
-            <commands::BlockJobCancel as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block-job-cancel")))
     }
-    /// Pauses a job once its requests in flight are done.
+    /// `block-job-pause`.
     fn block_job_pause(
         &self,
         arguments: commands::BlockJobPause,
-    ) -> impl Future<
-        Output = Result<
-            <commands::BlockJobPause as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block-job-pause")))
     }
-    /// Lets a paused job go on.
+    /// `block-job-resume`.
     fn block_job_resume(
         &self,
         arguments: commands::BlockJobResume,
-    ) -> impl Future<
-        Output = Result<
-            <commands::BlockJobResume as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block-job-resume")))
     }
-    /// Ends a job that is ready; a mirror then goes over to the copy.
+    /// `block-job-complete`.
     fn block_job_complete(
         &self,
         arguments: commands::BlockJobComplete,
-    ) -> impl Future<
-        Output = Result<
-            <commands::BlockJobComplete as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block-job-complete")))
     }
-    /// Opens a node.
-    ///
-    /// On the wire the options stand either under `options` or directly among the arguments.
+    /// `blockdev-add`.
     fn blockdev_add(
         &self,
         arguments: commands::BlockdevAdd,
-    ) -> impl Future<
-        Output = Result<<commands::BlockdevAdd as runtime::Command>::Ok, runtime::Error>,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("blockdev-add")))
     }
@@ -434,12 +359,7 @@ pub trait Server {
     fn qmp_capabilities(
         &self,
         arguments: commands::QmpCapabilities,
-    ) -> impl Future<
-        Output = Result<
-            <commands::QmpCapabilities as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("qmp_capabilities")))
     }
@@ -447,9 +367,7 @@ pub trait Server {
     fn quit(
         &self,
         arguments: commands::Quit,
-    ) -> impl Future<
-        Output = Result<<commands::Quit as runtime::Command>::Ok, runtime::Error>,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("quit")))
     }
@@ -457,9 +375,7 @@ pub trait Server {
     fn stop(
         &self,
         arguments: commands::Stop,
-    ) -> impl Future<
-        Output = Result<<commands::Stop as runtime::Command>::Ok, runtime::Error>,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("stop")))
     }
@@ -467,9 +383,7 @@ pub trait Server {
     fn cont(
         &self,
         arguments: commands::Cont,
-    ) -> impl Future<
-        Output = Result<<commands::Cont as runtime::Command>::Ok, runtime::Error>,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("cont")))
     }
@@ -477,9 +391,7 @@ pub trait Server {
     fn blockdev_del(
         &self,
         arguments: commands::BlockdevDel,
-    ) -> impl Future<
-        Output = Result<<commands::BlockdevDel as runtime::Command>::Ok, runtime::Error>,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("blockdev-del")))
     }
@@ -487,12 +399,7 @@ pub trait Server {
     fn query_qmp_schema(
         &self,
         arguments: commands::QueryQmpSchema,
-    ) -> impl Future<
-        Output = Result<
-            <commands::QueryQmpSchema as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
+    ) -> impl Future<Output = Result<Vec<types::SchemaInfo>, runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("query-qmp-schema")))
     }
@@ -500,12 +407,7 @@ pub trait Server {
     fn nbd_server_start(
         &self,
         arguments: commands::NbdServerStart,
-    ) -> impl Future<
-        Output = Result<
-            <commands::NbdServerStart as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("nbd-server-start")))
     }
@@ -513,9 +415,7 @@ pub trait Server {
     fn nbd_server_add(
         &self,
         arguments: commands::NbdServerAdd,
-    ) -> impl Future<
-        Output = Result<<commands::NbdServerAdd as runtime::Command>::Ok, runtime::Error>,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("nbd-server-add")))
     }
@@ -523,12 +423,7 @@ pub trait Server {
     fn nbd_server_remove(
         &self,
         arguments: commands::NbdServerRemove,
-    ) -> impl Future<
-        Output = Result<
-            <commands::NbdServerRemove as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("nbd-server-remove")))
     }
@@ -536,12 +431,7 @@ pub trait Server {
     fn nbd_server_stop(
         &self,
         arguments: commands::NbdServerStop,
-    ) -> impl Future<
-        Output = Result<
-            <commands::NbdServerStop as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("nbd-server-stop")))
     }
@@ -549,12 +439,7 @@ pub trait Server {
     fn block_export_add(
         &self,
         arguments: commands::BlockExportAdd,
-    ) -> impl Future<
-        Output = Result<
-            <commands::BlockExportAdd as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block-export-add")))
     }
@@ -562,12 +447,7 @@ pub trait Server {
     fn block_export_del(
         &self,
         arguments: commands::BlockExportDel,
-    ) -> impl Future<
-        Output = Result<
-            <commands::BlockExportDel as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
+    ) -> impl Future<Output = Result<(), runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block-export-del")))
     }
@@ -575,12 +455,7 @@ pub trait Server {
     fn query_block_exports(
         &self,
         arguments: commands::QueryBlockExports,
-    ) -> impl Future<
-        Output = Result<
-            <commands::QueryBlockExports as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
+    ) -> impl Future<Output = Result<Vec<types::BlockExportInfo>, runtime::Error>> {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("query-block-exports")))
     }

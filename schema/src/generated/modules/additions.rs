@@ -7,15 +7,14 @@ pub(crate) mod types {
         Fields, Invalid, Members, Object, Unknown, UnknownName, Value, Wire,
         decode_fields, decode_name, encode_fields, find_name,
     };
-    use super::super::super::types;
     /// A switch that may be left to the program.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum OnOffAuto {
-        /// The program decides.
+        /// the program decides
         Auto,
-        /// On.
+        /// on
         On,
-        /// Off.
+        /// off
         Off,
     }
     impl OnOffAuto {
@@ -52,11 +51,11 @@ pub(crate) mod types {
     /// Kinds of socket addresses.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum SocketAddressType {
-        /// A TCP host and port.
+        /// a TCP host and port
         Inet,
-        /// The path of a Unix socket.
+        /// the path of a Unix socket
         Unix,
-        /// A file descriptor that is open already.
+        /// a file descriptor that is open already
         Fd,
     }
     impl SocketAddressType {
@@ -93,34 +92,20 @@ pub(crate) mod types {
     /// A TCP address.
     #[derive(Debug, Clone, PartialEq)]
     pub struct InetSocketAddress {
-        /// Host name or IP address.
+        /// host name or IP address
         pub host: String,
-        /// Port number or service name.
+        /// port number or service name
         pub port: String,
-        /// The host is an IP address, to be used without a lookup.
+        /// the host is an IP address, to be used without a lookup
         pub numeric: Option<bool>,
-        /// When listening, the last port to try.
+        /// when listening, the last port to try
         pub to: Option<u16>,
-        /// Whether IPv4 may be used.
+        /// whether IPv4 may be used
         pub ipv4: Option<bool>,
-        /// Whether IPv6 may be used.
+        /// whether IPv6 may be used
         pub ipv6: Option<bool>,
-        /// Whether to ask the kernel for keep-alive probes.
+        /// whether to ask the kernel for keep-alive probes
         pub keep_alive: Option<bool>,
-    }
-    impl InetSocketAddress {
-        /// One with no optional member.
-        pub fn new(host: String, port: String) -> Self {
-            Self {
-                host,
-                port,
-                numeric: None,
-                to: None,
-                ipv4: None,
-                ipv6: None,
-                keep_alive: None,
-            }
-        }
     }
     impl Wire for InetSocketAddress {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -155,22 +140,12 @@ pub(crate) mod types {
     /// The address of a Unix socket.
     #[derive(Debug, Clone, PartialEq)]
     pub struct UnixSocketAddress {
-        /// Path in the file system, or name in the abstract namespace.
+        /// path in the file system, or name in the abstract namespace
         pub path: String,
-        /// The path is a name in Linux's abstract namespace.
+        /// the path is a name in Linux's abstract namespace
         pub r#abstract: Option<bool>,
-        /// An abstract name ends where the path ends.
+        /// an abstract name ends where the path ends
         pub tight: Option<bool>,
-    }
-    impl UnixSocketAddress {
-        /// One with no optional member.
-        pub fn new(path: String) -> Self {
-            Self {
-                path,
-                r#abstract: None,
-                tight: None,
-            }
-        }
     }
     impl Wire for UnixSocketAddress {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -197,7 +172,7 @@ pub(crate) mod types {
     /// A socket that is open already.
     #[derive(Debug, Clone, PartialEq)]
     pub struct FdSocketAddress {
-        /// Number of the descriptor, or the name it was passed under.
+        /// number of the descriptor, or the name it was passed under
         pub str: String,
     }
     impl Wire for FdSocketAddress {
@@ -219,8 +194,8 @@ pub(crate) mod types {
     /// What every socket address has.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SocketAddressBase {
-        /// Its kind.
-        pub r#type: types::SocketAddressType,
+        /// its kind
+        pub r#type: super::super::super::types::SocketAddressType,
     }
     impl Wire for SocketAddressBase {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -243,16 +218,12 @@ pub(crate) mod types {
     /// Where to connect to, or to listen.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SocketAddress {
-        /// Its kind.
+        /// its kind
         pub r#type: SocketAddressBranch,
     }
     impl SocketAddress {
-        /// One with no optional member of the base.
-        pub fn new(r#type: SocketAddressBranch) -> Self {
-            Self { r#type }
-        }
         /// The value of `type`.
-        pub fn kind(&self) -> types::SocketAddressType {
+        pub fn kind(&self) -> super::super::super::types::SocketAddressType {
             self.r#type.kind()
         }
     }
@@ -266,7 +237,8 @@ pub(crate) mod types {
     }
     impl Fields for SocketAddress {
         fn take(members: &mut Members) -> Result<Self, Invalid> {
-            let r#type: types::SocketAddressType = members.req("type")?;
+            let r#type: super::super::super::types::SocketAddressType = members
+                .req("type")?;
             let r#type = SocketAddressBranch::take(r#type, members)?;
             Ok(Self { r#type })
         }
@@ -278,31 +250,37 @@ pub(crate) mod types {
     /// What `SocketAddress` holds besides its base, by `type`.
     #[derive(Debug, Clone, PartialEq)]
     pub enum SocketAddressBranch {
-        /// A TCP host and port.
-        Inet(types::InetSocketAddress),
-        /// The path of a Unix socket.
-        Unix(types::UnixSocketAddress),
-        /// A file descriptor that is open already.
-        Fd(types::FdSocketAddress),
+        /// a TCP host and port
+        Inet(super::super::super::types::InetSocketAddress),
+        /// the path of a Unix socket
+        Unix(super::super::super::types::UnixSocketAddress),
+        /// a file descriptor that is open already
+        Fd(super::super::super::types::FdSocketAddress),
     }
     impl SocketAddressBranch {
         /// The value of `type`.
-        pub fn kind(&self) -> types::SocketAddressType {
+        pub fn kind(&self) -> super::super::super::types::SocketAddressType {
             match self {
-                Self::Inet(_) => types::SocketAddressType::Inet,
-                Self::Unix(_) => types::SocketAddressType::Unix,
-                Self::Fd(_) => types::SocketAddressType::Fd,
+                Self::Inet(_) => super::super::super::types::SocketAddressType::Inet,
+                Self::Unix(_) => super::super::super::types::SocketAddressType::Unix,
+                Self::Fd(_) => super::super::super::types::SocketAddressType::Fd,
             }
         }
         fn take(
-            tag: types::SocketAddressType,
+            tag: super::super::super::types::SocketAddressType,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
             Ok(
                 match tag {
-                    types::SocketAddressType::Inet => Self::Inet(Fields::take(members)?),
-                    types::SocketAddressType::Unix => Self::Unix(Fields::take(members)?),
-                    types::SocketAddressType::Fd => Self::Fd(Fields::take(members)?),
+                    super::super::super::types::SocketAddressType::Inet => {
+                        Self::Inet(Fields::take(members)?)
+                    }
+                    super::super::super::types::SocketAddressType::Unix => {
+                        Self::Unix(Fields::take(members)?)
+                    }
+                    super::super::super::types::SocketAddressType::Fd => {
+                        Self::Fd(Fields::take(members)?)
+                    }
                 },
             )
         }
@@ -317,31 +295,18 @@ pub(crate) mod types {
     /// Options of the NBD client.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsNbd {
-        /// The server's address.
-        pub server: types::SocketAddress,
-        /// The export's name; the server's default if absent.
+        /// the server's address
+        pub server: super::super::super::types::SocketAddress,
+        /// the export's name; the server's default if absent
         pub export: Option<String>,
-        /// Id of the TLS credentials.
+        /// id of the TLS credentials
         pub tls_creds: Option<String>,
-        /// Name to check the server's certificate against.
+        /// name to check the server's certificate against
         pub tls_hostname: Option<String>,
-        /// Seconds for which requests wait for a lost connection to come back.
+        /// seconds for which requests wait for a lost connection to come back
         pub reconnect_delay: Option<u32>,
-        /// Seconds for which opening tries to connect.
+        /// seconds for which opening tries to connect
         pub open_timeout: Option<u32>,
-    }
-    impl BlockdevOptionsNbd {
-        /// One with no optional member.
-        pub fn new(server: types::SocketAddress) -> Self {
-            Self {
-                server,
-                export: None,
-                tls_creds: None,
-                tls_hostname: None,
-                reconnect_delay: None,
-                open_timeout: None,
-            }
-        }
     }
     impl Wire for BlockdevOptionsNbd {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -374,11 +339,11 @@ pub(crate) mod types {
     /// Options of the drivers that store nothing.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct BlockdevOptionsNull {
-        /// Length in bytes; 1 GiB if absent.
+        /// length in bytes; 1 GiB if absent
         pub size: Option<i64>,
-        /// Time that each request takes.
+        /// time that each request takes
         pub latency_ns: Option<u64>,
-        /// Whether reads fill the buffer with zeroes; otherwise they leave it alone.
+        /// whether reads fill the buffer with zeroes; otherwise they leave it alone
         pub read_zeroes: Option<bool>,
     }
     impl Wire for BlockdevOptionsNull {
@@ -406,22 +371,12 @@ pub(crate) mod types {
     /// Options of the raw format.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsRaw {
-        /// The node that holds the image.
-        pub file: types::BlockdevRef,
-        /// Where in the file the image begins, in bytes.
+        /// `file`.
+        pub file: super::super::super::types::BlockdevRef,
+        /// where in the file the image begins, in bytes
         pub offset: Option<i64>,
-        /// Length of the image in bytes; up to the end of the file if absent.
+        /// length of the image in bytes; up to the end of the file if absent
         pub size: Option<i64>,
-    }
-    impl BlockdevOptionsRaw {
-        /// One with no optional member.
-        pub fn new(file: types::BlockdevRef) -> Self {
-            Self {
-                file,
-                offset: None,
-                size: None,
-            }
-        }
     }
     impl Wire for BlockdevOptionsRaw {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -448,9 +403,9 @@ pub(crate) mod types {
     /// How a qcow2 image is encrypted.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockdevQcow2EncryptionFormat {
-        /// AES-CBC with the key derived from the passphrase alone; weak, for old images.
+        /// AES-CBC with the key derived from the passphrase alone; weak, for old images
         Aes,
-        /// LUKS, with its header inside the image.
+        /// LUKS, with its header inside the image
         Luks,
     }
     impl BlockdevQcow2EncryptionFormat {
@@ -486,8 +441,8 @@ pub(crate) mod types {
     /// What the encryption options of qcow2 have in common.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevQcow2EncryptionBase {
-        /// How the image is encrypted.
-        pub format: types::BlockdevQcow2EncryptionFormat,
+        /// how the image is encrypted
+        pub format: super::super::super::types::BlockdevQcow2EncryptionFormat,
     }
     impl Wire for BlockdevQcow2EncryptionBase {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -510,7 +465,7 @@ pub(crate) mod types {
     /// Key of an image with AES encryption.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QCryptoBlockOptionsQCow {
-        /// Id of the secret that holds the passphrase.
+        /// id of the secret that holds the passphrase
         pub key_secret: Option<String>,
     }
     impl Wire for QCryptoBlockOptionsQCow {
@@ -534,7 +489,7 @@ pub(crate) mod types {
     /// Key of an image with LUKS encryption.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QCryptoBlockOptionsLUKS {
-        /// Id of the secret that holds the passphrase.
+        /// id of the secret that holds the passphrase
         pub key_secret: Option<String>,
     }
     impl Wire for QCryptoBlockOptionsLUKS {
@@ -558,16 +513,12 @@ pub(crate) mod types {
     /// How to decrypt a qcow2 image.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevQcow2Encryption {
-        /// How the image is encrypted.
+        /// how the image is encrypted
         pub format: BlockdevQcow2EncryptionBranch,
     }
     impl BlockdevQcow2Encryption {
-        /// One with no optional member of the base.
-        pub fn new(format: BlockdevQcow2EncryptionBranch) -> Self {
-            Self { format }
-        }
         /// The value of `format`.
-        pub fn kind(&self) -> types::BlockdevQcow2EncryptionFormat {
+        pub fn kind(&self) -> super::super::super::types::BlockdevQcow2EncryptionFormat {
             self.format.kind()
         }
     }
@@ -581,7 +532,8 @@ pub(crate) mod types {
     }
     impl Fields for BlockdevQcow2Encryption {
         fn take(members: &mut Members) -> Result<Self, Invalid> {
-            let format: types::BlockdevQcow2EncryptionFormat = members.req("format")?;
+            let format: super::super::super::types::BlockdevQcow2EncryptionFormat = members
+                .req("format")?;
             let format = BlockdevQcow2EncryptionBranch::take(format, members)?;
             Ok(Self { format })
         }
@@ -593,29 +545,33 @@ pub(crate) mod types {
     /// What `BlockdevQcow2Encryption` holds besides its base, by `format`.
     #[derive(Debug, Clone, PartialEq)]
     pub enum BlockdevQcow2EncryptionBranch {
-        /// AES-CBC with the key derived from the passphrase alone; weak, for old images.
-        Aes(types::QCryptoBlockOptionsQCow),
-        /// LUKS, with its header inside the image.
-        Luks(types::QCryptoBlockOptionsLUKS),
+        /// AES-CBC with the key derived from the passphrase alone; weak, for old images
+        Aes(super::super::super::types::QCryptoBlockOptionsQCow),
+        /// LUKS, with its header inside the image
+        Luks(super::super::super::types::QCryptoBlockOptionsLUKS),
     }
     impl BlockdevQcow2EncryptionBranch {
         /// The value of `format`.
-        pub fn kind(&self) -> types::BlockdevQcow2EncryptionFormat {
+        pub fn kind(&self) -> super::super::super::types::BlockdevQcow2EncryptionFormat {
             match self {
-                Self::Aes(_) => types::BlockdevQcow2EncryptionFormat::Aes,
-                Self::Luks(_) => types::BlockdevQcow2EncryptionFormat::Luks,
+                Self::Aes(_) => {
+                    super::super::super::types::BlockdevQcow2EncryptionFormat::Aes
+                }
+                Self::Luks(_) => {
+                    super::super::super::types::BlockdevQcow2EncryptionFormat::Luks
+                }
             }
         }
         fn take(
-            tag: types::BlockdevQcow2EncryptionFormat,
+            tag: super::super::super::types::BlockdevQcow2EncryptionFormat,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
             Ok(
                 match tag {
-                    types::BlockdevQcow2EncryptionFormat::Aes => {
+                    super::super::super::types::BlockdevQcow2EncryptionFormat::Aes => {
                         Self::Aes(Fields::take(members)?)
                     }
-                    types::BlockdevQcow2EncryptionFormat::Luks => {
+                    super::super::super::types::BlockdevQcow2EncryptionFormat::Luks => {
                         Self::Luks(Fields::take(members)?)
                     }
                 },
@@ -631,7 +587,7 @@ pub(crate) mod types {
     /// How a qcow image is encrypted.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockdevQcowEncryptionFormat {
-        /// AES-CBC with the key derived from the passphrase alone.
+        /// AES-CBC with the key derived from the passphrase alone
         Aes,
     }
     impl BlockdevQcowEncryptionFormat {
@@ -666,8 +622,8 @@ pub(crate) mod types {
     /// What the encryption options of qcow have in common.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevQcowEncryptionBase {
-        /// How the image is encrypted.
-        pub format: types::BlockdevQcowEncryptionFormat,
+        /// how the image is encrypted
+        pub format: super::super::super::types::BlockdevQcowEncryptionFormat,
     }
     impl Wire for BlockdevQcowEncryptionBase {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -690,16 +646,12 @@ pub(crate) mod types {
     /// How to decrypt a qcow image.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevQcowEncryption {
-        /// How the image is encrypted.
+        /// how the image is encrypted
         pub format: BlockdevQcowEncryptionBranch,
     }
     impl BlockdevQcowEncryption {
-        /// One with no optional member of the base.
-        pub fn new(format: BlockdevQcowEncryptionBranch) -> Self {
-            Self { format }
-        }
         /// The value of `format`.
-        pub fn kind(&self) -> types::BlockdevQcowEncryptionFormat {
+        pub fn kind(&self) -> super::super::super::types::BlockdevQcowEncryptionFormat {
             self.format.kind()
         }
     }
@@ -713,7 +665,8 @@ pub(crate) mod types {
     }
     impl Fields for BlockdevQcowEncryption {
         fn take(members: &mut Members) -> Result<Self, Invalid> {
-            let format: types::BlockdevQcowEncryptionFormat = members.req("format")?;
+            let format: super::super::super::types::BlockdevQcowEncryptionFormat = members
+                .req("format")?;
             let format = BlockdevQcowEncryptionBranch::take(format, members)?;
             Ok(Self { format })
         }
@@ -725,23 +678,25 @@ pub(crate) mod types {
     /// What `BlockdevQcowEncryption` holds besides its base, by `format`.
     #[derive(Debug, Clone, PartialEq)]
     pub enum BlockdevQcowEncryptionBranch {
-        /// AES-CBC with the key derived from the passphrase alone.
-        Aes(types::QCryptoBlockOptionsQCow),
+        /// AES-CBC with the key derived from the passphrase alone
+        Aes(super::super::super::types::QCryptoBlockOptionsQCow),
     }
     impl BlockdevQcowEncryptionBranch {
         /// The value of `format`.
-        pub fn kind(&self) -> types::BlockdevQcowEncryptionFormat {
+        pub fn kind(&self) -> super::super::super::types::BlockdevQcowEncryptionFormat {
             match self {
-                Self::Aes(_) => types::BlockdevQcowEncryptionFormat::Aes,
+                Self::Aes(_) => {
+                    super::super::super::types::BlockdevQcowEncryptionFormat::Aes
+                }
             }
         }
         fn take(
-            tag: types::BlockdevQcowEncryptionFormat,
+            tag: super::super::super::types::BlockdevQcowEncryptionFormat,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
             Ok(
                 match tag {
-                    types::BlockdevQcowEncryptionFormat::Aes => {
+                    super::super::super::types::BlockdevQcowEncryptionFormat::Aes => {
                         Self::Aes(Fields::take(members)?)
                     }
                 },
@@ -756,22 +711,12 @@ pub(crate) mod types {
     /// Options of the qcow format.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsQcow {
-        /// The node that holds the image.
-        pub file: types::BlockdevRef,
-        /// The backing file; what the image names if absent, none if an empty string.
-        pub backing: Option<types::BlockdevRef>,
-        /// How to decrypt the image.
-        pub encrypt: Option<types::BlockdevQcowEncryption>,
-    }
-    impl BlockdevOptionsQcow {
-        /// One with no optional member.
-        pub fn new(file: types::BlockdevRef) -> Self {
-            Self {
-                file,
-                backing: None,
-                encrypt: None,
-            }
-        }
+        /// `file`.
+        pub file: super::super::super::types::BlockdevRef,
+        /// `backing`.
+        pub backing: Option<super::super::super::types::BlockdevRef>,
+        /// how to decrypt the image
+        pub encrypt: Option<super::super::super::types::BlockdevQcowEncryption>,
     }
     impl Wire for BlockdevOptionsQcow {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -798,13 +743,13 @@ pub(crate) mod types {
     /// Which writes to qcow2 metadata are checked for where they land.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum Qcow2OverlapCheckMode {
-        /// None.
+        /// none
         None,
-        /// Against structures whose place is known without looking.
+        /// against structures whose place is known without looking
         Constant,
-        /// Against those that are in memory too.
+        /// against those that are in memory too
         Cached,
-        /// Against all, reading what is not in memory.
+        /// against all, reading what is not in memory
         All,
     }
     impl Qcow2OverlapCheckMode {
@@ -847,9 +792,9 @@ pub(crate) mod types {
     /// How compressed clusters of a qcow2 image are compressed.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum Qcow2CompressionType {
-        /// Raw deflate.
+        /// raw deflate
         Zlib,
-        /// Zstandard.
+        /// Zstandard
         Zstd,
     }
     impl Qcow2CompressionType {
@@ -885,9 +830,9 @@ pub(crate) mod types {
     /// State of a bitmap in a qcow2 image.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum Qcow2BitmapInfoFlags {
-        /// Was open for writing and not saved: its content is not valid.
+        /// was open for writing and not saved: its content is not valid
         InUse,
-        /// Is loaded and kept up to date whenever the image is written.
+        /// is loaded and kept up to date whenever the image is written
         Auto,
     }
     impl Qcow2BitmapInfoFlags {
@@ -923,12 +868,12 @@ pub(crate) mod types {
     /// A bitmap in a qcow2 image.
     #[derive(Debug, Clone, PartialEq)]
     pub struct Qcow2BitmapInfo {
-        /// Its name.
+        /// its name
         pub name: String,
-        /// Bytes a bit stands for.
+        /// bytes a bit stands for
         pub granularity: u32,
-        /// Its state.
-        pub flags: Vec<types::Qcow2BitmapInfoFlags>,
+        /// its state
+        pub flags: Vec<super::super::super::types::Qcow2BitmapInfoFlags>,
     }
     impl Wire for Qcow2BitmapInfo {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -955,25 +900,14 @@ pub(crate) mod types {
     /// A key slot of a LUKS header.
     #[derive(Debug, Clone, PartialEq)]
     pub struct QCryptoBlockInfoLUKSSlot {
-        /// Whether it holds a key.
+        /// whether it holds a key
         pub active: bool,
-        /// Iterations of its key derivation, if active.
+        /// iterations of its key derivation, if active
         pub iters: Option<i64>,
-        /// Stripes that its key is spread over, if active.
+        /// stripes that its key is spread over, if active
         pub stripes: Option<i64>,
-        /// Where its key material is, in bytes from the start of the header.
+        /// where its key material is, in bytes from the start of the header
         pub key_offset: i64,
-    }
-    impl QCryptoBlockInfoLUKSSlot {
-        /// One with no optional member.
-        pub fn new(active: bool, key_offset: i64) -> Self {
-            Self {
-                active,
-                iters: None,
-                stripes: None,
-                key_offset,
-            }
-        }
     }
     impl Wire for QCryptoBlockInfoLUKSSlot {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1002,26 +936,26 @@ pub(crate) mod types {
     /// What a LUKS header says.
     #[derive(Debug, Clone, PartialEq)]
     pub struct QCryptoBlockInfoLUKS {
-        /// The cipher and its key length.
+        /// the cipher and its key length
         pub cipher_alg: String,
-        /// How blocks are chained.
+        /// how blocks are chained
         pub cipher_mode: String,
-        /// How initial vectors are made.
+        /// how initial vectors are made
         pub ivgen_alg: String,
-        /// The hash that this uses, if it uses one.
+        /// the hash that this uses, if it uses one
         pub ivgen_hash_alg: Option<String>,
-        /// The hash of key derivation.
+        /// the hash of key derivation
         pub hash_alg: String,
-        /// Whether the header is in a file of its own.
+        /// whether the header is in a file of its own
         pub detached_header: bool,
-        /// Where the data begins, in bytes.
+        /// where the data begins, in bytes
         pub payload_offset: i64,
-        /// Iterations of the master key's digest.
+        /// iterations of the master key's digest
         pub master_key_iters: i64,
-        /// The volume's UUID.
+        /// the volume's UUID
         pub uuid: String,
-        /// Its key slots.
-        pub slots: Vec<types::QCryptoBlockInfoLUKSSlot>,
+        /// its key slots
+        pub slots: Vec<super::super::super::types::QCryptoBlockInfoLUKSSlot>,
     }
     impl Wire for QCryptoBlockInfoLUKS {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1062,16 +996,12 @@ pub(crate) mod types {
     /// How a qcow2 image is encrypted, with what its header says.
     #[derive(Debug, Clone, PartialEq)]
     pub struct ImageInfoSpecificQCow2Encryption {
-        /// How the image is encrypted.
+        /// how the image is encrypted
         pub format: ImageInfoSpecificQCow2EncryptionBranch,
     }
     impl ImageInfoSpecificQCow2Encryption {
-        /// One with no optional member of the base.
-        pub fn new(format: ImageInfoSpecificQCow2EncryptionBranch) -> Self {
-            Self { format }
-        }
         /// The value of `format`.
-        pub fn kind(&self) -> types::BlockdevQcow2EncryptionFormat {
+        pub fn kind(&self) -> super::super::super::types::BlockdevQcow2EncryptionFormat {
             self.format.kind()
         }
     }
@@ -1085,7 +1015,8 @@ pub(crate) mod types {
     }
     impl Fields for ImageInfoSpecificQCow2Encryption {
         fn take(members: &mut Members) -> Result<Self, Invalid> {
-            let format: types::BlockdevQcow2EncryptionFormat = members.req("format")?;
+            let format: super::super::super::types::BlockdevQcow2EncryptionFormat = members
+                .req("format")?;
             let format = ImageInfoSpecificQCow2EncryptionBranch::take(format, members)?;
             Ok(Self { format })
         }
@@ -1097,27 +1028,33 @@ pub(crate) mod types {
     /// What `ImageInfoSpecificQCow2Encryption` holds besides its base, by `format`.
     #[derive(Debug, Clone, PartialEq)]
     pub enum ImageInfoSpecificQCow2EncryptionBranch {
-        /// AES-CBC with the key derived from the passphrase alone; weak, for old images.
+        /// AES-CBC with the key derived from the passphrase alone; weak, for old images
         Aes,
-        /// LUKS, with its header inside the image.
-        Luks(types::QCryptoBlockInfoLUKS),
+        /// LUKS, with its header inside the image
+        Luks(super::super::super::types::QCryptoBlockInfoLUKS),
     }
     impl ImageInfoSpecificQCow2EncryptionBranch {
         /// The value of `format`.
-        pub fn kind(&self) -> types::BlockdevQcow2EncryptionFormat {
+        pub fn kind(&self) -> super::super::super::types::BlockdevQcow2EncryptionFormat {
             match self {
-                Self::Aes => types::BlockdevQcow2EncryptionFormat::Aes,
-                Self::Luks(_) => types::BlockdevQcow2EncryptionFormat::Luks,
+                Self::Aes => {
+                    super::super::super::types::BlockdevQcow2EncryptionFormat::Aes
+                }
+                Self::Luks(_) => {
+                    super::super::super::types::BlockdevQcow2EncryptionFormat::Luks
+                }
             }
         }
         fn take(
-            tag: types::BlockdevQcow2EncryptionFormat,
+            tag: super::super::super::types::BlockdevQcow2EncryptionFormat,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
             Ok(
                 match tag {
-                    types::BlockdevQcow2EncryptionFormat::Aes => Self::Aes,
-                    types::BlockdevQcow2EncryptionFormat::Luks => {
+                    super::super::super::types::BlockdevQcow2EncryptionFormat::Aes => {
+                        Self::Aes
+                    }
+                    super::super::super::types::BlockdevQcow2EncryptionFormat::Luks => {
                         Self::Luks(Fields::take(members)?)
                     }
                 },
@@ -1133,7 +1070,7 @@ pub(crate) mod types {
     /// What only a file or host device can tell.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct ImageInfoSpecificFile {
-        /// The file system's extent size hint in bytes.
+        /// the file system's extent size hint in bytes
         pub extent_size_hint: Option<u64>,
     }
     impl Wire for ImageInfoSpecificFile {
@@ -1157,10 +1094,10 @@ pub(crate) mod types {
     /// A child of an image's node.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockChildInfo {
-        /// The child's name, as in `file`.
+        /// the child's name, as in `file`
         pub name: String,
-        /// What it is.
-        pub info: types::ImageInfo,
+        /// what it is
+        pub info: super::super::super::types::ImageInfo,
     }
     impl Wire for BlockChildInfo {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1185,11 +1122,11 @@ pub(crate) mod types {
     /// How a node caches.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevCacheInfo {
-        /// Writes may complete before they are durable.
+        /// writes may complete before they are durable
         pub writeback: bool,
-        /// The host's page cache is bypassed.
+        /// the host's page cache is bypassed
         pub direct: bool,
-        /// Flushes are ignored.
+        /// flushes are ignored
         pub no_flush: bool,
     }
     impl Wire for BlockdevCacheInfo {
@@ -1217,27 +1154,27 @@ pub(crate) mod types {
     /// Where a job is in its life.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum JobStatus {
-        /// Not known; never seen.
+        /// not known; never seen
         Undefined,
-        /// Made, not started.
+        /// made, not started
         Created,
-        /// Working.
+        /// working
         Running,
-        /// Stopped by a user or an error.
+        /// stopped by a user or an error
         Paused,
-        /// In sync, and may be completed.
+        /// in sync, and may be completed
         Ready,
-        /// Paused while ready.
+        /// paused while ready
         Standby,
-        /// Done, and waiting for the others of its transaction.
+        /// done, and waiting for the others of its transaction
         Waiting,
-        /// Done, and waiting to be finalized.
+        /// done, and waiting to be finalized
         Pending,
-        /// Undoing what it did.
+        /// undoing what it did
         Aborting,
-        /// Over, and kept to be queried.
+        /// over, and kept to be queried
         Concluded,
-        /// Gone.
+        /// gone
         Null,
     }
     impl JobStatus {
@@ -1294,9 +1231,9 @@ pub(crate) mod types {
     /// How long requests took.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockLatencyHistogramInfo {
-        /// Upper bounds of the bins in nanoseconds; the last bin has none.
+        /// upper bounds of the bins in nanoseconds; the last bin has none
         pub boundaries: Vec<u64>,
-        /// How many requests fell in each.
+        /// how many requests fell in each
         pub bins: Vec<u64>,
     }
     impl Wire for BlockLatencyHistogramInfo {

@@ -7,23 +7,22 @@ pub(crate) mod types {
         Fields, Invalid, Members, Object, Unknown, UnknownName, Value, Wire,
         decode_fields, decode_name, encode_fields, find_name,
     };
-    use super::super::super::types;
-    /// A snapshot inside an image.
+    /// `SnapshotInfo`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SnapshotInfo {
-        /// Identifies it within the image.
+        /// `id`.
         pub id: String,
-        /// The name a user gave it.
+        /// `name`.
         pub name: String,
-        /// Length of the saved machine state in bytes; 0 if there is none.
+        /// `vm-state-size`.
         pub vm_state_size: i64,
-        /// When it was taken: seconds since the epoch.
+        /// `date-sec`.
         pub date_sec: i64,
-        /// And nanoseconds.
+        /// `date-nsec`.
         pub date_nsec: i64,
-        /// How long the machine had run: seconds.
+        /// `vm-clock-sec`.
         pub vm_clock_sec: i64,
-        /// And nanoseconds.
+        /// `vm-clock-nsec`.
         pub vm_clock_nsec: i64,
     }
     impl Wire for SnapshotInfo {
@@ -56,46 +55,31 @@ pub(crate) mod types {
             object.put("vm-clock-nsec", &self.vm_clock_nsec);
         }
     }
-    /// What only a qcow2 image can tell.
+    /// `ImageInfoSpecificQCow2`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct ImageInfoSpecificQCow2 {
-        /// Version of the format: `0.10` or `1.1`.
+        /// `compat`.
         pub compat: String,
-        /// Whether refcounts are brought up to date lazily; version 1.1 only.
+        /// `lazy-refcounts`.
         pub lazy_refcounts: Option<bool>,
-        /// Name of the file that holds guest data, if it is not this one.
+        /// `data-file`.
         pub data_file: Option<String>,
-        /// Whether that file alone is a valid raw image.
+        /// `data-file-raw`.
         pub data_file_raw: Option<bool>,
-        /// Whether L2 entries track subclusters.
+        /// `extended-l2`.
         pub extended_l2: Option<bool>,
-        /// Whether the image is marked corrupt.
+        /// `corrupt`.
         pub corrupt: Option<bool>,
-        /// Width of a refcount.
+        /// `refcount-bits`.
         pub refcount_bits: Option<i64>,
-        /// How it is encrypted.
-        pub encrypt: Option<types::ImageInfoSpecificQCow2Encryption>,
-        /// Bitmaps stored in it.
-        pub bitmaps: Option<Vec<types::Qcow2BitmapInfo>>,
-        /// How compressed clusters are compressed.
-        pub compression_type: Option<types::Qcow2CompressionType>,
-    }
-    impl ImageInfoSpecificQCow2 {
-        /// One with no optional member.
-        pub fn new(compat: String) -> Self {
-            Self {
-                compat,
-                lazy_refcounts: None,
-                data_file: None,
-                data_file_raw: None,
-                extended_l2: None,
-                corrupt: None,
-                refcount_bits: None,
-                encrypt: None,
-                bitmaps: None,
-                compression_type: None,
-            }
-        }
+        /// `encrypt`.
+        pub encrypt: Option<
+            super::super::super::types::ImageInfoSpecificQCow2Encryption,
+        >,
+        /// `bitmaps`.
+        pub bitmaps: Option<Vec<super::super::super::types::Qcow2BitmapInfo>>,
+        /// `compression-type`.
+        pub compression_type: Option<super::super::super::types::Qcow2CompressionType>,
     }
     impl Wire for ImageInfoSpecificQCow2 {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -133,17 +117,17 @@ pub(crate) mod types {
             object.put_opt("compression-type", &self.compression_type);
         }
     }
-    /// What only a VMDK image can tell.
+    /// `ImageInfoSpecificVmdk`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct ImageInfoSpecificVmdk {
-        /// The descriptor's createType.
+        /// `create-type`.
         pub create_type: String,
-        /// Content ID, new whenever the image is changed.
+        /// `cid`.
         pub cid: i64,
-        /// Content ID of the parent when this image was made.
+        /// `parent-cid`.
         pub parent_cid: i64,
-        /// Its extents.
-        pub extents: Vec<types::ImageInfo>,
+        /// `extents`.
+        pub extents: Vec<super::super::super::types::ImageInfo>,
     }
     impl Wire for ImageInfoSpecificVmdk {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -169,15 +153,15 @@ pub(crate) mod types {
             object.put("extents", &self.extents);
         }
     }
-    /// What only images of one format can tell.
+    /// `ImageInfoSpecific`.
     #[derive(Debug, Clone, PartialEq)]
     pub enum ImageInfoSpecific {
-        /// Of qcow2.
-        Qcow2(types::ImageInfoSpecificQCow2),
-        /// Of VMDK.
-        Vmdk(types::ImageInfoSpecificVmdk),
-        /// Of a file or host device.
-        File(types::ImageInfoSpecificFile),
+        /// `qcow2`.
+        Qcow2(super::super::super::types::ImageInfoSpecificQCow2),
+        /// `vmdk`.
+        Vmdk(super::super::super::types::ImageInfoSpecificVmdk),
+        /// `file`.
+        File(super::super::super::types::ImageInfoSpecificFile),
     }
     impl ImageInfoSpecific {
         /// Which branch it is.
@@ -219,11 +203,11 @@ pub(crate) mod types {
     /// Which branch `ImageInfoSpecific` holds.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum ImageInfoSpecificKind {
-        /// Of qcow2.
+        /// `qcow2`.
         Qcow2,
-        /// Of VMDK.
+        /// `vmdk`.
         Vmdk,
-        /// Of a file or host device.
+        /// `file`.
         File,
     }
     impl ImageInfoSpecificKind {
@@ -257,61 +241,39 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// What is known about an image.
+    /// `ImageInfo`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct ImageInfo {
-        /// Its file name.
+        /// `filename`.
         pub filename: String,
-        /// Its format.
+        /// `format`.
         pub format: String,
-        /// Whether it was not closed properly.
+        /// `dirty-flag`.
         pub dirty_flag: Option<bool>,
-        /// Bytes that it takes on the host.
+        /// `actual-size`.
         pub actual_size: Option<i64>,
-        /// Bytes that a guest sees.
+        /// `virtual-size`.
         pub virtual_size: i64,
-        /// The format's allocation unit in bytes.
+        /// `cluster-size`.
         pub cluster_size: Option<i64>,
-        /// Whether it is encrypted.
+        /// `encrypted`.
         pub encrypted: Option<bool>,
-        /// Whether all of it is compressed.
+        /// `compressed`.
         pub compressed: Option<bool>,
-        /// Name of the backing file, as the image has it.
+        /// `backing-filename`.
         pub backing_filename: Option<String>,
-        /// The same, so that it can be opened from here.
+        /// `full-backing-filename`.
         pub full_backing_filename: Option<String>,
-        /// Format of the backing file.
+        /// `backing-filename-format`.
         pub backing_filename_format: Option<String>,
-        /// Snapshots inside it.
-        pub snapshots: Option<Vec<types::SnapshotInfo>>,
-        /// The backing file.
-        pub backing_image: Option<Box<types::ImageInfo>>,
-        /// What only its format can tell.
-        pub format_specific: Option<types::ImageInfoSpecific>,
-        /// Its node's children.
-        pub children: Option<Vec<types::BlockChildInfo>>,
-    }
-    impl ImageInfo {
-        /// One with no optional member.
-        pub fn new(filename: String, format: String, virtual_size: i64) -> Self {
-            Self {
-                filename,
-                format,
-                dirty_flag: None,
-                actual_size: None,
-                virtual_size,
-                cluster_size: None,
-                encrypted: None,
-                compressed: None,
-                backing_filename: None,
-                full_backing_filename: None,
-                backing_filename_format: None,
-                snapshots: None,
-                backing_image: None,
-                format_specific: None,
-                children: None,
-            }
-        }
+        /// `snapshots`.
+        pub snapshots: Option<Vec<super::super::super::types::SnapshotInfo>>,
+        /// `backing-image`.
+        pub backing_image: Option<Box<super::super::super::types::ImageInfo>>,
+        /// `format-specific`.
+        pub format_specific: Option<super::super::super::types::ImageInfoSpecific>,
+        /// `children`.
+        pub children: Option<Vec<super::super::super::types::BlockChildInfo>>,
     }
     impl Wire for ImageInfo {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -359,52 +321,33 @@ pub(crate) mod types {
             object.put_opt("children", &self.children);
         }
     }
-    /// Outcome of a check of an image.
+    /// `ImageCheck`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct ImageCheck {
-        /// Its file name.
+        /// `filename`.
         pub filename: String,
-        /// Its format.
+        /// `format`.
         pub format: String,
-        /// How often the check itself failed.
+        /// `check-errors`.
         pub check_errors: i64,
-        /// End of the last cluster in use, in bytes.
+        /// `image-end-offset`.
         pub image_end_offset: Option<i64>,
-        /// Corruptions found and left.
+        /// `corruptions`.
         pub corruptions: Option<i64>,
-        /// Leaked clusters found and left.
+        /// `leaks`.
         pub leaks: Option<i64>,
-        /// Corruptions repaired.
+        /// `corruptions-fixed`.
         pub corruptions_fixed: Option<i64>,
-        /// Leaked clusters given back.
+        /// `leaks-fixed`.
         pub leaks_fixed: Option<i64>,
-        /// Clusters that a guest sees.
+        /// `total-clusters`.
         pub total_clusters: Option<i64>,
-        /// Of these, clusters that are allocated.
+        /// `allocated-clusters`.
         pub allocated_clusters: Option<i64>,
-        /// Allocated clusters that do not follow their neighbour.
+        /// `fragmented-clusters`.
         pub fragmented_clusters: Option<i64>,
-        /// Allocated clusters that are compressed.
+        /// `compressed-clusters`.
         pub compressed_clusters: Option<i64>,
-    }
-    impl ImageCheck {
-        /// One with no optional member.
-        pub fn new(filename: String, format: String, check_errors: i64) -> Self {
-            Self {
-                filename,
-                format,
-                check_errors,
-                image_end_offset: None,
-                corruptions: None,
-                leaks: None,
-                corruptions_fixed: None,
-                leaks_fixed: None,
-                total_clusters: None,
-                allocated_clusters: None,
-                fragmented_clusters: None,
-                compressed_clusters: None,
-            }
-        }
     }
     impl Wire for ImageCheck {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -446,77 +389,77 @@ pub(crate) mod types {
             object.put_opt("compressed-clusters", &self.compressed_clusters);
         }
     }
-    /// A node, and what was set for it.
+    /// `BlockDeviceInfo`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockDeviceInfo {
-        /// File name of the image.
+        /// `file`.
         pub file: String,
-        /// The node's name.
+        /// `node-name`.
         pub node_name: Option<String>,
-        /// Whether it is read-only.
+        /// `ro`.
         pub ro: bool,
-        /// Its driver.
+        /// `drv`.
         pub drv: String,
-        /// Name of its backing file.
+        /// `backing_file`.
         pub backing_file: Option<String>,
-        /// How many backing files are below it.
+        /// `backing_file_depth`.
         pub backing_file_depth: i64,
-        /// Whether the image is encrypted.
+        /// `encrypted`.
         pub encrypted: bool,
-        /// Whether the key to it is missing.
+        /// `encryption_key_missing`.
         pub encryption_key_missing: bool,
-        /// What happens to writes of zeroes.
-        pub detect_zeroes: types::BlockdevDetectZeroesOptions,
-        /// Limit in bytes a second; 0 is none, as for the others.
+        /// `detect_zeroes`.
+        pub detect_zeroes: super::super::super::types::BlockdevDetectZeroesOptions,
+        /// `bps`.
         pub bps: i64,
-        /// Limit for reads in bytes a second.
+        /// `bps_rd`.
         pub bps_rd: i64,
-        /// Limit for writes in bytes a second.
+        /// `bps_wr`.
         pub bps_wr: i64,
-        /// Limit in requests a second.
+        /// `iops`.
         pub iops: i64,
-        /// Limit for reads in requests a second.
+        /// `iops_rd`.
         pub iops_rd: i64,
-        /// Limit for writes in requests a second.
+        /// `iops_wr`.
         pub iops_wr: i64,
-        /// The image.
-        pub image: types::ImageInfo,
-        /// Limit of a burst in bytes a second.
+        /// `image`.
+        pub image: super::super::super::types::ImageInfo,
+        /// `bps_max`.
         pub bps_max: Option<i64>,
-        /// Limit of a burst of reads in bytes a second.
+        /// `bps_rd_max`.
         pub bps_rd_max: Option<i64>,
-        /// Limit of a burst of writes in bytes a second.
+        /// `bps_wr_max`.
         pub bps_wr_max: Option<i64>,
-        /// Limit of a burst in requests a second.
+        /// `iops_max`.
         pub iops_max: Option<i64>,
-        /// Limit of a burst of reads in requests a second.
+        /// `iops_rd_max`.
         pub iops_rd_max: Option<i64>,
-        /// Limit of a burst of writes in requests a second.
+        /// `iops_wr_max`.
         pub iops_wr_max: Option<i64>,
-        /// Bytes that count as one request; 0 if every request is one.
+        /// `iops_size`.
         pub iops_size: Option<i64>,
-        /// Whether this process has control of the image.
+        /// `active`.
         pub active: Option<bool>,
-        /// Seconds that a burst of bytes may last.
+        /// `bps_max_length`.
         pub bps_max_length: Option<i64>,
-        /// Seconds that a burst of bytes read may last.
+        /// `bps_rd_max_length`.
         pub bps_rd_max_length: Option<i64>,
-        /// Seconds that a burst of bytes written may last.
+        /// `bps_wr_max_length`.
         pub bps_wr_max_length: Option<i64>,
-        /// Seconds that a burst of requests may last.
+        /// `iops_max_length`.
         pub iops_max_length: Option<i64>,
-        /// Seconds that a burst of reads may last.
+        /// `iops_rd_max_length`.
         pub iops_rd_max_length: Option<i64>,
-        /// Seconds that a burst of writes may last.
+        /// `iops_wr_max_length`.
         pub iops_wr_max_length: Option<i64>,
-        /// Name of the group that shares the limits.
+        /// `group`.
         pub group: Option<String>,
-        /// How it caches.
-        pub cache: Option<types::BlockdevCacheInfo>,
-        /// Offset past which a write raises an event; 0 is never.
+        /// `cache`.
+        pub cache: Option<super::super::super::types::BlockdevCacheInfo>,
+        /// `write_threshold`.
         pub write_threshold: Option<i64>,
-        /// Its dirty bitmaps.
-        pub dirty_bitmaps: Option<Vec<types::BlockDirtyInfo>>,
+        /// `dirty-bitmaps`.
+        pub dirty_bitmaps: Option<Vec<super::super::super::types::BlockDirtyInfo>>,
     }
     impl Wire for BlockDeviceInfo {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -602,14 +545,14 @@ pub(crate) mod types {
             object.put_opt("dirty-bitmaps", &self.dirty_bitmaps);
         }
     }
-    /// How a device's requests end.
+    /// `BlockDeviceIoStatus`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockDeviceIoStatus {
-        /// They succeed.
+        /// `ok`.
         Ok,
-        /// One failed, and the device was stopped.
+        /// `failed`.
         Failed,
-        /// One failed for want of space, and the device was stopped.
+        /// `nospace`.
         Nospace,
     }
     impl BlockDeviceIoStatus {
@@ -643,43 +586,27 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// A run of bytes of an image that have one status.
+    /// `BlockDeviceMapEntry`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockDeviceMapEntry {
-        /// Where it begins, in bytes.
+        /// `start`.
         pub start: i64,
-        /// How long it is, in bytes.
+        /// `length`.
         pub length: i64,
-        /// Which image of the chain decides its content: 0 is the top.
+        /// `depth`.
         pub depth: i64,
-        /// Whether it reads as zeroes.
+        /// `zero`.
         pub zero: bool,
-        /// Whether reading it reads a file.
+        /// `data`.
         pub data: bool,
-        /// Where its bytes are in that file; absent if they are not there as they are.
+        /// `offset`.
         pub offset: Option<i64>,
-        /// Whether any image of the chain decides its content.
+        /// `present`.
         pub present: Option<bool>,
-        /// Whether it is compressed.
+        /// `compressed`.
         pub compressed: Option<bool>,
-        /// The file that `offset` is in.
+        /// `filename`.
         pub filename: Option<String>,
-    }
-    impl BlockDeviceMapEntry {
-        /// One with no optional member.
-        pub fn new(start: i64, length: i64, depth: i64, zero: bool, data: bool) -> Self {
-            Self {
-                start,
-                length,
-                depth,
-                zero,
-                data,
-                offset: None,
-                present: None,
-                compressed: None,
-                filename: None,
-            }
-        }
     }
     impl Wire for BlockDeviceMapEntry {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -715,37 +642,23 @@ pub(crate) mod types {
             object.put_opt("filename", &self.filename);
         }
     }
-    /// A dirty bitmap.
+    /// `BlockDirtyInfo`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockDirtyInfo {
-        /// Bytes that are dirty.
+        /// `count`.
         pub count: i64,
-        /// Bytes a bit stands for.
+        /// `granularity`.
         pub granularity: i64,
-        /// Its name.
+        /// `name`.
         pub name: Option<String>,
-        /// Whether it records writes now.
+        /// `recording`.
         pub recording: Option<bool>,
-        /// Whether an operation uses it, so that it cannot be changed.
+        /// `busy`.
         pub busy: Option<bool>,
-        /// Whether it is stored when the image is closed.
+        /// `persistent`.
         pub persistent: Option<bool>,
-        /// Whether its content was lost.
+        /// `inconsistent`.
         pub inconsistent: Option<bool>,
-    }
-    impl BlockDirtyInfo {
-        /// One with no optional member.
-        pub fn new(count: i64, granularity: i64) -> Self {
-            Self {
-                count,
-                granularity,
-                name: None,
-                recording: None,
-                busy: None,
-                persistent: None,
-                inconsistent: None,
-            }
-        }
     }
     impl Wire for BlockDirtyInfo {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -777,48 +690,27 @@ pub(crate) mod types {
             object.put_opt("inconsistent", &self.inconsistent);
         }
     }
-    /// A device and what it holds.
+    /// `BlockInfo`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockInfo {
-        /// The device's name.
+        /// `device`.
         pub device: String,
-        /// Always `unknown`.
+        /// `type`.
         pub r#type: String,
-        /// Whether its medium can be taken out.
+        /// `removable`.
         pub removable: bool,
-        /// Whether the guest holds the medium.
+        /// `locked`.
         pub locked: bool,
-        /// The medium's node; absent if there is none.
-        pub inserted: Option<types::BlockDeviceInfo>,
-        /// Whether its tray is open; absent if it has none.
+        /// `inserted`.
+        pub inserted: Option<super::super::super::types::BlockDeviceInfo>,
+        /// `tray_open`.
         pub tray_open: Option<bool>,
-        /// How its requests end; absent if errors do not stop it.
-        pub io_status: Option<types::BlockDeviceIoStatus>,
-        /// Dirty bitmaps of its node.
-        pub dirty_bitmaps: Option<Vec<types::BlockDirtyInfo>>,
-        /// Path of the guest's device.
+        /// `io-status`.
+        pub io_status: Option<super::super::super::types::BlockDeviceIoStatus>,
+        /// `dirty-bitmaps`.
+        pub dirty_bitmaps: Option<Vec<super::super::super::types::BlockDirtyInfo>>,
+        /// `qdev`.
         pub qdev: Option<String>,
-    }
-    impl BlockInfo {
-        /// One with no optional member.
-        pub fn new(
-            device: String,
-            r#type: String,
-            removable: bool,
-            locked: bool,
-        ) -> Self {
-            Self {
-                device,
-                r#type,
-                removable,
-                locked,
-                inserted: None,
-                tray_open: None,
-                io_status: None,
-                dirty_bitmaps: None,
-                qdev: None,
-            }
-        }
     }
     impl Wire for BlockInfo {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -854,67 +746,73 @@ pub(crate) mod types {
             object.put_opt("qdev", &self.qdev);
         }
     }
-    /// What a device or node has done so far.
+    /// `BlockDeviceStats`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockDeviceStats {
-        /// Bytes read.
+        /// `rd_bytes`.
         pub rd_bytes: i64,
-        /// Bytes written.
+        /// `wr_bytes`.
         pub wr_bytes: i64,
-        /// Reads done.
+        /// `rd_operations`.
         pub rd_operations: i64,
-        /// Writes done.
+        /// `wr_operations`.
         pub wr_operations: i64,
-        /// Flushes done.
+        /// `flush_operations`.
         pub flush_operations: i64,
-        /// Time spent on flushes in nanoseconds.
+        /// `flush_total_time_ns`.
         pub flush_total_time_ns: i64,
-        /// Time spent on writes in nanoseconds.
+        /// `wr_total_time_ns`.
         pub wr_total_time_ns: i64,
-        /// Time spent on reads in nanoseconds.
+        /// `rd_total_time_ns`.
         pub rd_total_time_ns: i64,
-        /// End of the farthest write, in bytes: how far a growing image got.
+        /// `wr_highest_offset`.
         pub wr_highest_offset: i64,
-        /// Bytes discarded.
+        /// `unmap_bytes`.
         pub unmap_bytes: Option<i64>,
-        /// Discards done.
+        /// `unmap_operations`.
         pub unmap_operations: Option<i64>,
-        /// Time spent on discards in nanoseconds.
+        /// `unmap_total_time_ns`.
         pub unmap_total_time_ns: Option<i64>,
-        /// Reads that were merged into others.
+        /// `rd_merged`.
         pub rd_merged: Option<i64>,
-        /// Writes that were merged into others.
+        /// `wr_merged`.
         pub wr_merged: Option<i64>,
-        /// Discards that were merged into others.
+        /// `unmap_merged`.
         pub unmap_merged: Option<i64>,
-        /// Time since the last request in nanoseconds; absent if there was none.
+        /// `idle_time_ns`.
         pub idle_time_ns: Option<i64>,
-        /// Reads that failed.
+        /// `failed_rd_operations`.
         pub failed_rd_operations: Option<i64>,
-        /// Writes that failed.
+        /// `failed_wr_operations`.
         pub failed_wr_operations: Option<i64>,
-        /// Flushes that failed.
+        /// `failed_flush_operations`.
         pub failed_flush_operations: Option<i64>,
-        /// Discards that failed.
+        /// `failed_unmap_operations`.
         pub failed_unmap_operations: Option<i64>,
-        /// Reads that were refused.
+        /// `invalid_rd_operations`.
         pub invalid_rd_operations: Option<i64>,
-        /// Writes that were refused.
+        /// `invalid_wr_operations`.
         pub invalid_wr_operations: Option<i64>,
-        /// Flushes that were refused.
+        /// `invalid_flush_operations`.
         pub invalid_flush_operations: Option<i64>,
-        /// Discards that were refused.
+        /// `invalid_unmap_operations`.
         pub invalid_unmap_operations: Option<i64>,
-        /// Whether refused requests count as activity.
+        /// `account_invalid`.
         pub account_invalid: Option<bool>,
-        /// Whether failed requests count in times.
+        /// `account_failed`.
         pub account_failed: Option<bool>,
-        /// How long reads took.
-        pub rd_latency_histogram: Option<types::BlockLatencyHistogramInfo>,
-        /// How long writes took.
-        pub wr_latency_histogram: Option<types::BlockLatencyHistogramInfo>,
-        /// How long flushes took.
-        pub flush_latency_histogram: Option<types::BlockLatencyHistogramInfo>,
+        /// `rd_latency_histogram`.
+        pub rd_latency_histogram: Option<
+            super::super::super::types::BlockLatencyHistogramInfo,
+        >,
+        /// `wr_latency_histogram`.
+        pub wr_latency_histogram: Option<
+            super::super::super::types::BlockLatencyHistogramInfo,
+        >,
+        /// `flush_latency_histogram`.
+        pub flush_latency_histogram: Option<
+            super::super::super::types::BlockLatencyHistogramInfo,
+        >,
     }
     impl Wire for BlockDeviceStats {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -990,34 +888,21 @@ pub(crate) mod types {
             object.put_opt("flush_latency_histogram", &self.flush_latency_histogram);
         }
     }
-    /// What a device and the nodes below it have done so far.
+    /// `BlockStats`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockStats {
-        /// The device's name; absent for a node that no device uses directly.
+        /// `device`.
         pub device: Option<String>,
-        /// Its counters.
-        pub stats: types::BlockDeviceStats,
-        /// The node that its driver reads from.
-        pub parent: Option<Box<types::BlockStats>>,
-        /// Its backing file.
-        pub backing: Option<Box<types::BlockStats>>,
-        /// Path of the guest's device.
+        /// `stats`.
+        pub stats: super::super::super::types::BlockDeviceStats,
+        /// `parent`.
+        pub parent: Option<Box<super::super::super::types::BlockStats>>,
+        /// `backing`.
+        pub backing: Option<Box<super::super::super::types::BlockStats>>,
+        /// `qdev`.
         pub qdev: Option<String>,
-        /// The node's name.
+        /// `node-name`.
         pub node_name: Option<String>,
-    }
-    impl BlockStats {
-        /// One with no optional member.
-        pub fn new(stats: types::BlockDeviceStats) -> Self {
-            Self {
-                device: None,
-                stats,
-                parent: None,
-                backing: None,
-                qdev: None,
-                node_name: None,
-            }
-        }
     }
     impl Wire for BlockStats {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1047,16 +932,16 @@ pub(crate) mod types {
             object.put_opt("node-name", &self.node_name);
         }
     }
-    /// What to do about a failed request.
+    /// `BlockdevOnError`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockdevOnError {
-        /// A device tells its guest; a job fails.
+        /// `report`.
         Report,
-        /// Go on, after an event.
+        /// `ignore`.
         Ignore,
-        /// Stop if space ran out, else report.
+        /// `enospc`.
         Enospc,
-        /// A device's machine stops; a job pauses.
+        /// `stop`.
         Stop,
     }
     impl BlockdevOnError {
@@ -1096,14 +981,14 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// What a job copies before it follows new writes.
+    /// `MirrorSyncMode`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum MirrorSyncMode {
-        /// What the topmost image has.
+        /// `top`.
         Top,
-        /// All that the guest sees.
+        /// `full`.
         Full,
-        /// Nothing: new writes only.
+        /// `none`.
         None,
     }
     impl MirrorSyncMode {
@@ -1137,16 +1022,16 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// What a job does.
+    /// `BlockJobType`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockJobType {
-        /// Merges images downwards.
+        /// `commit`.
         Commit,
-        /// Merges images upwards.
+        /// `stream`.
         Stream,
-        /// Copies, and follows new writes.
+        /// `mirror`.
         Mirror,
-        /// Copies one point in time.
+        /// `backup`.
         Backup,
     }
     impl BlockJobType {
@@ -1186,34 +1071,34 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// A job.
+    /// `BlockJobInfo`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobInfo {
-        /// What it does.
+        /// `type`.
         pub r#type: String,
-        /// Its name.
+        /// `device`.
         pub device: String,
-        /// The end of its progress.
+        /// `len`.
         pub len: i64,
-        /// How far it got.
+        /// `offset`.
         pub offset: i64,
-        /// Whether it has requests in flight.
+        /// `busy`.
         pub busy: bool,
-        /// Whether it is paused, or will be when its requests are done.
+        /// `paused`.
         pub paused: bool,
-        /// Its limit in bytes a second; 0 is none.
+        /// `speed`.
         pub speed: i64,
-        /// How its requests end.
-        pub io_status: types::BlockDeviceIoStatus,
-        /// Whether it may be completed.
+        /// `io-status`.
+        pub io_status: super::super::super::types::BlockDeviceIoStatus,
+        /// `ready`.
         pub ready: Option<bool>,
-        /// Where it is in its life.
-        pub status: Option<types::JobStatus>,
-        /// Whether its last step happens by itself.
+        /// `status`.
+        pub status: Option<super::super::super::types::JobStatus>,
+        /// `auto-finalize`.
         pub auto_finalize: Option<bool>,
-        /// Whether it is forgotten as soon as it is over.
+        /// `auto-dismiss`.
         pub auto_dismiss: Option<bool>,
-        /// What stopped it.
+        /// `error`.
         pub error: Option<String>,
     }
     impl Wire for BlockJobInfo {
@@ -1258,12 +1143,12 @@ pub(crate) mod types {
             object.put_opt("error", &self.error);
         }
     }
-    /// How a job comes by its new image.
+    /// `NewImageMode`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum NewImageMode {
-        /// It is there already, of the right format and length.
+        /// `existing`.
         Existing,
-        /// It is made; if it has a backing file, by an absolute path.
+        /// `absolute-paths`.
         AbsolutePaths,
     }
     impl NewImageMode {
@@ -1296,34 +1181,21 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// An external snapshot to take.
+    /// `BlockdevSnapshot`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevSnapshot {
-        /// The device.
+        /// `device`.
         pub device: Option<String>,
-        /// Or the node.
+        /// `node-name`.
         pub node_name: Option<String>,
-        /// File of the new overlay.
+        /// `snapshot-file`.
         pub snapshot_file: String,
-        /// Name of the overlay's node.
+        /// `snapshot-node-name`.
         pub snapshot_node_name: Option<String>,
-        /// Format of the overlay; qcow2 if absent.
+        /// `format`.
         pub format: Option<String>,
-        /// How the file comes about; `absolute-paths` if absent.
-        pub mode: Option<types::NewImageMode>,
-    }
-    impl BlockdevSnapshot {
-        /// One with no optional member.
-        pub fn new(snapshot_file: String) -> Self {
-            Self {
-                device: None,
-                node_name: None,
-                snapshot_file,
-                snapshot_node_name: None,
-                format: None,
-                mode: None,
-            }
-        }
+        /// `mode`.
+        pub mode: Option<super::super::super::types::NewImageMode>,
     }
     impl Wire for BlockdevSnapshot {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1353,40 +1225,25 @@ pub(crate) mod types {
             object.put_opt("mode", &self.mode);
         }
     }
-    /// A backup to make.
+    /// `DriveBackup`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct DriveBackup {
-        /// The device.
+        /// `device`.
         pub device: String,
-        /// File of the copy.
+        /// `target`.
         pub target: String,
-        /// Its format; that of the source if absent.
+        /// `format`.
         pub format: Option<String>,
-        /// What to copy.
-        pub sync: types::MirrorSyncMode,
-        /// How the file comes about; `absolute-paths` if absent.
-        pub mode: Option<types::NewImageMode>,
-        /// Limit in bytes a second; none if absent.
+        /// `sync`.
+        pub sync: super::super::super::types::MirrorSyncMode,
+        /// `mode`.
+        pub mode: Option<super::super::super::types::NewImageMode>,
+        /// `speed`.
         pub speed: Option<i64>,
-        /// What to do when a read fails; `report` if absent.
-        pub on_source_error: Option<types::BlockdevOnError>,
-        /// What to do when a write fails; `report` if absent.
-        pub on_target_error: Option<types::BlockdevOnError>,
-    }
-    impl DriveBackup {
-        /// One with no optional member.
-        pub fn new(device: String, target: String, sync: types::MirrorSyncMode) -> Self {
-            Self {
-                device,
-                target,
-                format: None,
-                sync,
-                mode: None,
-                speed: None,
-                on_source_error: None,
-                on_target_error: None,
-            }
-        }
+        /// `on-source-error`.
+        pub on_source_error: Option<super::super::super::types::BlockdevOnError>,
+        /// `on-target-error`.
+        pub on_target_error: Option<super::super::super::types::BlockdevOnError>,
     }
     impl Wire for DriveBackup {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1420,12 +1277,12 @@ pub(crate) mod types {
             object.put_opt("on-target-error", &self.on_target_error);
         }
     }
-    /// What happens to discards.
+    /// `BlockdevDiscardOptions`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockdevDiscardOptions {
-        /// Nothing.
+        /// `ignore`.
         Ignore,
-        /// They are passed on to the storage.
+        /// `unmap`.
         Unmap,
     }
     impl BlockdevDiscardOptions {
@@ -1458,14 +1315,14 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// What happens to writes of nothing but zeroes.
+    /// `BlockdevDetectZeroesOptions`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockdevDetectZeroesOptions {
-        /// They are writes like any other.
+        /// `off`.
         Off,
-        /// They become requests to write zeroes.
+        /// `on`.
         On,
-        /// These may deallocate, too, where discards do.
+        /// `unmap`.
         Unmap,
     }
     impl BlockdevDetectZeroesOptions {
@@ -1499,14 +1356,14 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// How requests reach the kernel.
+    /// `BlockdevAioOptions`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockdevAioOptions {
-        /// By a pool of threads.
+        /// `threads`.
         Threads,
-        /// By the kernel's interface for direct I/O.
+        /// `native`.
         Native,
-        /// By io_uring.
+        /// `io_uring`.
         IoUring,
     }
     impl BlockdevAioOptions {
@@ -1544,14 +1401,14 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// How a node caches.
+    /// `BlockdevCacheOptions`.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct BlockdevCacheOptions {
-        /// Whether writes may complete before they are durable; on if absent.
+        /// `writeback`.
         pub writeback: Option<bool>,
-        /// Whether to bypass the host's page cache; off if absent.
+        /// `direct`.
         pub direct: Option<bool>,
-        /// Whether to ignore flushes; off if absent.
+        /// `no-flush`.
         pub no_flush: Option<bool>,
     }
     impl Wire for BlockdevCacheOptions {
@@ -1576,66 +1433,66 @@ pub(crate) mod types {
             object.put_opt("no-flush", &self.no_flush);
         }
     }
-    /// Drivers.
+    /// `BlockdevDriver`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockdevDriver {
-        /// A file.
+        /// `file`.
         File,
-        /// A block or character device of the host.
+        /// `host_device`.
         HostDevice,
-        /// A CD-ROM drive of the host.
+        /// `host_cdrom`.
         HostCdrom,
-        /// A floppy drive of the host.
+        /// `host_floppy`.
         HostFloppy,
-        /// A file on an HTTP server.
+        /// `http`.
         Http,
-        /// A file on an HTTPS server.
+        /// `https`.
         Https,
-        /// A file on an FTP server.
+        /// `ftp`.
         Ftp,
-        /// A file on an FTPS server.
+        /// `ftps`.
         Ftps,
-        /// A file on a TFTP server.
+        /// `tftp`.
         Tftp,
-        /// A folder, shown as a FAT file system.
+        /// `vvfat`.
         Vvfat,
-        /// Injects errors.
+        /// `blkdebug`.
         Blkdebug,
-        /// Compares two images request by request.
+        /// `blkverify`.
         Blkverify,
-        /// Bochs growing images, read-only.
+        /// `bochs`.
         Bochs,
-        /// Compressed loop images, read-only.
+        /// `cloop`.
         Cloop,
-        /// User-mode Linux copy-on-write images.
+        /// `cow`.
         Cow,
-        /// Apple disk images, read-only.
+        /// `dmg`.
         Dmg,
-        /// Parallels images.
+        /// `parallels`.
         Parallels,
-        /// QEMU's first copy-on-write format.
+        /// `qcow`.
         Qcow,
-        /// QEMU's own format.
+        /// `qcow2`.
         Qcow2,
-        /// QEMU Enhanced Disk images.
+        /// `qed`.
         Qed,
-        /// No format: the file is the disk.
+        /// `raw`.
         Raw,
-        /// VirtualBox images.
+        /// `vdi`.
         Vdi,
-        /// Hyper-V images.
+        /// `vhdx`.
         Vhdx,
-        /// VMware images.
+        /// `vmdk`.
         Vmdk,
-        /// Virtual PC (VHD) images.
+        /// `vpc`.
         Vpc,
-        /// Several images that must agree.
+        /// `quorum`.
         Quorum,
-        /// An export of an NBD server.
+        /// `nbd`.
         Nbd,
-        /// Stores nothing.
+        /// `null-co`.
         NullCo,
-        /// Stores nothing.
+        /// `null-aio`.
         NullAio,
     }
     impl BlockdevDriver {
@@ -1725,52 +1582,35 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// Options that every node takes.
+    /// `BlockdevOptionsBase`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsBase {
-        /// Its driver.
-        pub driver: types::BlockdevDriver,
-        /// Name of the device to make; the older way to name what `blockdev-add` makes.
+        /// `driver`.
+        pub driver: super::super::super::types::BlockdevDriver,
+        /// `id`.
         pub id: Option<String>,
-        /// The node's name.
+        /// `node-name`.
         pub node_name: Option<String>,
-        /// What happens to discards; `ignore` if absent.
-        pub discard: Option<types::BlockdevDiscardOptions>,
-        /// How it caches.
-        pub cache: Option<types::BlockdevCacheOptions>,
-        /// How requests reach the kernel; `threads` if absent.
-        pub aio: Option<types::BlockdevAioOptions>,
-        /// What to do when a device's read fails; `report` if absent.
-        pub rerror: Option<types::BlockdevOnError>,
-        /// What to do when a device's write fails; `enospc` if absent.
-        pub werror: Option<types::BlockdevOnError>,
-        /// Whether it refuses writes; off if absent.
+        /// `discard`.
+        pub discard: Option<super::super::super::types::BlockdevDiscardOptions>,
+        /// `cache`.
+        pub cache: Option<super::super::super::types::BlockdevCacheOptions>,
+        /// `aio`.
+        pub aio: Option<super::super::super::types::BlockdevAioOptions>,
+        /// `rerror`.
+        pub rerror: Option<super::super::super::types::BlockdevOnError>,
+        /// `werror`.
+        pub werror: Option<super::super::super::types::BlockdevOnError>,
+        /// `read-only`.
         pub read_only: Option<bool>,
-        /// What happens to writes of zeroes; `off` if absent.
-        pub detect_zeroes: Option<types::BlockdevDetectZeroesOptions>,
-        /// Whether to fall back to read-only if writing is not allowed.
+        /// `detect-zeroes`.
+        pub detect_zeroes: Option<
+            super::super::super::types::BlockdevDetectZeroesOptions,
+        >,
+        /// `auto-read-only`.
         pub auto_read_only: Option<bool>,
-        /// Whether to open it although another program writes it.
+        /// `force-share`.
         pub force_share: Option<bool>,
-    }
-    impl BlockdevOptionsBase {
-        /// One with no optional member.
-        pub fn new(driver: types::BlockdevDriver) -> Self {
-            Self {
-                driver,
-                id: None,
-                node_name: None,
-                discard: None,
-                cache: None,
-                aio: None,
-                rerror: None,
-                werror: None,
-                read_only: None,
-                detect_zeroes: None,
-                auto_read_only: None,
-                force_share: None,
-            }
-        }
     }
     impl Wire for BlockdevOptionsBase {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1812,19 +1652,13 @@ pub(crate) mod types {
             object.put_opt("force-share", &self.force_share);
         }
     }
-    /// Options of drivers that reach a file or a device by name.
+    /// `BlockdevOptionsFile`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsFile {
-        /// Path or URL.
+        /// `filename`.
         pub filename: String,
-        /// Whether to lock the file against other programs; `auto` if absent.
-        pub locking: Option<types::OnOffAuto>,
-    }
-    impl BlockdevOptionsFile {
-        /// One with no optional member.
-        pub fn new(filename: String) -> Self {
-            Self { filename, locking: None }
-        }
+        /// `locking`.
+        pub locking: Option<super::super::super::types::OnOffAuto>,
     }
     impl Wire for BlockdevOptionsFile {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1846,31 +1680,19 @@ pub(crate) mod types {
             object.put_opt("locking", &self.locking);
         }
     }
-    /// Options of the driver that shows a folder as a disk.
+    /// `BlockdevOptionsVVFAT`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsVVFAT {
-        /// The folder.
+        /// `dir`.
         pub dir: String,
-        /// Width of a FAT entry: 12, 16 or 32.
+        /// `fat-type`.
         pub fat_type: Option<i64>,
-        /// Whether it is a floppy instead of a hard disk; off if absent.
+        /// `floppy`.
         pub floppy: Option<bool>,
-        /// Whether it can be written; off if absent.
+        /// `rw`.
         pub rw: Option<bool>,
-        /// Volume label.
+        /// `label`.
         pub label: Option<String>,
-    }
-    impl BlockdevOptionsVVFAT {
-        /// One with no optional member.
-        pub fn new(dir: String) -> Self {
-            Self {
-                dir,
-                fat_type: None,
-                floppy: None,
-                rw: None,
-                label: None,
-            }
-        }
     }
     impl Wire for BlockdevOptionsVVFAT {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1898,11 +1720,11 @@ pub(crate) mod types {
             object.put_opt("label", &self.label);
         }
     }
-    /// Options of formats that take nothing but their file.
+    /// `BlockdevOptionsGenericFormat`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsGenericFormat {
-        /// The node that holds the image.
-        pub file: types::BlockdevRef,
+        /// `file`.
+        pub file: super::super::super::types::BlockdevRef,
     }
     impl Wire for BlockdevOptionsGenericFormat {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1920,19 +1742,13 @@ pub(crate) mod types {
             object.put("file", &self.file);
         }
     }
-    /// Options of formats that have a backing file.
+    /// `BlockdevOptionsGenericCOWFormat`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsGenericCOWFormat {
-        /// The node that holds the image.
-        pub file: types::BlockdevRef,
-        /// The backing file; what the image names if absent, none if an empty string.
-        pub backing: Option<types::BlockdevRef>,
-    }
-    impl BlockdevOptionsGenericCOWFormat {
-        /// One with no optional member.
-        pub fn new(file: types::BlockdevRef) -> Self {
-            Self { file, backing: None }
-        }
+        /// `file`.
+        pub file: super::super::super::types::BlockdevRef,
+        /// `backing`.
+        pub backing: Option<super::super::super::types::BlockdevRef>,
     }
     impl Wire for BlockdevOptionsGenericCOWFormat {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1954,61 +1770,39 @@ pub(crate) mod types {
             object.put_opt("backing", &self.backing);
         }
     }
-    /// Options of qcow2.
+    /// `BlockdevOptionsQcow2`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsQcow2 {
-        /// The node that holds the image.
-        pub file: types::BlockdevRef,
-        /// The backing file; what the image names if absent, none if an empty string.
-        pub backing: Option<types::BlockdevRef>,
-        /// Whether to bring refcounts up to date lazily; as the image says if absent.
+        /// `file`.
+        pub file: super::super::super::types::BlockdevRef,
+        /// `backing`.
+        pub backing: Option<super::super::super::types::BlockdevRef>,
+        /// `lazy-refcounts`.
         pub lazy_refcounts: Option<bool>,
-        /// Whether the guest's discards are passed on to the file.
+        /// `pass-discard-request`.
         pub pass_discard_request: Option<bool>,
-        /// Whether clusters freed with a snapshot are discarded in the file.
+        /// `pass-discard-snapshot`.
         pub pass_discard_snapshot: Option<bool>,
-        /// Whether clusters freed otherwise are discarded in the file.
+        /// `pass-discard-other`.
         pub pass_discard_other: Option<bool>,
-        /// Whether a discarded cluster keeps its place in the file.
+        /// `discard-no-unref`.
         pub discard_no_unref: Option<bool>,
-        /// Which metadata writes are checked for where they land; `cached` if absent.
-        pub overlap_check: Option<types::Qcow2OverlapCheckMode>,
-        /// Bytes for both metadata caches together.
+        /// `overlap-check`.
+        pub overlap_check: Option<super::super::super::types::Qcow2OverlapCheckMode>,
+        /// `cache-size`.
         pub cache_size: Option<i64>,
-        /// Bytes for the cache of L2 tables.
+        /// `l2-cache-size`.
         pub l2_cache_size: Option<i64>,
-        /// Bytes of an entry of that cache.
+        /// `l2-cache-entry-size`.
         pub l2_cache_entry_size: Option<i64>,
-        /// Bytes for the cache of refcount blocks.
+        /// `refcount-cache-size`.
         pub refcount_cache_size: Option<i64>,
-        /// Seconds after which unused cache entries are dropped; 0 is never.
+        /// `cache-clean-interval`.
         pub cache_clean_interval: Option<i64>,
-        /// How to decrypt the image.
-        pub encrypt: Option<types::BlockdevQcow2Encryption>,
-        /// The node that holds guest data, if it is not `file`.
-        pub data_file: Option<types::BlockdevRef>,
-    }
-    impl BlockdevOptionsQcow2 {
-        /// One with no optional member.
-        pub fn new(file: types::BlockdevRef) -> Self {
-            Self {
-                file,
-                backing: None,
-                lazy_refcounts: None,
-                pass_discard_request: None,
-                pass_discard_snapshot: None,
-                pass_discard_other: None,
-                discard_no_unref: None,
-                overlap_check: None,
-                cache_size: None,
-                l2_cache_size: None,
-                l2_cache_entry_size: None,
-                refcount_cache_size: None,
-                cache_clean_interval: None,
-                encrypt: None,
-                data_file: None,
-            }
-        }
+        /// `encrypt`.
+        pub encrypt: Option<super::super::super::types::BlockdevQcow2Encryption>,
+        /// `data-file`.
+        pub data_file: Option<super::super::super::types::BlockdevRef>,
     }
     impl Wire for BlockdevOptionsQcow2 {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2056,78 +1850,78 @@ pub(crate) mod types {
             object.put_opt("data-file", &self.data_file);
         }
     }
-    /// Points in a driver's work at which blkdebug can act.
+    /// `BlkdebugEvent`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlkdebugEvent {
-        /// Before an L1 table is written.
+        /// `l1_update`.
         L1Update,
-        /// Before space for a longer L1 table is allocated.
+        /// `l1_grow.alloc_table`.
         L1GrowAllocTable,
-        /// Before the longer L1 table is written.
+        /// `l1_grow.write_table`.
         L1GrowWriteTable,
-        /// Before the header points at the longer L1 table.
+        /// `l1_grow.activate_table`.
         L1GrowActivateTable,
-        /// Before an L2 table is read.
+        /// `l2_load`.
         L2Load,
-        /// Before an L2 table is written.
+        /// `l2_update`.
         L2Update,
-        /// Before an L2 table is written for a compressed cluster.
+        /// `l2_update_compressed`.
         L2UpdateCompressed,
-        /// Before the L2 table to be copied is read.
+        /// `l2_alloc.cow_read`.
         L2AllocCowRead,
-        /// Before a new L2 table is written.
+        /// `l2_alloc.write`.
         L2AllocWrite,
-        /// Before data is read.
+        /// `read_aio`.
         ReadAio,
-        /// Before data is read from the backing file.
+        /// `read_backing_aio`.
         ReadBackingAio,
-        /// Before compressed data is read.
+        /// `read_compressed`.
         ReadCompressed,
-        /// Before data is written.
+        /// `write_aio`.
         WriteAio,
-        /// Before compressed data is written.
+        /// `write_compressed`.
         WriteCompressed,
-        /// Before machine state is read.
+        /// `vmstate_load`.
         VmstateLoad,
-        /// Before machine state is written.
+        /// `vmstate_save`.
         VmstateSave,
-        /// Before data to be copied is read.
+        /// `cow_read`.
         CowRead,
-        /// Before copied data is written.
+        /// `cow_write`.
         CowWrite,
-        /// Before the refcount table is read.
+        /// `reftable_load`.
         ReftableLoad,
-        /// Before the refcount table grows.
+        /// `reftable_grow`.
         ReftableGrow,
-        /// Before the refcount table is written.
+        /// `reftable_update`.
         ReftableUpdate,
-        /// Before a refcount block is read.
+        /// `refblock_load`.
         RefblockLoad,
-        /// Before a refcount block is written.
+        /// `refblock_update`.
         RefblockUpdate,
-        /// Before part of a refcount block is written.
+        /// `refblock_update_part`.
         RefblockUpdatePart,
-        /// Before a refcount block is allocated.
+        /// `refblock_alloc`.
         RefblockAlloc,
-        /// Before the refcount table points at a new block.
+        /// `refblock_alloc.hookup`.
         RefblockAllocHookup,
-        /// Before a new refcount block is written.
+        /// `refblock_alloc.write`.
         RefblockAllocWrite,
-        /// Before the blocks of a longer refcount table are written.
+        /// `refblock_alloc.write_blocks`.
         RefblockAllocWriteBlocks,
-        /// Before a longer refcount table is written.
+        /// `refblock_alloc.write_table`.
         RefblockAllocWriteTable,
-        /// Before the header points at a longer refcount table.
+        /// `refblock_alloc.switch_table`.
         RefblockAllocSwitchTable,
-        /// Before clusters are allocated.
+        /// `cluster_alloc`.
         ClusterAlloc,
-        /// Before part of a cluster is allocated.
+        /// `cluster_alloc_bytes`.
         ClusterAllocBytes,
-        /// Before clusters are freed.
+        /// `cluster_free`.
         ClusterFree,
-        /// Before caches are written out.
+        /// `flush_to_os`.
         FlushToOs,
-        /// Before the file is flushed.
+        /// `flush_to_disk`.
         FlushToDisk,
     }
     impl BlkdebugEvent {
@@ -2229,34 +2023,21 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// An error to inject.
+    /// `BlkdebugInjectErrorOptions`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlkdebugInjectErrorOptions {
-        /// When.
-        pub event: types::BlkdebugEvent,
-        /// Only in this state of blkdebug; in any if absent.
+        /// `event`.
+        pub event: super::super::super::types::BlkdebugEvent,
+        /// `state`.
         pub state: Option<i64>,
-        /// The error's number; EIO if absent.
+        /// `errno`.
         pub errno: Option<i64>,
-        /// Only for requests that touch this sector; for all if absent.
+        /// `sector`.
         pub sector: Option<i64>,
-        /// Whether it happens once only; off if absent.
+        /// `once`.
         pub once: Option<bool>,
-        /// Whether the request fails before it waits; off if absent.
+        /// `immediately`.
         pub immediately: Option<bool>,
-    }
-    impl BlkdebugInjectErrorOptions {
-        /// One with no optional member.
-        pub fn new(event: types::BlkdebugEvent) -> Self {
-            Self {
-                event,
-                state: None,
-                errno: None,
-                sector: None,
-                once: None,
-                immediately: None,
-            }
-        }
     }
     impl Wire for BlkdebugInjectErrorOptions {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2286,25 +2067,15 @@ pub(crate) mod types {
             object.put_opt("immediately", &self.immediately);
         }
     }
-    /// A change of blkdebug's state.
+    /// `BlkdebugSetStateOptions`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlkdebugSetStateOptions {
-        /// When.
-        pub event: types::BlkdebugEvent,
-        /// Only in this state; in any if absent.
+        /// `event`.
+        pub event: super::super::super::types::BlkdebugEvent,
+        /// `state`.
         pub state: Option<i64>,
-        /// The state it changes to.
+        /// `new_state`.
         pub new_state: i64,
-    }
-    impl BlkdebugSetStateOptions {
-        /// One with no optional member.
-        pub fn new(event: types::BlkdebugEvent, new_state: i64) -> Self {
-            Self {
-                event,
-                state: None,
-                new_state,
-            }
-        }
     }
     impl Wire for BlkdebugSetStateOptions {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2328,31 +2099,21 @@ pub(crate) mod types {
             object.put("new_state", &self.new_state);
         }
     }
-    /// Options of the driver that injects errors.
+    /// `BlockdevOptionsBlkdebug`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsBlkdebug {
-        /// The node below it.
-        pub image: types::BlockdevRef,
-        /// A file with more rules.
+        /// `image`.
+        pub image: super::super::super::types::BlockdevRef,
+        /// `config`.
         pub config: Option<String>,
-        /// The request alignment it asks for, in bytes.
+        /// `align`.
         pub align: Option<i64>,
-        /// Errors to inject.
-        pub inject_error: Option<Vec<types::BlkdebugInjectErrorOptions>>,
-        /// Changes of state.
-        pub set_state: Option<Vec<types::BlkdebugSetStateOptions>>,
-    }
-    impl BlockdevOptionsBlkdebug {
-        /// One with no optional member.
-        pub fn new(image: types::BlockdevRef) -> Self {
-            Self {
-                image,
-                config: None,
-                align: None,
-                inject_error: None,
-                set_state: None,
-            }
-        }
+        /// `inject-error`.
+        pub inject_error: Option<
+            Vec<super::super::super::types::BlkdebugInjectErrorOptions>,
+        >,
+        /// `set-state`.
+        pub set_state: Option<Vec<super::super::super::types::BlkdebugSetStateOptions>>,
     }
     impl Wire for BlockdevOptionsBlkdebug {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2380,13 +2141,13 @@ pub(crate) mod types {
             object.put_opt("set-state", &self.set_state);
         }
     }
-    /// Options of the driver that compares two images.
+    /// `BlockdevOptionsBlkverify`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsBlkverify {
-        /// The image under test.
-        pub test: types::BlockdevRef,
-        /// The raw image that is right.
-        pub raw: types::BlockdevRef,
+        /// `test`.
+        pub test: super::super::super::types::BlockdevRef,
+        /// `raw`.
+        pub raw: super::super::super::types::BlockdevRef,
     }
     impl Wire for BlockdevOptionsBlkverify {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2408,25 +2169,15 @@ pub(crate) mod types {
             object.put("raw", &self.raw);
         }
     }
-    /// Options of the driver whose children must agree.
+    /// `BlockdevOptionsQuorum`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsQuorum {
-        /// Whether any difference ends the program; off if absent.
+        /// `blkverify`.
         pub blkverify: Option<bool>,
-        /// The images.
-        pub children: Vec<types::BlockdevRef>,
-        /// How many must agree.
+        /// `children`.
+        pub children: Vec<super::super::super::types::BlockdevRef>,
+        /// `vote-threshold`.
         pub vote_threshold: i64,
-    }
-    impl BlockdevOptionsQuorum {
-        /// One with no optional member.
-        pub fn new(children: Vec<types::BlockdevRef>, vote_threshold: i64) -> Self {
-            Self {
-                blkverify: None,
-                children,
-                vote_threshold,
-            }
-        }
     }
     impl Wire for BlockdevOptionsQuorum {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2450,54 +2201,39 @@ pub(crate) mod types {
             object.put("vote-threshold", &self.vote_threshold);
         }
     }
-    /// How to open a node.
+    /// `BlockdevOptions`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptions {
-        /// Its driver.
+        /// `driver`.
         pub driver: BlockdevOptionsBranch,
-        /// Name of the device to make; the older way to name what `blockdev-add` makes.
+        /// `id`.
         pub id: Option<String>,
-        /// The node's name.
+        /// `node-name`.
         pub node_name: Option<String>,
-        /// What happens to discards; `ignore` if absent.
-        pub discard: Option<types::BlockdevDiscardOptions>,
-        /// How it caches.
-        pub cache: Option<types::BlockdevCacheOptions>,
-        /// How requests reach the kernel; `threads` if absent.
-        pub aio: Option<types::BlockdevAioOptions>,
-        /// What to do when a device's read fails; `report` if absent.
-        pub rerror: Option<types::BlockdevOnError>,
-        /// What to do when a device's write fails; `enospc` if absent.
-        pub werror: Option<types::BlockdevOnError>,
-        /// Whether it refuses writes; off if absent.
+        /// `discard`.
+        pub discard: Option<super::super::super::types::BlockdevDiscardOptions>,
+        /// `cache`.
+        pub cache: Option<super::super::super::types::BlockdevCacheOptions>,
+        /// `aio`.
+        pub aio: Option<super::super::super::types::BlockdevAioOptions>,
+        /// `rerror`.
+        pub rerror: Option<super::super::super::types::BlockdevOnError>,
+        /// `werror`.
+        pub werror: Option<super::super::super::types::BlockdevOnError>,
+        /// `read-only`.
         pub read_only: Option<bool>,
-        /// What happens to writes of zeroes; `off` if absent.
-        pub detect_zeroes: Option<types::BlockdevDetectZeroesOptions>,
-        /// Whether to fall back to read-only if writing is not allowed.
+        /// `detect-zeroes`.
+        pub detect_zeroes: Option<
+            super::super::super::types::BlockdevDetectZeroesOptions,
+        >,
+        /// `auto-read-only`.
         pub auto_read_only: Option<bool>,
-        /// Whether to open it although another program writes it.
+        /// `force-share`.
         pub force_share: Option<bool>,
     }
     impl BlockdevOptions {
-        /// One with no optional member of the base.
-        pub fn new(driver: BlockdevOptionsBranch) -> Self {
-            Self {
-                driver,
-                id: None,
-                node_name: None,
-                discard: None,
-                cache: None,
-                aio: None,
-                rerror: None,
-                werror: None,
-                read_only: None,
-                detect_zeroes: None,
-                auto_read_only: None,
-                force_share: None,
-            }
-        }
         /// The value of `driver`.
-        pub fn kind(&self) -> types::BlockdevDriver {
+        pub fn kind(&self) -> super::super::super::types::BlockdevDriver {
             self.driver.kind()
         }
     }
@@ -2511,7 +2247,8 @@ pub(crate) mod types {
     }
     impl Fields for BlockdevOptions {
         fn take(members: &mut Members) -> Result<Self, Invalid> {
-            let driver: types::BlockdevDriver = members.req("driver")?;
+            let driver: super::super::super::types::BlockdevDriver = members
+                .req("driver")?;
             let id = members.opt("id")?;
             let node_name = members.opt("node-name")?;
             let discard = members.opt("discard")?;
@@ -2558,147 +2295,201 @@ pub(crate) mod types {
     /// What `BlockdevOptions` holds besides its base, by `driver`.
     #[derive(Debug, Clone, PartialEq)]
     pub enum BlockdevOptionsBranch {
-        /// A file.
-        File(types::BlockdevOptionsFile),
-        /// A block or character device of the host.
-        HostDevice(types::BlockdevOptionsFile),
-        /// A CD-ROM drive of the host.
-        HostCdrom(types::BlockdevOptionsFile),
-        /// A floppy drive of the host.
-        HostFloppy(types::BlockdevOptionsFile),
-        /// A file on an HTTP server.
-        Http(types::BlockdevOptionsFile),
-        /// A file on an HTTPS server.
-        Https(types::BlockdevOptionsFile),
-        /// A file on an FTP server.
-        Ftp(types::BlockdevOptionsFile),
-        /// A file on an FTPS server.
-        Ftps(types::BlockdevOptionsFile),
-        /// A file on a TFTP server.
-        Tftp(types::BlockdevOptionsFile),
-        /// A folder, shown as a FAT file system.
-        Vvfat(types::BlockdevOptionsVVFAT),
-        /// Injects errors.
-        Blkdebug(types::BlockdevOptionsBlkdebug),
-        /// Compares two images request by request.
-        Blkverify(types::BlockdevOptionsBlkverify),
-        /// Bochs growing images, read-only.
-        Bochs(types::BlockdevOptionsGenericFormat),
-        /// Compressed loop images, read-only.
-        Cloop(types::BlockdevOptionsGenericFormat),
-        /// User-mode Linux copy-on-write images.
-        Cow(types::BlockdevOptionsGenericCOWFormat),
-        /// Apple disk images, read-only.
-        Dmg(types::BlockdevOptionsGenericFormat),
-        /// Parallels images.
-        Parallels(types::BlockdevOptionsGenericFormat),
-        /// QEMU's first copy-on-write format.
-        Qcow(types::BlockdevOptionsQcow),
-        /// QEMU's own format.
-        Qcow2(types::BlockdevOptionsQcow2),
-        /// QEMU Enhanced Disk images.
-        Qed(types::BlockdevOptionsGenericCOWFormat),
-        /// No format: the file is the disk.
-        Raw(types::BlockdevOptionsRaw),
-        /// VirtualBox images.
-        Vdi(types::BlockdevOptionsGenericFormat),
-        /// Hyper-V images.
-        Vhdx(types::BlockdevOptionsGenericFormat),
-        /// VMware images.
-        Vmdk(types::BlockdevOptionsGenericCOWFormat),
-        /// Virtual PC (VHD) images.
-        Vpc(types::BlockdevOptionsGenericFormat),
-        /// Several images that must agree.
-        Quorum(types::BlockdevOptionsQuorum),
-        /// An export of an NBD server.
-        Nbd(types::BlockdevOptionsNbd),
-        /// Stores nothing.
-        NullCo(types::BlockdevOptionsNull),
-        /// Stores nothing.
-        NullAio(types::BlockdevOptionsNull),
+        /// `file`.
+        File(super::super::super::types::BlockdevOptionsFile),
+        /// `host_device`.
+        HostDevice(super::super::super::types::BlockdevOptionsFile),
+        /// `host_cdrom`.
+        HostCdrom(super::super::super::types::BlockdevOptionsFile),
+        /// `host_floppy`.
+        HostFloppy(super::super::super::types::BlockdevOptionsFile),
+        /// `http`.
+        Http(super::super::super::types::BlockdevOptionsFile),
+        /// `https`.
+        Https(super::super::super::types::BlockdevOptionsFile),
+        /// `ftp`.
+        Ftp(super::super::super::types::BlockdevOptionsFile),
+        /// `ftps`.
+        Ftps(super::super::super::types::BlockdevOptionsFile),
+        /// `tftp`.
+        Tftp(super::super::super::types::BlockdevOptionsFile),
+        /// `vvfat`.
+        Vvfat(super::super::super::types::BlockdevOptionsVVFAT),
+        /// `blkdebug`.
+        Blkdebug(super::super::super::types::BlockdevOptionsBlkdebug),
+        /// `blkverify`.
+        Blkverify(super::super::super::types::BlockdevOptionsBlkverify),
+        /// `bochs`.
+        Bochs(super::super::super::types::BlockdevOptionsGenericFormat),
+        /// `cloop`.
+        Cloop(super::super::super::types::BlockdevOptionsGenericFormat),
+        /// `cow`.
+        Cow(super::super::super::types::BlockdevOptionsGenericCOWFormat),
+        /// `dmg`.
+        Dmg(super::super::super::types::BlockdevOptionsGenericFormat),
+        /// `parallels`.
+        Parallels(super::super::super::types::BlockdevOptionsGenericFormat),
+        /// `qcow`.
+        Qcow(super::super::super::types::BlockdevOptionsQcow),
+        /// `qcow2`.
+        Qcow2(super::super::super::types::BlockdevOptionsQcow2),
+        /// `qed`.
+        Qed(super::super::super::types::BlockdevOptionsGenericCOWFormat),
+        /// `raw`.
+        Raw(super::super::super::types::BlockdevOptionsRaw),
+        /// `vdi`.
+        Vdi(super::super::super::types::BlockdevOptionsGenericFormat),
+        /// `vhdx`.
+        Vhdx(super::super::super::types::BlockdevOptionsGenericFormat),
+        /// `vmdk`.
+        Vmdk(super::super::super::types::BlockdevOptionsGenericCOWFormat),
+        /// `vpc`.
+        Vpc(super::super::super::types::BlockdevOptionsGenericFormat),
+        /// `quorum`.
+        Quorum(super::super::super::types::BlockdevOptionsQuorum),
+        /// `nbd`.
+        Nbd(super::super::super::types::BlockdevOptionsNbd),
+        /// `null-co`.
+        NullCo(super::super::super::types::BlockdevOptionsNull),
+        /// `null-aio`.
+        NullAio(super::super::super::types::BlockdevOptionsNull),
     }
     impl BlockdevOptionsBranch {
         /// The value of `driver`.
-        pub fn kind(&self) -> types::BlockdevDriver {
+        pub fn kind(&self) -> super::super::super::types::BlockdevDriver {
             match self {
-                Self::File(_) => types::BlockdevDriver::File,
-                Self::HostDevice(_) => types::BlockdevDriver::HostDevice,
-                Self::HostCdrom(_) => types::BlockdevDriver::HostCdrom,
-                Self::HostFloppy(_) => types::BlockdevDriver::HostFloppy,
-                Self::Http(_) => types::BlockdevDriver::Http,
-                Self::Https(_) => types::BlockdevDriver::Https,
-                Self::Ftp(_) => types::BlockdevDriver::Ftp,
-                Self::Ftps(_) => types::BlockdevDriver::Ftps,
-                Self::Tftp(_) => types::BlockdevDriver::Tftp,
-                Self::Vvfat(_) => types::BlockdevDriver::Vvfat,
-                Self::Blkdebug(_) => types::BlockdevDriver::Blkdebug,
-                Self::Blkverify(_) => types::BlockdevDriver::Blkverify,
-                Self::Bochs(_) => types::BlockdevDriver::Bochs,
-                Self::Cloop(_) => types::BlockdevDriver::Cloop,
-                Self::Cow(_) => types::BlockdevDriver::Cow,
-                Self::Dmg(_) => types::BlockdevDriver::Dmg,
-                Self::Parallels(_) => types::BlockdevDriver::Parallels,
-                Self::Qcow(_) => types::BlockdevDriver::Qcow,
-                Self::Qcow2(_) => types::BlockdevDriver::Qcow2,
-                Self::Qed(_) => types::BlockdevDriver::Qed,
-                Self::Raw(_) => types::BlockdevDriver::Raw,
-                Self::Vdi(_) => types::BlockdevDriver::Vdi,
-                Self::Vhdx(_) => types::BlockdevDriver::Vhdx,
-                Self::Vmdk(_) => types::BlockdevDriver::Vmdk,
-                Self::Vpc(_) => types::BlockdevDriver::Vpc,
-                Self::Quorum(_) => types::BlockdevDriver::Quorum,
-                Self::Nbd(_) => types::BlockdevDriver::Nbd,
-                Self::NullCo(_) => types::BlockdevDriver::NullCo,
-                Self::NullAio(_) => types::BlockdevDriver::NullAio,
+                Self::File(_) => super::super::super::types::BlockdevDriver::File,
+                Self::HostDevice(_) => {
+                    super::super::super::types::BlockdevDriver::HostDevice
+                }
+                Self::HostCdrom(_) => {
+                    super::super::super::types::BlockdevDriver::HostCdrom
+                }
+                Self::HostFloppy(_) => {
+                    super::super::super::types::BlockdevDriver::HostFloppy
+                }
+                Self::Http(_) => super::super::super::types::BlockdevDriver::Http,
+                Self::Https(_) => super::super::super::types::BlockdevDriver::Https,
+                Self::Ftp(_) => super::super::super::types::BlockdevDriver::Ftp,
+                Self::Ftps(_) => super::super::super::types::BlockdevDriver::Ftps,
+                Self::Tftp(_) => super::super::super::types::BlockdevDriver::Tftp,
+                Self::Vvfat(_) => super::super::super::types::BlockdevDriver::Vvfat,
+                Self::Blkdebug(_) => super::super::super::types::BlockdevDriver::Blkdebug,
+                Self::Blkverify(_) => {
+                    super::super::super::types::BlockdevDriver::Blkverify
+                }
+                Self::Bochs(_) => super::super::super::types::BlockdevDriver::Bochs,
+                Self::Cloop(_) => super::super::super::types::BlockdevDriver::Cloop,
+                Self::Cow(_) => super::super::super::types::BlockdevDriver::Cow,
+                Self::Dmg(_) => super::super::super::types::BlockdevDriver::Dmg,
+                Self::Parallels(_) => {
+                    super::super::super::types::BlockdevDriver::Parallels
+                }
+                Self::Qcow(_) => super::super::super::types::BlockdevDriver::Qcow,
+                Self::Qcow2(_) => super::super::super::types::BlockdevDriver::Qcow2,
+                Self::Qed(_) => super::super::super::types::BlockdevDriver::Qed,
+                Self::Raw(_) => super::super::super::types::BlockdevDriver::Raw,
+                Self::Vdi(_) => super::super::super::types::BlockdevDriver::Vdi,
+                Self::Vhdx(_) => super::super::super::types::BlockdevDriver::Vhdx,
+                Self::Vmdk(_) => super::super::super::types::BlockdevDriver::Vmdk,
+                Self::Vpc(_) => super::super::super::types::BlockdevDriver::Vpc,
+                Self::Quorum(_) => super::super::super::types::BlockdevDriver::Quorum,
+                Self::Nbd(_) => super::super::super::types::BlockdevDriver::Nbd,
+                Self::NullCo(_) => super::super::super::types::BlockdevDriver::NullCo,
+                Self::NullAio(_) => super::super::super::types::BlockdevDriver::NullAio,
             }
         }
         fn take(
-            tag: types::BlockdevDriver,
+            tag: super::super::super::types::BlockdevDriver,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
             Ok(
                 match tag {
-                    types::BlockdevDriver::File => Self::File(Fields::take(members)?),
-                    types::BlockdevDriver::HostDevice => {
+                    super::super::super::types::BlockdevDriver::File => {
+                        Self::File(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::HostDevice => {
                         Self::HostDevice(Fields::take(members)?)
                     }
-                    types::BlockdevDriver::HostCdrom => {
+                    super::super::super::types::BlockdevDriver::HostCdrom => {
                         Self::HostCdrom(Fields::take(members)?)
                     }
-                    types::BlockdevDriver::HostFloppy => {
+                    super::super::super::types::BlockdevDriver::HostFloppy => {
                         Self::HostFloppy(Fields::take(members)?)
                     }
-                    types::BlockdevDriver::Http => Self::Http(Fields::take(members)?),
-                    types::BlockdevDriver::Https => Self::Https(Fields::take(members)?),
-                    types::BlockdevDriver::Ftp => Self::Ftp(Fields::take(members)?),
-                    types::BlockdevDriver::Ftps => Self::Ftps(Fields::take(members)?),
-                    types::BlockdevDriver::Tftp => Self::Tftp(Fields::take(members)?),
-                    types::BlockdevDriver::Vvfat => Self::Vvfat(Fields::take(members)?),
-                    types::BlockdevDriver::Blkdebug => {
+                    super::super::super::types::BlockdevDriver::Http => {
+                        Self::Http(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::Https => {
+                        Self::Https(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::Ftp => {
+                        Self::Ftp(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::Ftps => {
+                        Self::Ftps(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::Tftp => {
+                        Self::Tftp(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::Vvfat => {
+                        Self::Vvfat(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::Blkdebug => {
                         Self::Blkdebug(Fields::take(members)?)
                     }
-                    types::BlockdevDriver::Blkverify => {
+                    super::super::super::types::BlockdevDriver::Blkverify => {
                         Self::Blkverify(Fields::take(members)?)
                     }
-                    types::BlockdevDriver::Bochs => Self::Bochs(Fields::take(members)?),
-                    types::BlockdevDriver::Cloop => Self::Cloop(Fields::take(members)?),
-                    types::BlockdevDriver::Cow => Self::Cow(Fields::take(members)?),
-                    types::BlockdevDriver::Dmg => Self::Dmg(Fields::take(members)?),
-                    types::BlockdevDriver::Parallels => {
+                    super::super::super::types::BlockdevDriver::Bochs => {
+                        Self::Bochs(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::Cloop => {
+                        Self::Cloop(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::Cow => {
+                        Self::Cow(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::Dmg => {
+                        Self::Dmg(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::Parallels => {
                         Self::Parallels(Fields::take(members)?)
                     }
-                    types::BlockdevDriver::Qcow => Self::Qcow(Fields::take(members)?),
-                    types::BlockdevDriver::Qcow2 => Self::Qcow2(Fields::take(members)?),
-                    types::BlockdevDriver::Qed => Self::Qed(Fields::take(members)?),
-                    types::BlockdevDriver::Raw => Self::Raw(Fields::take(members)?),
-                    types::BlockdevDriver::Vdi => Self::Vdi(Fields::take(members)?),
-                    types::BlockdevDriver::Vhdx => Self::Vhdx(Fields::take(members)?),
-                    types::BlockdevDriver::Vmdk => Self::Vmdk(Fields::take(members)?),
-                    types::BlockdevDriver::Vpc => Self::Vpc(Fields::take(members)?),
-                    types::BlockdevDriver::Quorum => Self::Quorum(Fields::take(members)?),
-                    types::BlockdevDriver::Nbd => Self::Nbd(Fields::take(members)?),
-                    types::BlockdevDriver::NullCo => Self::NullCo(Fields::take(members)?),
-                    types::BlockdevDriver::NullAio => {
+                    super::super::super::types::BlockdevDriver::Qcow => {
+                        Self::Qcow(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::Qcow2 => {
+                        Self::Qcow2(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::Qed => {
+                        Self::Qed(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::Raw => {
+                        Self::Raw(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::Vdi => {
+                        Self::Vdi(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::Vhdx => {
+                        Self::Vhdx(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::Vmdk => {
+                        Self::Vmdk(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::Vpc => {
+                        Self::Vpc(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::Quorum => {
+                        Self::Quorum(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::Nbd => {
+                        Self::Nbd(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::NullCo => {
+                        Self::NullCo(Fields::take(members)?)
+                    }
+                    super::super::super::types::BlockdevDriver::NullAio => {
                         Self::NullAio(Fields::take(members)?)
                     }
                 },
@@ -2738,12 +2529,12 @@ pub(crate) mod types {
             }
         }
     }
-    /// A node: one to be opened, or one that is there.
+    /// `BlockdevRef`.
     #[derive(Debug, Clone, PartialEq)]
     pub enum BlockdevRef {
-        /// How to open it.
-        Definition(Box<types::BlockdevOptions>),
-        /// Its name; an empty string is no node.
+        /// `definition`.
+        Definition(Box<super::super::super::types::BlockdevOptions>),
+        /// `reference`.
         Reference(String),
     }
     impl Wire for BlockdevRef {
@@ -2763,14 +2554,14 @@ pub(crate) mod types {
             }
         }
     }
-    /// What was done about a failed request.
+    /// `BlockErrorAction`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockErrorAction {
-        /// Nothing.
+        /// `ignore`.
         Ignore,
-        /// Whoever asked was told.
+        /// `report`.
         Report,
-        /// The machine was stopped, or the job paused.
+        /// `stop`.
         Stop,
     }
     impl BlockErrorAction {
@@ -2811,8 +2602,7 @@ pub(crate) mod commands {
         Fields, Invalid, Members, Object, Unknown, Value, Wire, decode_fields,
         encode_fields, Command,
     };
-    use super::super::super::types;
-    /// Lists the devices.
+    /// `query-block`.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QueryBlock {}
     impl Wire for QueryBlock {
@@ -2832,9 +2622,9 @@ pub(crate) mod commands {
     impl Command for QueryBlock {
         const NAME: &'static str = "query-block";
         const ALLOW_OOB: bool = false;
-        type Ok = Vec<types::BlockInfo>;
+        type Ok = Vec<super::super::super::types::BlockInfo>;
     }
-    /// Tells what each device has done so far.
+    /// `query-blockstats`.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QueryBlockstats {}
     impl Wire for QueryBlockstats {
@@ -2854,9 +2644,9 @@ pub(crate) mod commands {
     impl Command for QueryBlockstats {
         const NAME: &'static str = "query-blockstats";
         const ALLOW_OOB: bool = false;
-        type Ok = Vec<types::BlockStats>;
+        type Ok = Vec<super::super::super::types::BlockStats>;
     }
-    /// Lists the jobs.
+    /// `query-block-jobs`.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QueryBlockJobs {}
     impl Wire for QueryBlockJobs {
@@ -2876,27 +2666,17 @@ pub(crate) mod commands {
     impl Command for QueryBlockJobs {
         const NAME: &'static str = "query-block-jobs";
         const ALLOW_OOB: bool = false;
-        type Ok = Vec<types::BlockJobInfo>;
+        type Ok = Vec<super::super::super::types::BlockJobInfo>;
     }
-    /// Gives the passphrase of an encrypted image.
+    /// `block_passwd`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockPasswd {
-        /// The device.
+        /// `device`.
         pub device: Option<String>,
-        /// Or the node.
+        /// `node-name`.
         pub node_name: Option<String>,
-        /// The passphrase.
+        /// `password`.
         pub password: String,
-    }
-    impl BlockPasswd {
-        /// One with no optional member.
-        pub fn new(password: String) -> Self {
-            Self {
-                device: None,
-                node_name: None,
-                password,
-            }
-        }
     }
     impl Wire for BlockPasswd {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2925,25 +2705,15 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// Changes the length of an image while it is in use.
+    /// `block_resize`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockResize {
-        /// The device.
+        /// `device`.
         pub device: Option<String>,
-        /// Or the node.
+        /// `node-name`.
         pub node_name: Option<String>,
-        /// The new length in bytes.
+        /// `size`.
         pub size: i64,
-    }
-    impl BlockResize {
-        /// One with no optional member.
-        pub fn new(size: i64) -> Self {
-            Self {
-                device: None,
-                node_name: None,
-                size,
-            }
-        }
     }
     impl Wire for BlockResize {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2972,11 +2742,11 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// Takes an external snapshot: puts a new, empty overlay on top of a device's image.
+    /// `blockdev-snapshot-sync`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevSnapshotSync(
         /// Its members.
-        pub types::BlockdevSnapshot,
+        pub super::super::super::types::BlockdevSnapshot,
     );
     impl Wire for BlockdevSnapshotSync {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2999,28 +2769,17 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// Merges images downwards: writes what is in those from `top` down into `base`.
+    /// `block-commit`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockCommit {
-        /// The device.
+        /// `device`.
         pub device: String,
-        /// File name of the image to write into; the lowest of the chain if absent.
+        /// `base`.
         pub base: Option<String>,
-        /// File name of the highest image to merge.
+        /// `top`.
         pub top: String,
-        /// Limit in bytes a second; none if absent.
+        /// `speed`.
         pub speed: Option<i64>,
-    }
-    impl BlockCommit {
-        /// One with no optional member.
-        pub fn new(device: String, top: String) -> Self {
-            Self {
-                device,
-                base: None,
-                top,
-                speed: None,
-            }
-        }
     }
     impl Wire for BlockCommit {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -3051,11 +2810,11 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// Copies a device's content as it is now, while the guest goes on.
+    /// `drive-backup`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct DriveBackup(
         /// Its members.
-        pub types::DriveBackup,
+        pub super::super::super::types::DriveBackup,
     );
     impl Wire for DriveBackup {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -3078,7 +2837,7 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// Lists the nodes that have a name.
+    /// `query-named-block-nodes`.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QueryNamedBlockNodes {}
     impl Wire for QueryNamedBlockNodes {
@@ -3098,48 +2857,31 @@ pub(crate) mod commands {
     impl Command for QueryNamedBlockNodes {
         const NAME: &'static str = "query-named-block-nodes";
         const ALLOW_OOB: bool = false;
-        type Ok = Vec<types::BlockDeviceInfo>;
+        type Ok = Vec<super::super::super::types::BlockDeviceInfo>;
     }
-    /// Copies a device's content and keeps the copy up to date until it is completed.
+    /// `drive-mirror`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct DriveMirror {
-        /// The device.
+        /// `device`.
         pub device: String,
-        /// File of the copy.
+        /// `target`.
         pub target: String,
-        /// Its format; that of the source if absent.
+        /// `format`.
         pub format: Option<String>,
-        /// What to copy first.
-        pub sync: types::MirrorSyncMode,
-        /// How the file comes about; `absolute-paths` if absent.
-        pub mode: Option<types::NewImageMode>,
-        /// Limit in bytes a second; none if absent.
+        /// `sync`.
+        pub sync: super::super::super::types::MirrorSyncMode,
+        /// `mode`.
+        pub mode: Option<super::super::super::types::NewImageMode>,
+        /// `speed`.
         pub speed: Option<i64>,
-        /// Bytes that a bit of its dirty bitmap stands for.
+        /// `granularity`.
         pub granularity: Option<u32>,
-        /// Bytes in flight at most.
+        /// `buf-size`.
         pub buf_size: Option<i64>,
-        /// What to do when a read fails; `report` if absent.
-        pub on_source_error: Option<types::BlockdevOnError>,
-        /// What to do when a write fails; `report` if absent.
-        pub on_target_error: Option<types::BlockdevOnError>,
-    }
-    impl DriveMirror {
-        /// One with no optional member.
-        pub fn new(device: String, target: String, sync: types::MirrorSyncMode) -> Self {
-            Self {
-                device,
-                target,
-                format: None,
-                sync,
-                mode: None,
-                speed: None,
-                granularity: None,
-                buf_size: None,
-                on_source_error: None,
-                on_target_error: None,
-            }
-        }
+        /// `on-source-error`.
+        pub on_source_error: Option<super::super::super::types::BlockdevOnError>,
+        /// `on-target-error`.
+        pub on_target_error: Option<super::super::super::types::BlockdevOnError>,
     }
     impl Wire for DriveMirror {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -3182,66 +2924,37 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// Limits a device's requests. Zero is no limit.
+    /// `block_set_io_throttle`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockSetIoThrottle {
-        /// The device.
+        /// `device`.
         pub device: String,
-        /// Bytes a second.
+        /// `bps`.
         pub bps: i64,
-        /// Bytes read a second.
+        /// `bps_rd`.
         pub bps_rd: i64,
-        /// Bytes written a second.
+        /// `bps_wr`.
         pub bps_wr: i64,
-        /// Requests a second.
+        /// `iops`.
         pub iops: i64,
-        /// Reads a second.
+        /// `iops_rd`.
         pub iops_rd: i64,
-        /// Writes a second.
+        /// `iops_wr`.
         pub iops_wr: i64,
-        /// Bytes a second in a burst.
+        /// `bps_max`.
         pub bps_max: Option<i64>,
-        /// Bytes read a second in a burst.
+        /// `bps_rd_max`.
         pub bps_rd_max: Option<i64>,
-        /// Bytes written a second in a burst.
+        /// `bps_wr_max`.
         pub bps_wr_max: Option<i64>,
-        /// Requests a second in a burst.
+        /// `iops_max`.
         pub iops_max: Option<i64>,
-        /// Reads a second in a burst.
+        /// `iops_rd_max`.
         pub iops_rd_max: Option<i64>,
-        /// Writes a second in a burst.
+        /// `iops_wr_max`.
         pub iops_wr_max: Option<i64>,
-        /// Bytes that count as one request.
+        /// `iops_size`.
         pub iops_size: Option<i64>,
-    }
-    impl BlockSetIoThrottle {
-        /// One with no optional member.
-        pub fn new(
-            device: String,
-            bps: i64,
-            bps_rd: i64,
-            bps_wr: i64,
-            iops: i64,
-            iops_rd: i64,
-            iops_wr: i64,
-        ) -> Self {
-            Self {
-                device,
-                bps,
-                bps_rd,
-                bps_wr,
-                iops,
-                iops_rd,
-                iops_wr,
-                bps_max: None,
-                bps_rd_max: None,
-                bps_wr_max: None,
-                iops_max: None,
-                iops_rd_max: None,
-                iops_wr_max: None,
-                iops_size: None,
-            }
-        }
     }
     impl Wire for BlockSetIoThrottle {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -3292,28 +3005,17 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// Merges images upwards: copies into a device's image what it reads from those below it.
+    /// `block-stream`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockStream {
-        /// The device.
+        /// `device`.
         pub device: String,
-        /// File name of the image that stays its backing file; none if absent.
+        /// `base`.
         pub base: Option<String>,
-        /// Limit in bytes a second; none if absent.
+        /// `speed`.
         pub speed: Option<i64>,
-        /// What to do when a request fails; `report` if absent.
-        pub on_error: Option<types::BlockdevOnError>,
-    }
-    impl BlockStream {
-        /// One with no optional member.
-        pub fn new(device: String) -> Self {
-            Self {
-                device,
-                base: None,
-                speed: None,
-                on_error: None,
-            }
-        }
+        /// `on-error`.
+        pub on_error: Option<super::super::super::types::BlockdevOnError>,
     }
     impl Wire for BlockStream {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -3344,12 +3046,12 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// Limits a job.
+    /// `block-job-set-speed`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobSetSpeed {
-        /// The job's name.
+        /// `device`.
         pub device: String,
-        /// Bytes a second; 0 is no limit.
+        /// `speed`.
         pub speed: i64,
     }
     impl Wire for BlockJobSetSpeed {
@@ -3377,19 +3079,13 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// Asks a job to stop. BLOCK_JOB_CANCELLED tells when it has.
+    /// `block-job-cancel`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobCancel {
-        /// The job's name.
+        /// `device`.
         pub device: String,
-        /// Whether to cancel a paused job too.
+        /// `force`.
         pub force: Option<bool>,
-    }
-    impl BlockJobCancel {
-        /// One with no optional member.
-        pub fn new(device: String) -> Self {
-            Self { device, force: None }
-        }
     }
     impl Wire for BlockJobCancel {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -3416,10 +3112,10 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// Pauses a job once its requests in flight are done.
+    /// `block-job-pause`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobPause {
-        /// The job's name.
+        /// `device`.
         pub device: String,
     }
     impl Wire for BlockJobPause {
@@ -3445,10 +3141,10 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// Lets a paused job go on.
+    /// `block-job-resume`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobResume {
-        /// The job's name.
+        /// `device`.
         pub device: String,
     }
     impl Wire for BlockJobResume {
@@ -3474,10 +3170,10 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// Ends a job that is ready; a mirror then goes over to the copy.
+    /// `block-job-complete`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobComplete {
-        /// The job's name.
+        /// `device`.
         pub device: String,
     }
     impl Wire for BlockJobComplete {
@@ -3503,13 +3199,11 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// Opens a node.
-    ///
-    /// On the wire the options stand either under `options` or directly among the arguments.
+    /// `blockdev-add`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevAdd {
-        /// How to open it.
-        pub options: types::BlockdevOptions,
+        /// `options`.
+        pub options: super::super::super::types::BlockdevOptions,
     }
     impl Wire for BlockdevAdd {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {

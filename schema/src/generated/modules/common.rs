@@ -7,21 +7,20 @@ pub(crate) mod types {
         Fields, Invalid, Members, Object, Unknown, UnknownName, Value, Wire,
         decode_fields, decode_name, encode_fields, find_name,
     };
-    use super::super::super::types;
     /// What kind of error a reply holds.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum ErrorClass {
-        /// Anything without a class of its own.
+        /// anything without a class of its own
         GenericError,
-        /// The command is not known, or not at this time.
+        /// the command is not known, or not at this time
         CommandNotFound,
-        /// The device is encrypted and its key is missing.
+        /// the device is encrypted and its key is missing
         DeviceEncrypted,
-        /// What was asked for is not running.
+        /// what was asked for is not running
         DeviceNotActive,
-        /// There is no such device.
+        /// there is no such device
         DeviceNotFound,
-        /// The host lacks a KVM capability.
+        /// the host lacks a KVM capability
         KVMMissingCap,
     }
     impl ErrorClass {
@@ -100,9 +99,9 @@ pub(crate) mod types {
     /// Which version a server speaks for.
     #[derive(Debug, Clone, PartialEq)]
     pub struct VersionInfo {
-        /// The version of QEMU whose interface it offers.
-        pub qemu: types::VersionInfoQemu,
-        /// The name and version of the program itself.
+        /// the version of QEMU whose interface it offers
+        pub qemu: super::super::super::types::VersionInfoQemu,
+        /// the name and version of the program itself
         pub package: String,
     }
     impl Wire for VersionInfo {
@@ -128,7 +127,7 @@ pub(crate) mod types {
     /// A command that a server knows.
     #[derive(Debug, Clone, PartialEq)]
     pub struct CommandInfo {
-        /// Its name.
+        /// its name
         pub name: String,
     }
     impl Wire for CommandInfo {
@@ -154,7 +153,6 @@ pub(crate) mod commands {
         Fields, Invalid, Members, Object, Unknown, Value, Wire, decode_fields,
         encode_fields, Command,
     };
-    use super::super::super::types;
     /// Tells the server's version.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QueryVersion {}
@@ -175,7 +173,7 @@ pub(crate) mod commands {
     impl Command for QueryVersion {
         const NAME: &'static str = "query-version";
         const ALLOW_OOB: bool = false;
-        type Ok = types::VersionInfo;
+        type Ok = super::super::super::types::VersionInfo;
     }
     /// Lists the commands that the server knows.
     #[derive(Debug, Clone, PartialEq, Default)]
@@ -197,6 +195,6 @@ pub(crate) mod commands {
     impl Command for QueryCommands {
         const NAME: &'static str = "query-commands";
         const ALLOW_OOB: bool = false;
-        type Ok = Vec<types::CommandInfo>;
+        type Ok = Vec<super::super::super::types::CommandInfo>;
     }
 }

@@ -7,11 +7,10 @@ pub(crate) mod types {
         Fields, Invalid, Members, Object, Unknown, UnknownName, Value, Wire,
         decode_fields, decode_name, encode_fields, find_name,
     };
-    use super::super::super::types;
     /// What a client may turn on for its session.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum QMPCapability {
-        /// Commands may be run out of band.
+        /// commands may be run out of band
         Oob,
     }
     impl QMPCapability {
@@ -46,19 +45,19 @@ pub(crate) mod types {
     /// What an entry of the schema defines.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum SchemaMetaType {
-        /// A type that the language has.
+        /// a type that the language has
         Builtin,
-        /// A set of strings.
+        /// a set of strings
         Enum,
-        /// An array type.
+        /// an array type
         Array,
-        /// An object type.
+        /// an object type
         Object,
-        /// A type that is one of several, told apart by JSON type.
+        /// a type that is one of several, told apart by JSON type
         Alternate,
-        /// A command.
+        /// a command
         Command,
-        /// An event.
+        /// an event
         Event,
     }
     impl SchemaMetaType {
@@ -107,21 +106,21 @@ pub(crate) mod types {
     /// Kinds of JSON values.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum JSONType {
-        /// A string.
+        /// a string
         String,
-        /// A number with a fraction.
+        /// a number with a fraction
         Number,
-        /// A number without.
+        /// a number without
         Int,
-        /// True or false.
+        /// true or false
         Boolean,
-        /// Null.
+        /// null
         Null,
-        /// An object.
+        /// an object
         Object,
-        /// An array.
+        /// an array
         Array,
-        /// Any of them.
+        /// any of them
         Value,
     }
     impl JSONType {
@@ -172,22 +171,12 @@ pub(crate) mod types {
     /// What every entry of the schema has.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoBase {
-        /// Of a command or event its name, of a type a number that has no meaning.
+        /// of a command or event its name, of a type a number that has no meaning
         pub name: String,
-        /// What it defines.
-        pub meta_type: types::SchemaMetaType,
-        /// Names of its features.
+        /// what it defines
+        pub meta_type: super::super::super::types::SchemaMetaType,
+        /// names of its features
         pub features: Option<Vec<String>>,
-    }
-    impl SchemaInfoBase {
-        /// One with no optional member.
-        pub fn new(name: String, meta_type: types::SchemaMetaType) -> Self {
-            Self {
-                name,
-                meta_type,
-                features: None,
-            }
-        }
     }
     impl Wire for SchemaInfoBase {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -214,8 +203,8 @@ pub(crate) mod types {
     /// A type that the language has.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoBuiltin {
-        /// Its form on the wire.
-        pub json_type: types::JSONType,
+        /// its form on the wire
+        pub json_type: super::super::super::types::JSONType,
     }
     impl Wire for SchemaInfoBuiltin {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -238,16 +227,10 @@ pub(crate) mod types {
     /// A value of an enum.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoEnumMember {
-        /// The value.
+        /// the value
         pub name: String,
-        /// Names of its features.
+        /// names of its features
         pub features: Option<Vec<String>>,
-    }
-    impl SchemaInfoEnumMember {
-        /// One with no optional member.
-        pub fn new(name: String) -> Self {
-            Self { name, features: None }
-        }
     }
     impl Wire for SchemaInfoEnumMember {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -272,9 +255,9 @@ pub(crate) mod types {
     /// A set of strings.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoEnum {
-        /// Its values.
-        pub members: Vec<types::SchemaInfoEnumMember>,
-        /// Their names again, for old clients.
+        /// its values
+        pub members: Vec<super::super::super::types::SchemaInfoEnumMember>,
+        /// their names again, for old clients
         pub values: Vec<String>,
     }
     impl Wire for SchemaInfoEnum {
@@ -300,7 +283,7 @@ pub(crate) mod types {
     /// An array type.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoArray {
-        /// Name of its elements' type.
+        /// name of its elements' type
         pub element_type: String,
     }
     impl Wire for SchemaInfoArray {
@@ -324,25 +307,14 @@ pub(crate) mod types {
     /// A member of an object type.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoObjectMember {
-        /// Its name.
+        /// its name
         pub name: String,
-        /// Name of its type.
+        /// name of its type
         pub r#type: String,
-        /// There if the member is optional; null.
+        /// there if the member is optional; null
         pub default: Option<Value>,
-        /// Names of its features.
+        /// names of its features
         pub features: Option<Vec<String>>,
-    }
-    impl SchemaInfoObjectMember {
-        /// One with no optional member.
-        pub fn new(name: String, r#type: String) -> Self {
-            Self {
-                name,
-                r#type,
-                default: None,
-                features: None,
-            }
-        }
     }
     impl Wire for SchemaInfoObjectMember {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -371,9 +343,9 @@ pub(crate) mod types {
     /// Members that an object has for one value of its tag.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoObjectVariant {
-        /// The value.
+        /// the value
         pub case: String,
-        /// Name of the object type that has the members.
+        /// name of the object type that has the members
         pub r#type: String,
     }
     impl Wire for SchemaInfoObjectVariant {
@@ -399,22 +371,12 @@ pub(crate) mod types {
     /// An object type.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoObject {
-        /// Members that it always has.
-        pub members: Vec<types::SchemaInfoObjectMember>,
-        /// Name of the member that tells the variant.
+        /// members that it always has
+        pub members: Vec<super::super::super::types::SchemaInfoObjectMember>,
+        /// name of the member that tells the variant
         pub tag: Option<String>,
-        /// What it has besides, by the tag's value.
-        pub variants: Option<Vec<types::SchemaInfoObjectVariant>>,
-    }
-    impl SchemaInfoObject {
-        /// One with no optional member.
-        pub fn new(members: Vec<types::SchemaInfoObjectMember>) -> Self {
-            Self {
-                members,
-                tag: None,
-                variants: None,
-            }
-        }
+        /// what it has besides, by the tag's value
+        pub variants: Option<Vec<super::super::super::types::SchemaInfoObjectVariant>>,
     }
     impl Wire for SchemaInfoObject {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -441,7 +403,7 @@ pub(crate) mod types {
     /// One of the types that an alternate may be.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoAlternateMember {
-        /// Its name.
+        /// its name
         pub r#type: String,
     }
     impl Wire for SchemaInfoAlternateMember {
@@ -465,8 +427,8 @@ pub(crate) mod types {
     /// A type that is one of several.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoAlternate {
-        /// The types.
-        pub members: Vec<types::SchemaInfoAlternateMember>,
+        /// the types
+        pub members: Vec<super::super::super::types::SchemaInfoAlternateMember>,
     }
     impl Wire for SchemaInfoAlternate {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -489,22 +451,12 @@ pub(crate) mod types {
     /// A command.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoCommand {
-        /// Name of the object type of its arguments.
+        /// name of the object type of its arguments
         pub arg_type: String,
-        /// Name of the type of its answer.
+        /// name of the type of its answer
         pub ret_type: String,
-        /// Whether it may be run out of band; absent for no.
+        /// whether it may be run out of band; absent for no
         pub allow_oob: Option<bool>,
-    }
-    impl SchemaInfoCommand {
-        /// One with no optional member.
-        pub fn new(arg_type: String, ret_type: String) -> Self {
-            Self {
-                arg_type,
-                ret_type,
-                allow_oob: None,
-            }
-        }
     }
     impl Wire for SchemaInfoCommand {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -531,7 +483,7 @@ pub(crate) mod types {
     /// An event.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoEvent {
-        /// Name of the object type of its data.
+        /// name of the object type of its data
         pub arg_type: String,
     }
     impl Wire for SchemaInfoEvent {
@@ -555,24 +507,16 @@ pub(crate) mod types {
     /// An entry of the schema.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfo {
-        /// Of a command or event its name, of a type a number that has no meaning.
+        /// of a command or event its name, of a type a number that has no meaning
         pub name: String,
-        /// What it defines.
+        /// what it defines
         pub meta_type: SchemaInfoBranch,
-        /// Names of its features.
+        /// names of its features
         pub features: Option<Vec<String>>,
     }
     impl SchemaInfo {
-        /// One with no optional member of the base.
-        pub fn new(name: String, meta_type: SchemaInfoBranch) -> Self {
-            Self {
-                name,
-                meta_type,
-                features: None,
-            }
-        }
         /// The value of `meta-type`.
-        pub fn kind(&self) -> types::SchemaMetaType {
+        pub fn kind(&self) -> super::super::super::types::SchemaMetaType {
             self.meta_type.kind()
         }
     }
@@ -587,7 +531,8 @@ pub(crate) mod types {
     impl Fields for SchemaInfo {
         fn take(members: &mut Members) -> Result<Self, Invalid> {
             let name = members.req("name")?;
-            let meta_type: types::SchemaMetaType = members.req("meta-type")?;
+            let meta_type: super::super::super::types::SchemaMetaType = members
+                .req("meta-type")?;
             let features = members.opt("features")?;
             let meta_type = SchemaInfoBranch::take(meta_type, members)?;
             Ok(Self { name, meta_type, features })
@@ -602,53 +547,63 @@ pub(crate) mod types {
     /// What `SchemaInfo` holds besides its base, by `meta-type`.
     #[derive(Debug, Clone, PartialEq)]
     pub enum SchemaInfoBranch {
-        /// A type that the language has.
-        Builtin(types::SchemaInfoBuiltin),
-        /// A set of strings.
-        Enum(types::SchemaInfoEnum),
-        /// An array type.
-        Array(types::SchemaInfoArray),
-        /// An object type.
-        Object(types::SchemaInfoObject),
-        /// A type that is one of several, told apart by JSON type.
-        Alternate(types::SchemaInfoAlternate),
-        /// A command.
-        Command(types::SchemaInfoCommand),
-        /// An event.
-        Event(types::SchemaInfoEvent),
+        /// a type that the language has
+        Builtin(super::super::super::types::SchemaInfoBuiltin),
+        /// a set of strings
+        Enum(super::super::super::types::SchemaInfoEnum),
+        /// an array type
+        Array(super::super::super::types::SchemaInfoArray),
+        /// an object type
+        Object(super::super::super::types::SchemaInfoObject),
+        /// a type that is one of several, told apart by JSON type
+        Alternate(super::super::super::types::SchemaInfoAlternate),
+        /// a command
+        Command(super::super::super::types::SchemaInfoCommand),
+        /// an event
+        Event(super::super::super::types::SchemaInfoEvent),
     }
     impl SchemaInfoBranch {
         /// The value of `meta-type`.
-        pub fn kind(&self) -> types::SchemaMetaType {
+        pub fn kind(&self) -> super::super::super::types::SchemaMetaType {
             match self {
-                Self::Builtin(_) => types::SchemaMetaType::Builtin,
-                Self::Enum(_) => types::SchemaMetaType::Enum,
-                Self::Array(_) => types::SchemaMetaType::Array,
-                Self::Object(_) => types::SchemaMetaType::Object,
-                Self::Alternate(_) => types::SchemaMetaType::Alternate,
-                Self::Command(_) => types::SchemaMetaType::Command,
-                Self::Event(_) => types::SchemaMetaType::Event,
+                Self::Builtin(_) => super::super::super::types::SchemaMetaType::Builtin,
+                Self::Enum(_) => super::super::super::types::SchemaMetaType::Enum,
+                Self::Array(_) => super::super::super::types::SchemaMetaType::Array,
+                Self::Object(_) => super::super::super::types::SchemaMetaType::Object,
+                Self::Alternate(_) => {
+                    super::super::super::types::SchemaMetaType::Alternate
+                }
+                Self::Command(_) => super::super::super::types::SchemaMetaType::Command,
+                Self::Event(_) => super::super::super::types::SchemaMetaType::Event,
             }
         }
         fn take(
-            tag: types::SchemaMetaType,
+            tag: super::super::super::types::SchemaMetaType,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
             Ok(
                 match tag {
-                    types::SchemaMetaType::Builtin => {
+                    super::super::super::types::SchemaMetaType::Builtin => {
                         Self::Builtin(Fields::take(members)?)
                     }
-                    types::SchemaMetaType::Enum => Self::Enum(Fields::take(members)?),
-                    types::SchemaMetaType::Array => Self::Array(Fields::take(members)?),
-                    types::SchemaMetaType::Object => Self::Object(Fields::take(members)?),
-                    types::SchemaMetaType::Alternate => {
+                    super::super::super::types::SchemaMetaType::Enum => {
+                        Self::Enum(Fields::take(members)?)
+                    }
+                    super::super::super::types::SchemaMetaType::Array => {
+                        Self::Array(Fields::take(members)?)
+                    }
+                    super::super::super::types::SchemaMetaType::Object => {
+                        Self::Object(Fields::take(members)?)
+                    }
+                    super::super::super::types::SchemaMetaType::Alternate => {
                         Self::Alternate(Fields::take(members)?)
                     }
-                    types::SchemaMetaType::Command => {
+                    super::super::super::types::SchemaMetaType::Command => {
                         Self::Command(Fields::take(members)?)
                     }
-                    types::SchemaMetaType::Event => Self::Event(Fields::take(members)?),
+                    super::super::super::types::SchemaMetaType::Event => {
+                        Self::Event(Fields::take(members)?)
+                    }
                 },
             )
         }
@@ -667,10 +622,10 @@ pub(crate) mod types {
     /// Where to listen, in the spelling of older commands.
     #[derive(Debug, Clone, PartialEq)]
     pub enum SocketAddressLegacy {
-        /// A TCP host and port.
-        Inet(types::InetSocketAddress),
-        /// The path of a Unix socket.
-        Unix(types::UnixSocketAddress),
+        /// a TCP host and port
+        Inet(super::super::super::types::InetSocketAddress),
+        /// the path of a Unix socket
+        Unix(super::super::super::types::UnixSocketAddress),
     }
     impl SocketAddressLegacy {
         /// Which branch it is.
@@ -709,9 +664,9 @@ pub(crate) mod types {
     /// Which branch `SocketAddressLegacy` holds.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum SocketAddressLegacyKind {
-        /// A TCP host and port.
+        /// a TCP host and port
         Inet,
-        /// The path of a Unix socket.
+        /// the path of a Unix socket
         Unix,
     }
     impl SocketAddressLegacyKind {
@@ -747,9 +702,9 @@ pub(crate) mod types {
     /// What to do with the clients of an export that goes away.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockExportRemoveMode {
-        /// Refuse to remove it while there are any.
+        /// refuse to remove it while there are any
         Safe,
-        /// Disconnect them.
+        /// disconnect them
         Hard,
     }
     impl BlockExportRemoveMode {
@@ -785,7 +740,7 @@ pub(crate) mod types {
     /// How a node is served outwards.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockExportType {
-        /// By the NBD server.
+        /// by the NBD server
         Nbd,
     }
     impl BlockExportType {
@@ -820,41 +775,22 @@ pub(crate) mod types {
     /// Options that every export takes.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockExportOptionsBase {
-        /// How the node is served.
-        pub r#type: types::BlockExportType,
-        /// Name of the export, by which commands find it.
+        /// how the node is served
+        pub r#type: super::super::super::types::BlockExportType,
+        /// name of the export, by which commands find it
         pub id: String,
-        /// Fail rather than leave the thread asked for.
+        /// fail rather than leave the thread asked for
         pub fixed_iothread: Option<bool>,
-        /// Name of the thread to serve it on.
+        /// name of the thread to serve it on
         pub iothread: Option<String>,
-        /// The node.
+        /// the node
         pub node_name: String,
-        /// Whether clients may write.
+        /// whether clients may write
         pub writable: Option<bool>,
-        /// Whether each write is durable before it completes.
+        /// whether each write is durable before it completes
         pub writethrough: Option<bool>,
-        /// Whether the node may be inactive.
+        /// whether the node may be inactive
         pub allow_inactive: Option<bool>,
-    }
-    impl BlockExportOptionsBase {
-        /// One with no optional member.
-        pub fn new(
-            r#type: types::BlockExportType,
-            id: String,
-            node_name: String,
-        ) -> Self {
-            Self {
-                r#type,
-                id,
-                fixed_iothread: None,
-                iothread: None,
-                node_name,
-                writable: None,
-                writethrough: None,
-                allow_inactive: None,
-            }
-        }
     }
     impl Wire for BlockExportOptionsBase {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -891,9 +827,9 @@ pub(crate) mod types {
     /// Options of an export by the NBD server.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct BlockExportOptionsNbd {
-        /// The export's name; that of the node if absent.
+        /// the export's name; that of the node if absent
         pub name: Option<String>,
-        /// What clients are told about it.
+        /// what clients are told about it
         pub description: Option<String>,
     }
     impl Wire for BlockExportOptionsNbd {
@@ -919,43 +855,26 @@ pub(crate) mod types {
     /// An export.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockExportOptions {
-        /// How the node is served.
+        /// how the node is served
         pub r#type: BlockExportOptionsBranch,
-        /// Name of the export, by which commands find it.
+        /// name of the export, by which commands find it
         pub id: String,
-        /// Fail rather than leave the thread asked for.
+        /// fail rather than leave the thread asked for
         pub fixed_iothread: Option<bool>,
-        /// Name of the thread to serve it on.
+        /// name of the thread to serve it on
         pub iothread: Option<String>,
-        /// The node.
+        /// the node
         pub node_name: String,
-        /// Whether clients may write.
+        /// whether clients may write
         pub writable: Option<bool>,
-        /// Whether each write is durable before it completes.
+        /// whether each write is durable before it completes
         pub writethrough: Option<bool>,
-        /// Whether the node may be inactive.
+        /// whether the node may be inactive
         pub allow_inactive: Option<bool>,
     }
     impl BlockExportOptions {
-        /// One with no optional member of the base.
-        pub fn new(
-            r#type: BlockExportOptionsBranch,
-            id: String,
-            node_name: String,
-        ) -> Self {
-            Self {
-                r#type,
-                id,
-                fixed_iothread: None,
-                iothread: None,
-                node_name,
-                writable: None,
-                writethrough: None,
-                allow_inactive: None,
-            }
-        }
         /// The value of `type`.
-        pub fn kind(&self) -> types::BlockExportType {
+        pub fn kind(&self) -> super::super::super::types::BlockExportType {
             self.r#type.kind()
         }
     }
@@ -969,7 +888,8 @@ pub(crate) mod types {
     }
     impl Fields for BlockExportOptions {
         fn take(members: &mut Members) -> Result<Self, Invalid> {
-            let r#type: types::BlockExportType = members.req("type")?;
+            let r#type: super::super::super::types::BlockExportType = members
+                .req("type")?;
             let id = members.req("id")?;
             let fixed_iothread = members.opt("fixed-iothread")?;
             let iothread = members.opt("iothread")?;
@@ -1004,23 +924,25 @@ pub(crate) mod types {
     /// What `BlockExportOptions` holds besides its base, by `type`.
     #[derive(Debug, Clone, PartialEq)]
     pub enum BlockExportOptionsBranch {
-        /// By the NBD server.
-        Nbd(types::BlockExportOptionsNbd),
+        /// by the NBD server
+        Nbd(super::super::super::types::BlockExportOptionsNbd),
     }
     impl BlockExportOptionsBranch {
         /// The value of `type`.
-        pub fn kind(&self) -> types::BlockExportType {
+        pub fn kind(&self) -> super::super::super::types::BlockExportType {
             match self {
-                Self::Nbd(_) => types::BlockExportType::Nbd,
+                Self::Nbd(_) => super::super::super::types::BlockExportType::Nbd,
             }
         }
         fn take(
-            tag: types::BlockExportType,
+            tag: super::super::super::types::BlockExportType,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
             Ok(
                 match tag {
-                    types::BlockExportType::Nbd => Self::Nbd(Fields::take(members)?),
+                    super::super::super::types::BlockExportType::Nbd => {
+                        Self::Nbd(Fields::take(members)?)
+                    }
                 },
             )
         }
@@ -1033,13 +955,13 @@ pub(crate) mod types {
     /// An export.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockExportInfo {
-        /// Its name.
+        /// its name
         pub id: String,
-        /// How the node is served.
-        pub r#type: types::BlockExportType,
-        /// The node.
+        /// how the node is served
+        pub r#type: super::super::super::types::BlockExportType,
+        /// the node
         pub node_name: String,
-        /// Whether it was asked to go away.
+        /// whether it was asked to go away
         pub shutting_down: bool,
     }
     impl Wire for BlockExportInfo {
@@ -1073,12 +995,11 @@ pub(crate) mod commands {
         Fields, Invalid, Members, Object, Unknown, Value, Wire, decode_fields,
         encode_fields, Command,
     };
-    use super::super::super::types;
     /// Ends negotiation: first command of every session.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QmpCapabilities {
-        /// Capabilities to turn on, of those that the greeting offers.
-        pub enable: Option<Vec<types::QMPCapability>>,
+        /// capabilities to turn on, of those that the greeting offers
+        pub enable: Option<Vec<super::super::super::types::QMPCapability>>,
     }
     impl Wire for QmpCapabilities {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1172,9 +1093,9 @@ pub(crate) mod commands {
     /// Closes a node that `blockdev-add` made. Answers after its files are closed and unlocked.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct BlockdevDel {
-        /// The node.
+        /// the node
         pub node_name: Option<String>,
-        /// The older spelling: the name given as `id`.
+        /// the older spelling: the name given as `id`
         pub id: Option<String>,
     }
     impl Wire for BlockdevDel {
@@ -1222,33 +1143,21 @@ pub(crate) mod commands {
     impl Command for QueryQmpSchema {
         const NAME: &'static str = "query-qmp-schema";
         const ALLOW_OOB: bool = false;
-        type Ok = Vec<types::SchemaInfo>;
+        type Ok = Vec<super::super::super::types::SchemaInfo>;
     }
     /// Starts the NBD server. It has no exports yet.
     #[derive(Debug, Clone, PartialEq)]
     pub struct NbdServerStart {
-        /// Where to listen.
-        pub addr: types::SocketAddressLegacy,
-        /// Time a client has for its handshake.
+        /// where to listen
+        pub addr: super::super::super::types::SocketAddressLegacy,
+        /// time a client has for its handshake
         pub handshake_max_seconds: Option<u32>,
-        /// Id of the TLS credentials.
+        /// id of the TLS credentials
         pub tls_creds: Option<String>,
-        /// Id of the object that says which clients may connect.
+        /// id of the object that says which clients may connect
         pub tls_authz: Option<String>,
-        /// How many clients at a time; 0 is no limit.
+        /// how many clients at a time; 0 is no limit
         pub max_connections: Option<u32>,
-    }
-    impl NbdServerStart {
-        /// One with no optional member.
-        pub fn new(addr: types::SocketAddressLegacy) -> Self {
-            Self {
-                addr,
-                handshake_max_seconds: None,
-                tls_creds: None,
-                tls_authz: None,
-                max_connections: None,
-            }
-        }
     }
     impl Wire for NbdServerStart {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1284,28 +1193,16 @@ pub(crate) mod commands {
     /// Exports a device or node on the NBD server.
     #[derive(Debug, Clone, PartialEq)]
     pub struct NbdServerAdd {
-        /// Name of the device or node.
+        /// name of the device or node
         pub device: String,
-        /// The export's name; that of the device if absent.
+        /// the export's name; that of the device if absent
         pub name: Option<String>,
-        /// What clients are told about it.
+        /// what clients are told about it
         pub description: Option<String>,
-        /// Whether clients may write.
+        /// whether clients may write
         pub writable: Option<bool>,
-        /// A dirty bitmap to offer.
+        /// a dirty bitmap to offer
         pub bitmap: Option<String>,
-    }
-    impl NbdServerAdd {
-        /// One with no optional member.
-        pub fn new(device: String) -> Self {
-            Self {
-                device,
-                name: None,
-                description: None,
-                writable: None,
-                bitmap: None,
-            }
-        }
     }
     impl Wire for NbdServerAdd {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1341,16 +1238,10 @@ pub(crate) mod commands {
     /// Removes an export of the NBD server.
     #[derive(Debug, Clone, PartialEq)]
     pub struct NbdServerRemove {
-        /// The export's name.
+        /// the export's name
         pub name: String,
-        /// What to do with its clients; `safe` if absent.
-        pub mode: Option<types::BlockExportRemoveMode>,
-    }
-    impl NbdServerRemove {
-        /// One with no optional member.
-        pub fn new(name: String) -> Self {
-            Self { name, mode: None }
-        }
+        /// what to do with its clients; `safe` if absent
+        pub mode: Option<super::super::super::types::BlockExportRemoveMode>,
     }
     impl Wire for NbdServerRemove {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1403,7 +1294,7 @@ pub(crate) mod commands {
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockExportAdd(
         /// Its members.
-        pub types::BlockExportOptions,
+        pub super::super::super::types::BlockExportOptions,
     );
     impl Wire for BlockExportAdd {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1429,16 +1320,10 @@ pub(crate) mod commands {
     /// Asks for an export to be removed; BLOCK_EXPORT_DELETED tells when it is.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockExportDel {
-        /// The export.
+        /// the export
         pub id: String,
-        /// What to do with its clients; `safe` if absent.
-        pub mode: Option<types::BlockExportRemoveMode>,
-    }
-    impl BlockExportDel {
-        /// One with no optional member.
-        pub fn new(id: String) -> Self {
-            Self { id, mode: None }
-        }
+        /// what to do with its clients; `safe` if absent
+        pub mode: Option<super::super::super::types::BlockExportRemoveMode>,
     }
     impl Wire for BlockExportDel {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1485,7 +1370,7 @@ pub(crate) mod commands {
     impl Command for QueryBlockExports {
         const NAME: &'static str = "query-block-exports";
         const ALLOW_OOB: bool = false;
-        type Ok = Vec<types::BlockExportInfo>;
+        type Ok = Vec<super::super::super::types::BlockExportInfo>;
     }
 }
 /// Events.
@@ -1497,7 +1382,7 @@ pub(crate) mod events {
     /// An export is gone, and its `id` is free.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockExportDeleted {
-        /// The export.
+        /// the export
         pub id: String,
     }
     impl Wire for BlockExportDeleted {

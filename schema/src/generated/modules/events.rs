@@ -9,9 +9,9 @@ pub(crate) mod types {
     /// Direction of a request that failed.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum IoOperationType {
-        /// A read.
+        /// a read
         Read,
-        /// A write.
+        /// a write
         Write,
     }
     impl IoOperationType {
@@ -47,11 +47,11 @@ pub(crate) mod types {
     /// Request that the children of a quorum were given.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum QuorumOpType {
-        /// A read.
+        /// a read
         Read,
-        /// A write.
+        /// a write
         Write,
-        /// A flush.
+        /// a flush
         Flush,
     }
     impl QuorumOpType {
@@ -92,44 +92,23 @@ pub(crate) mod events {
         Fields, Invalid, Members, Object, Unknown, Value, Wire, decode_fields,
         encode_fields,
     };
-    use super::super::super::types;
     /// A request of a device failed.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockIoError {
-        /// Path of the device; empty if it has none.
+        /// path of the device; empty if it has none
         pub qom_path: String,
-        /// Its name.
+        /// its name
         pub device: String,
-        /// The node that failed; absent if it has no name.
+        /// the node that failed; absent if it has no name
         pub node_name: Option<String>,
-        /// The request's direction.
-        pub operation: types::IoOperationType,
-        /// What was done about it.
-        pub action: types::BlockErrorAction,
-        /// Whether space ran out; absent for a read.
+        /// the request's direction
+        pub operation: super::super::super::types::IoOperationType,
+        /// what was done about it
+        pub action: super::super::super::types::BlockErrorAction,
+        /// whether space ran out; absent for a read
         pub nospace: Option<bool>,
-        /// The error, for people.
+        /// the error, for people
         pub reason: String,
-    }
-    impl BlockIoError {
-        /// One with no optional member.
-        pub fn new(
-            qom_path: String,
-            device: String,
-            operation: types::IoOperationType,
-            action: types::BlockErrorAction,
-            reason: String,
-        ) -> Self {
-            Self {
-                qom_path,
-                device,
-                node_name: None,
-                operation,
-                action,
-                nospace: None,
-                reason,
-            }
-        }
     }
     impl Wire for BlockIoError {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -164,37 +143,18 @@ pub(crate) mod events {
     /// A job is over, and was not cancelled.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobCompleted {
-        /// What it did.
-        pub r#type: types::BlockJobType,
-        /// Its name.
+        /// what it did
+        pub r#type: super::super::super::types::BlockJobType,
+        /// its name
         pub device: String,
-        /// The end of its progress.
+        /// the end of its progress
         pub len: i64,
-        /// How far it got; `len` when it succeeded.
+        /// how far it got; `len` when it succeeded
         pub offset: i64,
-        /// Its limit in bytes a second; 0 is none.
+        /// its limit in bytes a second; 0 is none
         pub speed: i64,
-        /// What stopped it; absent when it succeeded.
+        /// what stopped it; absent when it succeeded
         pub error: Option<String>,
-    }
-    impl BlockJobCompleted {
-        /// One with no optional member.
-        pub fn new(
-            r#type: types::BlockJobType,
-            device: String,
-            len: i64,
-            offset: i64,
-            speed: i64,
-        ) -> Self {
-            Self {
-                r#type,
-                device,
-                len,
-                offset,
-                speed,
-                error: None,
-            }
-        }
     }
     impl Wire for BlockJobCompleted {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -227,15 +187,15 @@ pub(crate) mod events {
     /// A job was cancelled and is over.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobCancelled {
-        /// What it did.
-        pub r#type: types::BlockJobType,
-        /// Its name.
+        /// what it did
+        pub r#type: super::super::super::types::BlockJobType,
+        /// its name
         pub device: String,
-        /// The end of its progress.
+        /// the end of its progress
         pub len: i64,
-        /// How far it got.
+        /// how far it got
         pub offset: i64,
-        /// Its limit in bytes a second; 0 is none.
+        /// its limit in bytes a second; 0 is none
         pub speed: i64,
     }
     impl Wire for BlockJobCancelled {
@@ -267,12 +227,12 @@ pub(crate) mod events {
     /// A request of a job failed.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobError {
-        /// The job's name.
+        /// the job's name
         pub device: String,
-        /// The request's direction.
-        pub operation: types::IoOperationType,
-        /// What was done about it.
-        pub action: types::BlockErrorAction,
+        /// the request's direction
+        pub operation: super::super::super::types::IoOperationType,
+        /// what was done about it
+        pub action: super::super::super::types::BlockErrorAction,
     }
     impl Wire for BlockJobError {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -299,15 +259,15 @@ pub(crate) mod events {
     /// A job's source and target are in sync: it may be completed.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobReady {
-        /// What it does.
-        pub r#type: types::BlockJobType,
-        /// Its name.
+        /// what it does
+        pub r#type: super::super::super::types::BlockJobType,
+        /// its name
         pub device: String,
-        /// The end of its progress.
+        /// the end of its progress
         pub len: i64,
-        /// How far it got.
+        /// how far it got
         pub offset: i64,
-        /// Its limit in bytes a second; 0 is none.
+        /// its limit in bytes a second; 0 is none
         pub speed: i64,
     }
     impl Wire for BlockJobReady {
@@ -339,31 +299,18 @@ pub(crate) mod events {
     /// An image was found corrupt.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockImageCorrupted {
-        /// Name of the device that uses it; empty if none does.
+        /// name of the device that uses it; empty if none does
         pub device: String,
-        /// The node; absent if it has no name.
+        /// the node; absent if it has no name
         pub node_name: Option<String>,
-        /// What is wrong, for people.
+        /// what is wrong, for people
         pub msg: String,
-        /// Where in the image file, in bytes.
+        /// where in the image file, in bytes
         pub offset: Option<i64>,
-        /// Length of the access, in bytes.
+        /// length of the access, in bytes
         pub size: Option<i64>,
-        /// Whether the image can no longer be written.
+        /// whether the image can no longer be written
         pub fatal: bool,
-    }
-    impl BlockImageCorrupted {
-        /// One with no optional member.
-        pub fn new(device: String, msg: String, fatal: bool) -> Self {
-            Self {
-                device,
-                node_name: None,
-                msg,
-                offset: None,
-                size: None,
-                fatal,
-            }
-        }
     }
     impl Wire for BlockImageCorrupted {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -396,11 +343,11 @@ pub(crate) mod events {
     /// The children of a quorum did not agree.
     #[derive(Debug, Clone, PartialEq)]
     pub struct QuorumFailure {
-        /// Name of the device, or of the node.
+        /// name of the device, or of the node
         pub reference: String,
-        /// First sector of the request.
+        /// first sector of the request
         pub sector_num: i64,
-        /// How many sectors it had.
+        /// how many sectors it had
         pub sectors_count: i64,
     }
     impl Wire for QuorumFailure {
@@ -428,33 +375,16 @@ pub(crate) mod events {
     /// A child of a quorum failed, or was outvoted.
     #[derive(Debug, Clone, PartialEq)]
     pub struct QuorumReportBad {
-        /// The request.
-        pub r#type: types::QuorumOpType,
-        /// The child's error; absent when it was outvoted.
+        /// the request
+        pub r#type: super::super::super::types::QuorumOpType,
+        /// the child's error; absent when it was outvoted
         pub error: Option<String>,
-        /// The child's node.
+        /// the child's node
         pub node_name: String,
-        /// First sector of the request.
+        /// first sector of the request
         pub sector_num: i64,
-        /// How many sectors it had.
+        /// how many sectors it had
         pub sectors_count: i64,
-    }
-    impl QuorumReportBad {
-        /// One with no optional member.
-        pub fn new(
-            r#type: types::QuorumOpType,
-            node_name: String,
-            sector_num: i64,
-            sectors_count: i64,
-        ) -> Self {
-            Self {
-                r#type,
-                error: None,
-                node_name,
-                sector_num,
-                sectors_count,
-            }
-        }
     }
     impl Wire for QuorumReportBad {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {

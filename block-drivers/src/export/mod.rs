@@ -1,0 +1,3 @@
+//! Exports: nodes served outwards.
+
+pub mod nbd;

@@ -1,0 +1,112 @@
+//! What a connection received and has not parsed yet.
+//!
+//! Invariant: `start <= end <= CAPACITY`; the bytes between are unread. Large payloads pass by:
+//! they are received into their own memory, with this buffer behind it, so that one system call
+//! brings the rest of a payload and the requests that follow.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use block_core::IoBuf;
+use block_core::queue::LocalQueue;
+
+use crate::nbd::server_handshake::INPUT_CAPACITY;
+
+/// Bytes of the buffer: some fifty 28-byte requests with room to spare, or sixteen 4 KiB writes.
+const CAPACITY: usize = 64 << 10;
+const _: () = assert!(INPUT_CAPACITY <= CAPACITY, "the longest option fits");
+
+/// The receive buffer of one connection.
+pub(super) struct Input {
+    buf: IoBuf,
+    start: usize,
+    end: usize,
+}
+
+impl Input {
+    pub(super) fn new() -> Input {
+        Input {
+            buf: IoBuf::zeroed(CAPACITY),
+            start: 0,
+            end: 0,
+        }
+    }
+
+    /// Unread bytes.
+    pub(super) fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// A copy of all unread bytes.
+    pub(super) fn unread(&self) -> Vec<u8> {
+        self.buf.slice(self.start..self.end).to_vec()
+    }
+
+    /// Copies the next bytes out, if there are enough, and moves past them.
+    pub(super) fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        if self.len() < N {
+            return None;
+        }
+        let mut bytes = [0; N];
+        self.buf.copy_out(self.start, &mut bytes);
+        self.skip(N);
+        Some(bytes)
+    }
+
+    /// Moves past up to `len` bytes; says how many.
+    pub(super) fn skip(&mut self, len: usize) -> usize {
+        let skipped = len.min(self.len());
+        self.start += skipped;
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+        skipped
+    }
+
+    /// Moves up to `payload.len()` bytes to `payload`; says how many.
+    pub(super) fn take_payload(&mut self, payload: &IoBuf) -> usize {
+        let len = payload.len().min(self.len());
+        payload.copy_from(0, &self.buf, self.start, len);
+        self.skip(len)
+    }
+
+    /// Receives behind the unread bytes; 0 when the peer has closed.
+    pub(super) async fn fill(
+        &mut self,
+        queue: &LocalQueue,
+        socket: &Arc<OwnedFd>,
+    ) -> io::Result<usize> {
+        if self.start > 0 {
+            // What is left here is the beginning of one message, so there is little to move.
+            let unread = self.unread();
+            self.buf.copy_in(0, &unread);
+            self.start = 0;
+            self.end = unread.len();
+        }
+        let (count, _) = queue
+            .recv(socket, self.buf.slice(self.end..CAPACITY))
+            .await?;
+        self.end += count;
+        Ok(count)
+    }
+
+    /// Receives into `payload` first, and what comes behind it into the buffer, which must be
+    /// empty; says how many bytes of the payload came, 0 when the peer has closed.
+    pub(super) async fn fill_payload(
+        &mut self,
+        queue: &LocalQueue,
+        socket: &Arc<OwnedFd>,
+        payload: &IoBuf,
+    ) -> io::Result<usize> {
+        debug_assert_eq!(self.len(), 0, "bytes of the payload would be overtaken");
+        let mut both = payload.clone();
+        both.append(self.buf.clone());
+        let (count, _) = queue.recv(socket, both).await?;
+        let of_payload = count.min(payload.len());
+        self.start = 0;
+        self.end = count - of_payload;
+        Ok(of_payload)
+    }
+}
