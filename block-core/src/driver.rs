@@ -12,6 +12,8 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use block_schema::types::{ImageInfoSpecific, SnapshotInfo};
+
 use crate::buffer::IoBuf;
 use crate::engine::Leaf;
 use crate::error::{Error, Result};
@@ -117,6 +119,38 @@ pub struct ClusterCounts {
     pub compressed: u64,
 }
 
+/// What a node tells about its image besides name and length; for `info` and the queries of QMP.
+///
+/// The caller adds what the graph knows: file names, the size on disk, the backing image.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Description {
+    /// Bytes of the format's allocation unit.
+    pub cluster_size: Option<u64>,
+    /// Whether guest data is stored encrypted.
+    pub encrypted: bool,
+    /// Whether it is, and nobody gave the key.
+    pub encryption_key_missing: bool,
+    /// Whether all guest data is stored compressed.
+    pub compressed: bool,
+    /// Whether the image says of itself that it was not closed; `None` where that can't be said.
+    pub dirty: Option<bool>,
+    /// The backing file that the image names.
+    pub backing: Option<BackingName>,
+    /// Internal snapshots, in the image's order.
+    pub snapshots: Vec<SnapshotInfo>,
+    /// What only this format has.
+    pub format_specific: Option<ImageInfoSpecific>,
+}
+
+/// How an image names its backing file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackingName {
+    /// The name, as the image spells it.
+    pub filename: String,
+    /// The format that the image gives for it.
+    pub format: Option<String>,
+}
+
 /// One instance of a format, protocol or filter: the inside of a node.
 ///
 /// Shared by all queues at once; state changes go through the driver's own synchronisation.
@@ -137,6 +171,11 @@ pub trait Driver: Send + Sync + 'static {
     /// What requests must keep to.
     fn limits(&self) -> Limits {
         Limits::default()
+    }
+
+    /// What the image says about itself, from memory alone. The default has nothing to say.
+    fn describe(&self) -> Description {
+        Description::default()
     }
 
     /// The descriptor that this node is, for protocol drivers.

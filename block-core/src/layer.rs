@@ -16,7 +16,9 @@ use crate::backend::Backend;
 use crate::driver::{CheckReport, Preallocation, Repair};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::graph::open::{NoDrivers, Registry};
 use crate::graph::perm::{Role, Use};
+use crate::graph::policy::{DenyAll, OpenPolicy};
 use crate::graph::{Draft, Edge, Graph, Node, NodeId, NodeIndex};
 use crate::queue::{LocalQueue, QueueBuilder, QueueShared};
 use crate::request::announce::{ClaimKind, Reach};
@@ -46,6 +48,8 @@ struct Shared {
     /// Held by a verb from reading the graph to publishing the next one.
     change: AsyncMutex,
     backends: Mutex<Vec<Arc<Backend>>>,
+    registry: Arc<dyn Registry>,
+    policy: Arc<dyn OpenPolicy>,
 }
 
 impl Default for Layer {
@@ -55,8 +59,14 @@ impl Default for Layer {
 }
 
 impl Layer {
-    /// A layer without nodes.
+    /// A layer without drivers, for nodes made by hand.
     pub fn new() -> Layer {
+        Layer::with_drivers(Arc::new(NoDrivers), Arc::new(DenyAll))
+    }
+
+    /// A layer whose options open the drivers of `registry`, and whose images may name what
+    /// `policy` lets them.
+    pub fn with_drivers(registry: Arc<dyn Registry>, policy: Arc<dyn OpenPolicy>) -> Layer {
         Layer(Arc::new(Shared {
             graph: ArcSwap::default(),
             version: AtomicU64::new(0),
@@ -65,7 +75,19 @@ impl Layer {
             queues: ArcSwap::default(),
             change: AsyncMutex::new(),
             backends: Mutex::default(),
+            registry,
+            policy,
         }))
+    }
+
+    /// The drivers that are built in.
+    pub fn registry(&self) -> &Arc<dyn Registry> {
+        &self.0.registry
+    }
+
+    /// Who decides about names found inside images.
+    pub fn policy(&self) -> &Arc<dyn OpenPolicy> {
+        &self.0.policy
     }
 
     /// A queue over an engine; start it on the thread that will run it.

@@ -2,3 +2,6 @@
 
 pub mod export;
 pub mod nbd;
+pub mod registry;
+
+pub use registry::Drivers;

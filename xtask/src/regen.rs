@@ -32,7 +32,9 @@ type Files = BTreeMap<PathBuf, String>;
 
 fn make() -> Result<Files, String> {
     let package = crate::root().join("schema");
-    let mut loader = Loader::new().without_comments("block-core.json");
+    let mut loader = Loader::new()
+        .without_comments("block-core.json")
+        .require_docs();
     for overlay in overlays(&package.join("overlay"))? {
         loader = loader.overlay(overlay);
     }

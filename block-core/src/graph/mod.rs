@@ -15,7 +15,9 @@ use crate::error::{Error, Result};
 use crate::request::announce::Claims;
 use crate::request::map::{Access, EdgeIndex, Extent, Lookup, Mapping};
 
+pub mod open;
 pub mod perm;
+pub mod policy;
 
 use perm::{Perm, Role, Use};
 

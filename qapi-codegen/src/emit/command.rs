@@ -26,7 +26,7 @@ pub(super) fn emit(context: &Context<'_>, entity: &Entity, command: &Command) ->
     };
     let name = &entity.name;
     let allow_oob = command.allow_oob;
-    let ok = ok_type(context, command, &quote!(super::super::super::types));
+    let ok = ok_type(context, command, &quote!(types));
     quote! {
         #definition
 
@@ -128,22 +128,17 @@ pub(super) fn server(context: &Context<'_>) -> TokenStream {
         let (name, oob, answers) = (&entity.name, command.allow_oob, command.answers);
         quote!(runtime::CommandSpec { name: #name, allow_oob: #oob, answers: #answers })
     });
-    let methods = commands.iter().map(|(entity, command)| {
+    let methods = commands.iter().map(|(entity, _)| {
         let docs = docs::entity(entity);
         let method = names::field(&entity.name);
         let ident = names::type_ident(&entity.name);
         let name = &entity.name;
-        let ok = match &command.returns {
-            _ if !command.typed => quote!(runtime::Value),
-            Some(Type::Builtin(qapi_parser::Builtin::Any)) => quote!(runtime::Value),
-            _ => ok_type(context, command, &quote!(types)),
-        };
         quote! {
             #docs
             fn #method(
                 &self,
                 arguments: commands::#ident,
-            ) -> impl Future<Output = Result<#ok, runtime::Error>> {
+            ) -> impl Future<Output = Result<<commands::#ident as runtime::Command>::Ok, runtime::Error>> {
                 let _ = arguments;
                 std::future::ready(Err(runtime::not_built_in(#name)))
             }

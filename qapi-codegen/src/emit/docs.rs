@@ -21,13 +21,24 @@ fn lines(text: &str, fallback: &str) -> TokenStream {
     let text = if text.is_empty() {
         fallback.to_owned()
     } else {
-        escape(text)
+        sentence(escape(text))
     };
     let lines = text.lines().map(|line| match line {
         "" => String::new(),
         _ => format!(" {line}"),
     });
     quote!(#(#[doc = #lines])*)
+}
+
+/// A phrase as a sentence.
+fn sentence(mut text: String) -> String {
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    if text.ends_with(|last: char| last.is_alphanumeric() || matches!(last, '`' | ')')) {
+        text.push('.');
+    }
+    text
 }
 
 /// Keeps rustdoc from reading links and tags into plain text.

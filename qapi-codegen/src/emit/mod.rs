@@ -131,7 +131,7 @@ impl Spaces {
     }
 }
 
-/// Names of the runtime that `tokens` use, and `extra`. A name that may be a variant's is either
+/// Imports of what `tokens` use of the root and the runtime, and `extra` of the runtime. A name that may be a variant's is either
 /// written with its path or in `extra`.
 fn imports(tokens: &TokenStream, extra: &[&str]) -> TokenStream {
     const NAMES: [&str; 12] = [
@@ -156,7 +156,12 @@ fn imports(tokens: &TokenStream, extra: &[&str]) -> TokenStream {
         .chain(extra)
         .map(|name| names::ident(name))
         .collect();
-    quote!(use super::super::super::runtime::{#(#names),*};)
+    let types = used.contains("types").then(|| {
+        quote!(
+            use super::super::super::types;
+        )
+    });
+    quote!(use super::super::super::runtime::{#(#names),*}; #types)
 }
 
 fn collect_idents(tokens: TokenStream, out: &mut std::collections::BTreeSet<String>) {
@@ -200,7 +205,7 @@ impl Context<'_> {
 
     /// The Rust type of `ty`, seen from a module of definitions.
     fn ty(&self, ty: &Type) -> TokenStream {
-        self.ty_from(ty, &quote!(super::super::super::types))
+        self.ty_from(ty, &quote!(types))
     }
 
     /// The Rust type of `ty` where `types` is the path of the types.

@@ -32,6 +32,8 @@ pub(super) fn definition(
     let puts = members.iter().map(|(member, _)| put(member));
     let default = members.iter().all(|(member, _)| member.optional);
     let default = default.then(|| quote!(, Default));
+    let new = new(context, members);
+    let new = new.map(|new| quote!(impl #ident { #new }));
     let (members_arg, object_arg) = if members.is_empty() {
         (quote!(_), quote!(_))
     } else {
@@ -42,6 +44,8 @@ pub(super) fn definition(
         #docs
         #[derive(Debug, Clone, PartialEq #default)]
         pub struct #ident { #(#fields,)* }
+
+        #new
 
         #wire
 
@@ -57,27 +61,71 @@ pub(super) fn definition(
     }
 }
 
+/// How many parameters a constructor may have; with more, fields are better set by name.
+pub(super) const MAX_PARAMETERS: usize = 7;
+
+/// A constructor from the required members, where that saves writing.
+pub(super) fn new(context: &Context<'_>, members: &[(&Member, &Entity)]) -> Option<TokenStream> {
+    let (optional, required): (Vec<_>, Vec<_>) =
+        members.iter().partition(|(member, _)| member.optional);
+    if optional.is_empty() || required.is_empty() || required.len() > MAX_PARAMETERS {
+        return None;
+    }
+    let parameters = required.iter().map(|(member, owner)| {
+        let (name, ty) = (
+            names::field(&member.name),
+            field_type(context, member, owner),
+        );
+        quote!(#name: #ty)
+    });
+    let fields = members.iter().map(|(member, _)| {
+        let name = names::field(&member.name);
+        if member.optional {
+            quote!(#name: None)
+        } else {
+            quote!(#name)
+        }
+    });
+    Some(quote! {
+        /// One with no optional member.
+        pub fn new(#(#parameters),*) -> Self {
+            Self { #(#fields,)* }
+        }
+    })
+}
+
 /// A member as a field.
 pub(super) fn field(context: &Context<'_>, member: &Member, owner: &Entity) -> TokenStream {
     let doc = docs::member(&owner.doc, &member.name);
     let name = names::field(&member.name);
+    let ty = field_type(context, member, owner);
+    quote!(#doc pub #name: #ty)
+}
+
+pub(super) fn field_type(context: &Context<'_>, member: &Member, owner: &Entity) -> TokenStream {
     let mut ty = context.ty(&member.ty);
     if context.plan.is_boxed(&owner.name, &member.name) {
         ty = quote!(Box<#ty>);
     }
     if member.optional {
-        ty = quote!(Option<#ty>);
+        quote!(Option<#ty>)
+    } else {
+        ty
     }
-    quote!(#doc pub #name: #ty)
 }
 
 /// The expression that takes a member out of `members`.
 pub(super) fn take(member: &Member) -> TokenStream {
+    take_from(&names::ident("members"), member)
+}
+
+/// The expression that takes a member out of `source`.
+pub(super) fn take_from(source: &proc_macro2::Ident, member: &Member) -> TokenStream {
     let name = &member.name;
     if member.optional {
-        quote!(members.opt(#name)?)
+        quote!(#source.opt(#name)?)
     } else {
-        quote!(members.req(#name)?)
+        quote!(#source.req(#name)?)
     }
 }
 

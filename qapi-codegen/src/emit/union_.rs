@@ -25,9 +25,14 @@ pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) ->
             struct_::field(context, member, owner)
         }
     });
+    // The members become variables, one of which may have the usual name of their source.
+    let taken = members
+        .iter()
+        .any(|(member, _)| names::snake(&member.name) == "members");
+    let source = format_ident!("{}", if taken { "members_" } else { "members" });
     let takes = members.iter().map(|(member, _)| {
         let name = names::field(&member.name);
-        let take = struct_::take(member);
+        let take = struct_::take_from(&source, member);
         if is_tag(member) {
             quote!(let #name: #tag_type = #take;)
         } else {
@@ -46,6 +51,7 @@ pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) ->
             struct_::put(member)
         }
     });
+    let new = flat_new(context, &members, &union.discriminator, &branch_ident);
     let branches = branches(context, entity, union, &branch_ident, &tag_type);
     let tag = &union.discriminator;
     let kind_doc = format!(" The value of `{tag}`.");
@@ -56,6 +62,8 @@ pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) ->
         pub struct #ident { #(#fields,)* }
 
         impl #ident {
+            #new
+
             #[doc = #kind_doc]
             pub fn kind(&self) -> #tag_type {
                 self.#tag_field.kind()
@@ -65,9 +73,9 @@ pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) ->
         #wire
 
         impl Fields for #ident {
-            fn take(members: &mut Members) -> Result<Self, Invalid> {
+            fn take(#source: &mut Members) -> Result<Self, Invalid> {
                 #(#takes)*
-                let #tag_field = #branch_ident::take(#tag_field, members)?;
+                let #tag_field = #branch_ident::take(#tag_field, #source)?;
                 Ok(Self { #(#names,)* })
             }
 
@@ -79,6 +87,37 @@ pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) ->
 
         #branches
     }
+}
+
+/// A constructor from the branch and the other required members.
+fn flat_new(
+    context: &Context<'_>,
+    members: &[(&Member, &Entity)],
+    discriminator: &str,
+    branch: &Ident,
+) -> Option<TokenStream> {
+    let (mut parameters, mut fields) = (Vec::new(), Vec::new());
+    for (member, owner) in members {
+        let name = names::field(&member.name);
+        if member.name == discriminator {
+            parameters.push(quote!(#name: #branch));
+            fields.push(quote!(#name));
+        } else if member.optional {
+            fields.push(quote!(#name: None));
+        } else {
+            let ty = struct_::field_type(context, member, owner);
+            parameters.push(quote!(#name: #ty));
+            fields.push(quote!(#name));
+        }
+    }
+    (parameters.len() <= struct_::MAX_PARAMETERS).then(|| {
+        quote! {
+            /// One with no optional member of the base.
+            pub fn new(#(#parameters),*) -> Self {
+                Self { #(#fields,)* }
+            }
+        }
+    })
 }
 
 /// The enum of a flat union's branches.

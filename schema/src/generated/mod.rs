@@ -199,7 +199,9 @@ pub trait Server {
     fn query_version(
         &self,
         arguments: commands::QueryVersion,
-    ) -> impl Future<Output = Result<types::VersionInfo, runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<<commands::QueryVersion as runtime::Command>::Ok, runtime::Error>,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("query-version")))
     }
@@ -207,151 +209,224 @@ pub trait Server {
     fn query_commands(
         &self,
         arguments: commands::QueryCommands,
-    ) -> impl Future<Output = Result<Vec<types::CommandInfo>, runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<
+            <commands::QueryCommands as runtime::Command>::Ok,
+            runtime::Error,
+        >,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("query-commands")))
     }
-    /// `query-block`.
+    /// Lists the devices.
     fn query_block(
         &self,
         arguments: commands::QueryBlock,
-    ) -> impl Future<Output = Result<Vec<types::BlockInfo>, runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<<commands::QueryBlock as runtime::Command>::Ok, runtime::Error>,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("query-block")))
     }
-    /// `query-blockstats`.
+    /// Tells what each device has done so far.
     fn query_blockstats(
         &self,
         arguments: commands::QueryBlockstats,
-    ) -> impl Future<Output = Result<Vec<types::BlockStats>, runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<
+            <commands::QueryBlockstats as runtime::Command>::Ok,
+            runtime::Error,
+        >,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("query-blockstats")))
     }
-    /// `query-block-jobs`.
+    /// Lists the jobs.
     fn query_block_jobs(
         &self,
         arguments: commands::QueryBlockJobs,
-    ) -> impl Future<Output = Result<Vec<types::BlockJobInfo>, runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<
+            <commands::QueryBlockJobs as runtime::Command>::Ok,
+            runtime::Error,
+        >,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("query-block-jobs")))
     }
-    /// `block_passwd`.
+    /// Gives the passphrase of an encrypted image.
     fn block_passwd(
         &self,
         arguments: commands::BlockPasswd,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<<commands::BlockPasswd as runtime::Command>::Ok, runtime::Error>,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block_passwd")))
     }
-    /// `block_resize`.
+    /// Changes the length of an image while it is in use.
     fn block_resize(
         &self,
         arguments: commands::BlockResize,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<<commands::BlockResize as runtime::Command>::Ok, runtime::Error>,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block_resize")))
     }
-    /// `blockdev-snapshot-sync`.
+    /// Takes an external snapshot: puts a new, empty overlay on top of a device's image.
     fn blockdev_snapshot_sync(
         &self,
         arguments: commands::BlockdevSnapshotSync,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<
+            <commands::BlockdevSnapshotSync as runtime::Command>::Ok,
+            runtime::Error,
+        >,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("blockdev-snapshot-sync")))
     }
-    /// `block-commit`.
+    /// Merges images downwards: writes what is in those from `top` down into `base`.
     fn block_commit(
         &self,
         arguments: commands::BlockCommit,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<<commands::BlockCommit as runtime::Command>::Ok, runtime::Error>,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block-commit")))
     }
-    /// `drive-backup`.
+    /// Copies a device's content as it is now, while the guest goes on.
     fn drive_backup(
         &self,
         arguments: commands::DriveBackup,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<<commands::DriveBackup as runtime::Command>::Ok, runtime::Error>,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("drive-backup")))
     }
-    /// `query-named-block-nodes`.
+    /// Lists the nodes that have a name.
     fn query_named_block_nodes(
         &self,
         arguments: commands::QueryNamedBlockNodes,
-    ) -> impl Future<Output = Result<Vec<types::BlockDeviceInfo>, runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<
+            <commands::QueryNamedBlockNodes as runtime::Command>::Ok,
+            runtime::Error,
+        >,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("query-named-block-nodes")))
     }
-    /// `drive-mirror`.
+    /// Copies a device's content and keeps the copy up to date until it is completed.
     fn drive_mirror(
         &self,
         arguments: commands::DriveMirror,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<<commands::DriveMirror as runtime::Command>::Ok, runtime::Error>,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("drive-mirror")))
     }
-    /// `block_set_io_throttle`.
+    /// Limits a device's requests. Zero is no limit.
     fn block_set_io_throttle(
         &self,
         arguments: commands::BlockSetIoThrottle,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<
+            <commands::BlockSetIoThrottle as runtime::Command>::Ok,
+            runtime::Error,
+        >,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block_set_io_throttle")))
     }
-    /// `block-stream`.
+    /// Merges images upwards: copies into a device's image what it reads from those below it.
     fn block_stream(
         &self,
         arguments: commands::BlockStream,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<<commands::BlockStream as runtime::Command>::Ok, runtime::Error>,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block-stream")))
     }
-    /// `block-job-set-speed`.
+    /// Limits a job.
     fn block_job_set_speed(
         &self,
         arguments: commands::BlockJobSetSpeed,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<
+            <commands::BlockJobSetSpeed as runtime::Command>::Ok,
+            runtime::Error,
+        >,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block-job-set-speed")))
     }
-    /// `block-job-cancel`.
+    /// Asks a job to stop. BLOCK_JOB_CANCELLED tells when it has.
     fn block_job_cancel(
         &self,
         arguments: commands::BlockJobCancel,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<
+            <commands::BlockJobCancel as runtime::Command>::Ok,
+            runtime::Error,
+        >,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block-job-cancel")))
     }
-    /// `block-job-pause`.
+    /// Pauses a job once its requests in flight are done.
     fn block_job_pause(
         &self,
         arguments: commands::BlockJobPause,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<
+            <commands::BlockJobPause as runtime::Command>::Ok,
+            runtime::Error,
+        >,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block-job-pause")))
     }
-    /// `block-job-resume`.
+    /// Lets a paused job go on.
     fn block_job_resume(
         &self,
         arguments: commands::BlockJobResume,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<
+            <commands::BlockJobResume as runtime::Command>::Ok,
+            runtime::Error,
+        >,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block-job-resume")))
     }
-    /// `block-job-complete`.
+    /// Ends a job that is ready; a mirror then goes over to the copy.
     fn block_job_complete(
         &self,
         arguments: commands::BlockJobComplete,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<
+            <commands::BlockJobComplete as runtime::Command>::Ok,
+            runtime::Error,
+        >,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block-job-complete")))
     }
-    /// `blockdev-add`.
+    /// Opens a node.
+    ///
+    /// On the wire the options stand either under `options` or directly among the arguments.
     fn blockdev_add(
         &self,
         arguments: commands::BlockdevAdd,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<<commands::BlockdevAdd as runtime::Command>::Ok, runtime::Error>,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("blockdev-add")))
     }
@@ -359,7 +434,12 @@ pub trait Server {
     fn qmp_capabilities(
         &self,
         arguments: commands::QmpCapabilities,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<
+            <commands::QmpCapabilities as runtime::Command>::Ok,
+            runtime::Error,
+        >,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("qmp_capabilities")))
     }
@@ -367,7 +447,9 @@ pub trait Server {
     fn quit(
         &self,
         arguments: commands::Quit,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<<commands::Quit as runtime::Command>::Ok, runtime::Error>,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("quit")))
     }
@@ -375,7 +457,9 @@ pub trait Server {
     fn stop(
         &self,
         arguments: commands::Stop,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<<commands::Stop as runtime::Command>::Ok, runtime::Error>,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("stop")))
     }
@@ -383,7 +467,9 @@ pub trait Server {
     fn cont(
         &self,
         arguments: commands::Cont,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<<commands::Cont as runtime::Command>::Ok, runtime::Error>,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("cont")))
     }
@@ -391,7 +477,9 @@ pub trait Server {
     fn blockdev_del(
         &self,
         arguments: commands::BlockdevDel,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<<commands::BlockdevDel as runtime::Command>::Ok, runtime::Error>,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("blockdev-del")))
     }
@@ -399,7 +487,12 @@ pub trait Server {
     fn query_qmp_schema(
         &self,
         arguments: commands::QueryQmpSchema,
-    ) -> impl Future<Output = Result<Vec<types::SchemaInfo>, runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<
+            <commands::QueryQmpSchema as runtime::Command>::Ok,
+            runtime::Error,
+        >,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("query-qmp-schema")))
     }
@@ -407,7 +500,12 @@ pub trait Server {
     fn nbd_server_start(
         &self,
         arguments: commands::NbdServerStart,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<
+            <commands::NbdServerStart as runtime::Command>::Ok,
+            runtime::Error,
+        >,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("nbd-server-start")))
     }
@@ -415,7 +513,9 @@ pub trait Server {
     fn nbd_server_add(
         &self,
         arguments: commands::NbdServerAdd,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<<commands::NbdServerAdd as runtime::Command>::Ok, runtime::Error>,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("nbd-server-add")))
     }
@@ -423,7 +523,12 @@ pub trait Server {
     fn nbd_server_remove(
         &self,
         arguments: commands::NbdServerRemove,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<
+            <commands::NbdServerRemove as runtime::Command>::Ok,
+            runtime::Error,
+        >,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("nbd-server-remove")))
     }
@@ -431,7 +536,12 @@ pub trait Server {
     fn nbd_server_stop(
         &self,
         arguments: commands::NbdServerStop,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<
+            <commands::NbdServerStop as runtime::Command>::Ok,
+            runtime::Error,
+        >,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("nbd-server-stop")))
     }
@@ -439,7 +549,12 @@ pub trait Server {
     fn block_export_add(
         &self,
         arguments: commands::BlockExportAdd,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<
+            <commands::BlockExportAdd as runtime::Command>::Ok,
+            runtime::Error,
+        >,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block-export-add")))
     }
@@ -447,7 +562,12 @@ pub trait Server {
     fn block_export_del(
         &self,
         arguments: commands::BlockExportDel,
-    ) -> impl Future<Output = Result<(), runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<
+            <commands::BlockExportDel as runtime::Command>::Ok,
+            runtime::Error,
+        >,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("block-export-del")))
     }
@@ -455,7 +575,12 @@ pub trait Server {
     fn query_block_exports(
         &self,
         arguments: commands::QueryBlockExports,
-    ) -> impl Future<Output = Result<Vec<types::BlockExportInfo>, runtime::Error>> {
+    ) -> impl Future<
+        Output = Result<
+            <commands::QueryBlockExports as runtime::Command>::Ok,
+            runtime::Error,
+        >,
+    > {
         let _ = arguments;
         std::future::ready(Err(runtime::not_built_in("query-block-exports")))
     }

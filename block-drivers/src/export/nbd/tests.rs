@@ -680,10 +680,7 @@ fn nbdinfo_sees_the_export() {
             "a test disk",
         ];
         check_tool("nbdinfo", &[&uri], &want);
-        let map = [
-            "4194304    0  data",
-            "4194304    3  hole,zero",
-        ];
+        let map = ["4194304    0  data", "4194304    3  hole,zero"];
         check_tool("nbdinfo", &["--map", &uri], &map);
         check_tool(
             "nbdinfo",

@@ -7,14 +7,15 @@ pub(crate) mod types {
         Fields, Invalid, Members, Object, Unknown, UnknownName, Value, Wire,
         decode_fields, decode_name, encode_fields, find_name,
     };
+    use super::super::super::types;
     /// A switch that may be left to the program.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum OnOffAuto {
-        /// the program decides
+        /// The program decides.
         Auto,
-        /// on
+        /// On.
         On,
-        /// off
+        /// Off.
         Off,
     }
     impl OnOffAuto {
@@ -51,11 +52,11 @@ pub(crate) mod types {
     /// Kinds of socket addresses.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum SocketAddressType {
-        /// a TCP host and port
+        /// A TCP host and port.
         Inet,
-        /// the path of a Unix socket
+        /// The path of a Unix socket.
         Unix,
-        /// a file descriptor that is open already
+        /// A file descriptor that is open already.
         Fd,
     }
     impl SocketAddressType {
@@ -92,20 +93,34 @@ pub(crate) mod types {
     /// A TCP address.
     #[derive(Debug, Clone, PartialEq)]
     pub struct InetSocketAddress {
-        /// host name or IP address
+        /// Host name or IP address.
         pub host: String,
-        /// port number or service name
+        /// Port number or service name.
         pub port: String,
-        /// the host is an IP address, to be used without a lookup
+        /// The host is an IP address, to be used without a lookup.
         pub numeric: Option<bool>,
-        /// when listening, the last port to try
+        /// When listening, the last port to try.
         pub to: Option<u16>,
-        /// whether IPv4 may be used
+        /// Whether IPv4 may be used.
         pub ipv4: Option<bool>,
-        /// whether IPv6 may be used
+        /// Whether IPv6 may be used.
         pub ipv6: Option<bool>,
-        /// whether to ask the kernel for keep-alive probes
+        /// Whether to ask the kernel for keep-alive probes.
         pub keep_alive: Option<bool>,
+    }
+    impl InetSocketAddress {
+        /// One with no optional member.
+        pub fn new(host: String, port: String) -> Self {
+            Self {
+                host,
+                port,
+                numeric: None,
+                to: None,
+                ipv4: None,
+                ipv6: None,
+                keep_alive: None,
+            }
+        }
     }
     impl Wire for InetSocketAddress {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -140,12 +155,22 @@ pub(crate) mod types {
     /// The address of a Unix socket.
     #[derive(Debug, Clone, PartialEq)]
     pub struct UnixSocketAddress {
-        /// path in the file system, or name in the abstract namespace
+        /// Path in the file system, or name in the abstract namespace.
         pub path: String,
-        /// the path is a name in Linux's abstract namespace
+        /// The path is a name in Linux's abstract namespace.
         pub r#abstract: Option<bool>,
-        /// an abstract name ends where the path ends
+        /// An abstract name ends where the path ends.
         pub tight: Option<bool>,
+    }
+    impl UnixSocketAddress {
+        /// One with no optional member.
+        pub fn new(path: String) -> Self {
+            Self {
+                path,
+                r#abstract: None,
+                tight: None,
+            }
+        }
     }
     impl Wire for UnixSocketAddress {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -172,7 +197,7 @@ pub(crate) mod types {
     /// A socket that is open already.
     #[derive(Debug, Clone, PartialEq)]
     pub struct FdSocketAddress {
-        /// number of the descriptor, or the name it was passed under
+        /// Number of the descriptor, or the name it was passed under.
         pub str: String,
     }
     impl Wire for FdSocketAddress {
@@ -194,8 +219,8 @@ pub(crate) mod types {
     /// What every socket address has.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SocketAddressBase {
-        /// its kind
-        pub r#type: super::super::super::types::SocketAddressType,
+        /// Its kind.
+        pub r#type: types::SocketAddressType,
     }
     impl Wire for SocketAddressBase {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -218,12 +243,16 @@ pub(crate) mod types {
     /// Where to connect to, or to listen.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SocketAddress {
-        /// its kind
+        /// Its kind.
         pub r#type: SocketAddressBranch,
     }
     impl SocketAddress {
+        /// One with no optional member of the base.
+        pub fn new(r#type: SocketAddressBranch) -> Self {
+            Self { r#type }
+        }
         /// The value of `type`.
-        pub fn kind(&self) -> super::super::super::types::SocketAddressType {
+        pub fn kind(&self) -> types::SocketAddressType {
             self.r#type.kind()
         }
     }
@@ -237,8 +266,7 @@ pub(crate) mod types {
     }
     impl Fields for SocketAddress {
         fn take(members: &mut Members) -> Result<Self, Invalid> {
-            let r#type: super::super::super::types::SocketAddressType = members
-                .req("type")?;
+            let r#type: types::SocketAddressType = members.req("type")?;
             let r#type = SocketAddressBranch::take(r#type, members)?;
             Ok(Self { r#type })
         }
@@ -250,37 +278,31 @@ pub(crate) mod types {
     /// What `SocketAddress` holds besides its base, by `type`.
     #[derive(Debug, Clone, PartialEq)]
     pub enum SocketAddressBranch {
-        /// a TCP host and port
-        Inet(super::super::super::types::InetSocketAddress),
-        /// the path of a Unix socket
-        Unix(super::super::super::types::UnixSocketAddress),
-        /// a file descriptor that is open already
-        Fd(super::super::super::types::FdSocketAddress),
+        /// A TCP host and port.
+        Inet(types::InetSocketAddress),
+        /// The path of a Unix socket.
+        Unix(types::UnixSocketAddress),
+        /// A file descriptor that is open already.
+        Fd(types::FdSocketAddress),
     }
     impl SocketAddressBranch {
         /// The value of `type`.
-        pub fn kind(&self) -> super::super::super::types::SocketAddressType {
+        pub fn kind(&self) -> types::SocketAddressType {
             match self {
-                Self::Inet(_) => super::super::super::types::SocketAddressType::Inet,
-                Self::Unix(_) => super::super::super::types::SocketAddressType::Unix,
-                Self::Fd(_) => super::super::super::types::SocketAddressType::Fd,
+                Self::Inet(_) => types::SocketAddressType::Inet,
+                Self::Unix(_) => types::SocketAddressType::Unix,
+                Self::Fd(_) => types::SocketAddressType::Fd,
             }
         }
         fn take(
-            tag: super::super::super::types::SocketAddressType,
+            tag: types::SocketAddressType,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
             Ok(
                 match tag {
-                    super::super::super::types::SocketAddressType::Inet => {
-                        Self::Inet(Fields::take(members)?)
-                    }
-                    super::super::super::types::SocketAddressType::Unix => {
-                        Self::Unix(Fields::take(members)?)
-                    }
-                    super::super::super::types::SocketAddressType::Fd => {
-                        Self::Fd(Fields::take(members)?)
-                    }
+                    types::SocketAddressType::Inet => Self::Inet(Fields::take(members)?),
+                    types::SocketAddressType::Unix => Self::Unix(Fields::take(members)?),
+                    types::SocketAddressType::Fd => Self::Fd(Fields::take(members)?),
                 },
             )
         }
@@ -295,18 +317,31 @@ pub(crate) mod types {
     /// Options of the NBD client.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsNbd {
-        /// the server's address
-        pub server: super::super::super::types::SocketAddress,
-        /// the export's name; the server's default if absent
+        /// The server's address.
+        pub server: types::SocketAddress,
+        /// The export's name; the server's default if absent.
         pub export: Option<String>,
-        /// id of the TLS credentials
+        /// Id of the TLS credentials.
         pub tls_creds: Option<String>,
-        /// name to check the server's certificate against
+        /// Name to check the server's certificate against.
         pub tls_hostname: Option<String>,
-        /// seconds for which requests wait for a lost connection to come back
+        /// Seconds for which requests wait for a lost connection to come back.
         pub reconnect_delay: Option<u32>,
-        /// seconds for which opening tries to connect
+        /// Seconds for which opening tries to connect.
         pub open_timeout: Option<u32>,
+    }
+    impl BlockdevOptionsNbd {
+        /// One with no optional member.
+        pub fn new(server: types::SocketAddress) -> Self {
+            Self {
+                server,
+                export: None,
+                tls_creds: None,
+                tls_hostname: None,
+                reconnect_delay: None,
+                open_timeout: None,
+            }
+        }
     }
     impl Wire for BlockdevOptionsNbd {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -339,11 +374,11 @@ pub(crate) mod types {
     /// Options of the drivers that store nothing.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct BlockdevOptionsNull {
-        /// length in bytes; 1 GiB if absent
+        /// Length in bytes; 1 GiB if absent.
         pub size: Option<i64>,
-        /// time that each request takes
+        /// Time that each request takes.
         pub latency_ns: Option<u64>,
-        /// whether reads fill the buffer with zeroes; otherwise they leave it alone
+        /// Whether reads fill the buffer with zeroes; otherwise they leave it alone.
         pub read_zeroes: Option<bool>,
     }
     impl Wire for BlockdevOptionsNull {
@@ -371,12 +406,22 @@ pub(crate) mod types {
     /// Options of the raw format.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsRaw {
-        /// `file`.
-        pub file: super::super::super::types::BlockdevRef,
-        /// where in the file the image begins, in bytes
+        /// The node that holds the image.
+        pub file: types::BlockdevRef,
+        /// Where in the file the image begins, in bytes.
         pub offset: Option<i64>,
-        /// length of the image in bytes; up to the end of the file if absent
+        /// Length of the image in bytes; up to the end of the file if absent.
         pub size: Option<i64>,
+    }
+    impl BlockdevOptionsRaw {
+        /// One with no optional member.
+        pub fn new(file: types::BlockdevRef) -> Self {
+            Self {
+                file,
+                offset: None,
+                size: None,
+            }
+        }
     }
     impl Wire for BlockdevOptionsRaw {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -403,9 +448,9 @@ pub(crate) mod types {
     /// How a qcow2 image is encrypted.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockdevQcow2EncryptionFormat {
-        /// AES-CBC with the key derived from the passphrase alone; weak, for old images
+        /// AES-CBC with the key derived from the passphrase alone; weak, for old images.
         Aes,
-        /// LUKS, with its header inside the image
+        /// LUKS, with its header inside the image.
         Luks,
     }
     impl BlockdevQcow2EncryptionFormat {
@@ -441,8 +486,8 @@ pub(crate) mod types {
     /// What the encryption options of qcow2 have in common.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevQcow2EncryptionBase {
-        /// how the image is encrypted
-        pub format: super::super::super::types::BlockdevQcow2EncryptionFormat,
+        /// How the image is encrypted.
+        pub format: types::BlockdevQcow2EncryptionFormat,
     }
     impl Wire for BlockdevQcow2EncryptionBase {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -465,7 +510,7 @@ pub(crate) mod types {
     /// Key of an image with AES encryption.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QCryptoBlockOptionsQCow {
-        /// id of the secret that holds the passphrase
+        /// Id of the secret that holds the passphrase.
         pub key_secret: Option<String>,
     }
     impl Wire for QCryptoBlockOptionsQCow {
@@ -489,7 +534,7 @@ pub(crate) mod types {
     /// Key of an image with LUKS encryption.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QCryptoBlockOptionsLUKS {
-        /// id of the secret that holds the passphrase
+        /// Id of the secret that holds the passphrase.
         pub key_secret: Option<String>,
     }
     impl Wire for QCryptoBlockOptionsLUKS {
@@ -513,12 +558,16 @@ pub(crate) mod types {
     /// How to decrypt a qcow2 image.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevQcow2Encryption {
-        /// how the image is encrypted
+        /// How the image is encrypted.
         pub format: BlockdevQcow2EncryptionBranch,
     }
     impl BlockdevQcow2Encryption {
+        /// One with no optional member of the base.
+        pub fn new(format: BlockdevQcow2EncryptionBranch) -> Self {
+            Self { format }
+        }
         /// The value of `format`.
-        pub fn kind(&self) -> super::super::super::types::BlockdevQcow2EncryptionFormat {
+        pub fn kind(&self) -> types::BlockdevQcow2EncryptionFormat {
             self.format.kind()
         }
     }
@@ -532,8 +581,7 @@ pub(crate) mod types {
     }
     impl Fields for BlockdevQcow2Encryption {
         fn take(members: &mut Members) -> Result<Self, Invalid> {
-            let format: super::super::super::types::BlockdevQcow2EncryptionFormat = members
-                .req("format")?;
+            let format: types::BlockdevQcow2EncryptionFormat = members.req("format")?;
             let format = BlockdevQcow2EncryptionBranch::take(format, members)?;
             Ok(Self { format })
         }
@@ -545,33 +593,29 @@ pub(crate) mod types {
     /// What `BlockdevQcow2Encryption` holds besides its base, by `format`.
     #[derive(Debug, Clone, PartialEq)]
     pub enum BlockdevQcow2EncryptionBranch {
-        /// AES-CBC with the key derived from the passphrase alone; weak, for old images
-        Aes(super::super::super::types::QCryptoBlockOptionsQCow),
-        /// LUKS, with its header inside the image
-        Luks(super::super::super::types::QCryptoBlockOptionsLUKS),
+        /// AES-CBC with the key derived from the passphrase alone; weak, for old images.
+        Aes(types::QCryptoBlockOptionsQCow),
+        /// LUKS, with its header inside the image.
+        Luks(types::QCryptoBlockOptionsLUKS),
     }
     impl BlockdevQcow2EncryptionBranch {
         /// The value of `format`.
-        pub fn kind(&self) -> super::super::super::types::BlockdevQcow2EncryptionFormat {
+        pub fn kind(&self) -> types::BlockdevQcow2EncryptionFormat {
             match self {
-                Self::Aes(_) => {
-                    super::super::super::types::BlockdevQcow2EncryptionFormat::Aes
-                }
-                Self::Luks(_) => {
-                    super::super::super::types::BlockdevQcow2EncryptionFormat::Luks
-                }
+                Self::Aes(_) => types::BlockdevQcow2EncryptionFormat::Aes,
+                Self::Luks(_) => types::BlockdevQcow2EncryptionFormat::Luks,
             }
         }
         fn take(
-            tag: super::super::super::types::BlockdevQcow2EncryptionFormat,
+            tag: types::BlockdevQcow2EncryptionFormat,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
             Ok(
                 match tag {
-                    super::super::super::types::BlockdevQcow2EncryptionFormat::Aes => {
+                    types::BlockdevQcow2EncryptionFormat::Aes => {
                         Self::Aes(Fields::take(members)?)
                     }
-                    super::super::super::types::BlockdevQcow2EncryptionFormat::Luks => {
+                    types::BlockdevQcow2EncryptionFormat::Luks => {
                         Self::Luks(Fields::take(members)?)
                     }
                 },
@@ -587,7 +631,7 @@ pub(crate) mod types {
     /// How a qcow image is encrypted.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockdevQcowEncryptionFormat {
-        /// AES-CBC with the key derived from the passphrase alone
+        /// AES-CBC with the key derived from the passphrase alone.
         Aes,
     }
     impl BlockdevQcowEncryptionFormat {
@@ -622,8 +666,8 @@ pub(crate) mod types {
     /// What the encryption options of qcow have in common.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevQcowEncryptionBase {
-        /// how the image is encrypted
-        pub format: super::super::super::types::BlockdevQcowEncryptionFormat,
+        /// How the image is encrypted.
+        pub format: types::BlockdevQcowEncryptionFormat,
     }
     impl Wire for BlockdevQcowEncryptionBase {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -646,12 +690,16 @@ pub(crate) mod types {
     /// How to decrypt a qcow image.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevQcowEncryption {
-        /// how the image is encrypted
+        /// How the image is encrypted.
         pub format: BlockdevQcowEncryptionBranch,
     }
     impl BlockdevQcowEncryption {
+        /// One with no optional member of the base.
+        pub fn new(format: BlockdevQcowEncryptionBranch) -> Self {
+            Self { format }
+        }
         /// The value of `format`.
-        pub fn kind(&self) -> super::super::super::types::BlockdevQcowEncryptionFormat {
+        pub fn kind(&self) -> types::BlockdevQcowEncryptionFormat {
             self.format.kind()
         }
     }
@@ -665,8 +713,7 @@ pub(crate) mod types {
     }
     impl Fields for BlockdevQcowEncryption {
         fn take(members: &mut Members) -> Result<Self, Invalid> {
-            let format: super::super::super::types::BlockdevQcowEncryptionFormat = members
-                .req("format")?;
+            let format: types::BlockdevQcowEncryptionFormat = members.req("format")?;
             let format = BlockdevQcowEncryptionBranch::take(format, members)?;
             Ok(Self { format })
         }
@@ -678,25 +725,23 @@ pub(crate) mod types {
     /// What `BlockdevQcowEncryption` holds besides its base, by `format`.
     #[derive(Debug, Clone, PartialEq)]
     pub enum BlockdevQcowEncryptionBranch {
-        /// AES-CBC with the key derived from the passphrase alone
-        Aes(super::super::super::types::QCryptoBlockOptionsQCow),
+        /// AES-CBC with the key derived from the passphrase alone.
+        Aes(types::QCryptoBlockOptionsQCow),
     }
     impl BlockdevQcowEncryptionBranch {
         /// The value of `format`.
-        pub fn kind(&self) -> super::super::super::types::BlockdevQcowEncryptionFormat {
+        pub fn kind(&self) -> types::BlockdevQcowEncryptionFormat {
             match self {
-                Self::Aes(_) => {
-                    super::super::super::types::BlockdevQcowEncryptionFormat::Aes
-                }
+                Self::Aes(_) => types::BlockdevQcowEncryptionFormat::Aes,
             }
         }
         fn take(
-            tag: super::super::super::types::BlockdevQcowEncryptionFormat,
+            tag: types::BlockdevQcowEncryptionFormat,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
             Ok(
                 match tag {
-                    super::super::super::types::BlockdevQcowEncryptionFormat::Aes => {
+                    types::BlockdevQcowEncryptionFormat::Aes => {
                         Self::Aes(Fields::take(members)?)
                     }
                 },
@@ -711,12 +756,22 @@ pub(crate) mod types {
     /// Options of the qcow format.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsQcow {
-        /// `file`.
-        pub file: super::super::super::types::BlockdevRef,
-        /// `backing`.
-        pub backing: Option<super::super::super::types::BlockdevRef>,
-        /// how to decrypt the image
-        pub encrypt: Option<super::super::super::types::BlockdevQcowEncryption>,
+        /// The node that holds the image.
+        pub file: types::BlockdevRef,
+        /// The backing file; what the image names if absent, none if an empty string.
+        pub backing: Option<types::BlockdevRef>,
+        /// How to decrypt the image.
+        pub encrypt: Option<types::BlockdevQcowEncryption>,
+    }
+    impl BlockdevOptionsQcow {
+        /// One with no optional member.
+        pub fn new(file: types::BlockdevRef) -> Self {
+            Self {
+                file,
+                backing: None,
+                encrypt: None,
+            }
+        }
     }
     impl Wire for BlockdevOptionsQcow {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -743,13 +798,13 @@ pub(crate) mod types {
     /// Which writes to qcow2 metadata are checked for where they land.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum Qcow2OverlapCheckMode {
-        /// none
+        /// None.
         None,
-        /// against structures whose place is known without looking
+        /// Against structures whose place is known without looking.
         Constant,
-        /// against those that are in memory too
+        /// Against those that are in memory too.
         Cached,
-        /// against all, reading what is not in memory
+        /// Against all, reading what is not in memory.
         All,
     }
     impl Qcow2OverlapCheckMode {
@@ -792,9 +847,9 @@ pub(crate) mod types {
     /// How compressed clusters of a qcow2 image are compressed.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum Qcow2CompressionType {
-        /// raw deflate
+        /// Raw deflate.
         Zlib,
-        /// Zstandard
+        /// Zstandard.
         Zstd,
     }
     impl Qcow2CompressionType {
@@ -830,9 +885,9 @@ pub(crate) mod types {
     /// State of a bitmap in a qcow2 image.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum Qcow2BitmapInfoFlags {
-        /// was open for writing and not saved: its content is not valid
+        /// Was open for writing and not saved: its content is not valid.
         InUse,
-        /// is loaded and kept up to date whenever the image is written
+        /// Is loaded and kept up to date whenever the image is written.
         Auto,
     }
     impl Qcow2BitmapInfoFlags {
@@ -868,12 +923,12 @@ pub(crate) mod types {
     /// A bitmap in a qcow2 image.
     #[derive(Debug, Clone, PartialEq)]
     pub struct Qcow2BitmapInfo {
-        /// its name
+        /// Its name.
         pub name: String,
-        /// bytes a bit stands for
+        /// Bytes a bit stands for.
         pub granularity: u32,
-        /// its state
-        pub flags: Vec<super::super::super::types::Qcow2BitmapInfoFlags>,
+        /// Its state.
+        pub flags: Vec<types::Qcow2BitmapInfoFlags>,
     }
     impl Wire for Qcow2BitmapInfo {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -900,14 +955,25 @@ pub(crate) mod types {
     /// A key slot of a LUKS header.
     #[derive(Debug, Clone, PartialEq)]
     pub struct QCryptoBlockInfoLUKSSlot {
-        /// whether it holds a key
+        /// Whether it holds a key.
         pub active: bool,
-        /// iterations of its key derivation, if active
+        /// Iterations of its key derivation, if active.
         pub iters: Option<i64>,
-        /// stripes that its key is spread over, if active
+        /// Stripes that its key is spread over, if active.
         pub stripes: Option<i64>,
-        /// where its key material is, in bytes from the start of the header
+        /// Where its key material is, in bytes from the start of the header.
         pub key_offset: i64,
+    }
+    impl QCryptoBlockInfoLUKSSlot {
+        /// One with no optional member.
+        pub fn new(active: bool, key_offset: i64) -> Self {
+            Self {
+                active,
+                iters: None,
+                stripes: None,
+                key_offset,
+            }
+        }
     }
     impl Wire for QCryptoBlockInfoLUKSSlot {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -936,26 +1002,26 @@ pub(crate) mod types {
     /// What a LUKS header says.
     #[derive(Debug, Clone, PartialEq)]
     pub struct QCryptoBlockInfoLUKS {
-        /// the cipher and its key length
+        /// The cipher and its key length.
         pub cipher_alg: String,
-        /// how blocks are chained
+        /// How blocks are chained.
         pub cipher_mode: String,
-        /// how initial vectors are made
+        /// How initial vectors are made.
         pub ivgen_alg: String,
-        /// the hash that this uses, if it uses one
+        /// The hash that this uses, if it uses one.
         pub ivgen_hash_alg: Option<String>,
-        /// the hash of key derivation
+        /// The hash of key derivation.
         pub hash_alg: String,
-        /// whether the header is in a file of its own
+        /// Whether the header is in a file of its own.
         pub detached_header: bool,
-        /// where the data begins, in bytes
+        /// Where the data begins, in bytes.
         pub payload_offset: i64,
-        /// iterations of the master key's digest
+        /// Iterations of the master key's digest.
         pub master_key_iters: i64,
-        /// the volume's UUID
+        /// The volume's UUID.
         pub uuid: String,
-        /// its key slots
-        pub slots: Vec<super::super::super::types::QCryptoBlockInfoLUKSSlot>,
+        /// Its key slots.
+        pub slots: Vec<types::QCryptoBlockInfoLUKSSlot>,
     }
     impl Wire for QCryptoBlockInfoLUKS {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -996,12 +1062,16 @@ pub(crate) mod types {
     /// How a qcow2 image is encrypted, with what its header says.
     #[derive(Debug, Clone, PartialEq)]
     pub struct ImageInfoSpecificQCow2Encryption {
-        /// how the image is encrypted
+        /// How the image is encrypted.
         pub format: ImageInfoSpecificQCow2EncryptionBranch,
     }
     impl ImageInfoSpecificQCow2Encryption {
+        /// One with no optional member of the base.
+        pub fn new(format: ImageInfoSpecificQCow2EncryptionBranch) -> Self {
+            Self { format }
+        }
         /// The value of `format`.
-        pub fn kind(&self) -> super::super::super::types::BlockdevQcow2EncryptionFormat {
+        pub fn kind(&self) -> types::BlockdevQcow2EncryptionFormat {
             self.format.kind()
         }
     }
@@ -1015,8 +1085,7 @@ pub(crate) mod types {
     }
     impl Fields for ImageInfoSpecificQCow2Encryption {
         fn take(members: &mut Members) -> Result<Self, Invalid> {
-            let format: super::super::super::types::BlockdevQcow2EncryptionFormat = members
-                .req("format")?;
+            let format: types::BlockdevQcow2EncryptionFormat = members.req("format")?;
             let format = ImageInfoSpecificQCow2EncryptionBranch::take(format, members)?;
             Ok(Self { format })
         }
@@ -1028,33 +1097,27 @@ pub(crate) mod types {
     /// What `ImageInfoSpecificQCow2Encryption` holds besides its base, by `format`.
     #[derive(Debug, Clone, PartialEq)]
     pub enum ImageInfoSpecificQCow2EncryptionBranch {
-        /// AES-CBC with the key derived from the passphrase alone; weak, for old images
+        /// AES-CBC with the key derived from the passphrase alone; weak, for old images.
         Aes,
-        /// LUKS, with its header inside the image
-        Luks(super::super::super::types::QCryptoBlockInfoLUKS),
+        /// LUKS, with its header inside the image.
+        Luks(types::QCryptoBlockInfoLUKS),
     }
     impl ImageInfoSpecificQCow2EncryptionBranch {
         /// The value of `format`.
-        pub fn kind(&self) -> super::super::super::types::BlockdevQcow2EncryptionFormat {
+        pub fn kind(&self) -> types::BlockdevQcow2EncryptionFormat {
             match self {
-                Self::Aes => {
-                    super::super::super::types::BlockdevQcow2EncryptionFormat::Aes
-                }
-                Self::Luks(_) => {
-                    super::super::super::types::BlockdevQcow2EncryptionFormat::Luks
-                }
+                Self::Aes => types::BlockdevQcow2EncryptionFormat::Aes,
+                Self::Luks(_) => types::BlockdevQcow2EncryptionFormat::Luks,
             }
         }
         fn take(
-            tag: super::super::super::types::BlockdevQcow2EncryptionFormat,
+            tag: types::BlockdevQcow2EncryptionFormat,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
             Ok(
                 match tag {
-                    super::super::super::types::BlockdevQcow2EncryptionFormat::Aes => {
-                        Self::Aes
-                    }
-                    super::super::super::types::BlockdevQcow2EncryptionFormat::Luks => {
+                    types::BlockdevQcow2EncryptionFormat::Aes => Self::Aes,
+                    types::BlockdevQcow2EncryptionFormat::Luks => {
                         Self::Luks(Fields::take(members)?)
                     }
                 },
@@ -1070,7 +1133,7 @@ pub(crate) mod types {
     /// What only a file or host device can tell.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct ImageInfoSpecificFile {
-        /// the file system's extent size hint in bytes
+        /// The file system's extent size hint in bytes.
         pub extent_size_hint: Option<u64>,
     }
     impl Wire for ImageInfoSpecificFile {
@@ -1094,10 +1157,10 @@ pub(crate) mod types {
     /// A child of an image's node.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockChildInfo {
-        /// the child's name, as in `file`
+        /// The child's name, as in `file`.
         pub name: String,
-        /// what it is
-        pub info: super::super::super::types::ImageInfo,
+        /// What it is.
+        pub info: types::ImageInfo,
     }
     impl Wire for BlockChildInfo {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1122,11 +1185,11 @@ pub(crate) mod types {
     /// How a node caches.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevCacheInfo {
-        /// writes may complete before they are durable
+        /// Writes may complete before they are durable.
         pub writeback: bool,
-        /// the host's page cache is bypassed
+        /// The host's page cache is bypassed.
         pub direct: bool,
-        /// flushes are ignored
+        /// Flushes are ignored.
         pub no_flush: bool,
     }
     impl Wire for BlockdevCacheInfo {
@@ -1154,27 +1217,27 @@ pub(crate) mod types {
     /// Where a job is in its life.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum JobStatus {
-        /// not known; never seen
+        /// Not known; never seen.
         Undefined,
-        /// made, not started
+        /// Made, not started.
         Created,
-        /// working
+        /// Working.
         Running,
-        /// stopped by a user or an error
+        /// Stopped by a user or an error.
         Paused,
-        /// in sync, and may be completed
+        /// In sync, and may be completed.
         Ready,
-        /// paused while ready
+        /// Paused while ready.
         Standby,
-        /// done, and waiting for the others of its transaction
+        /// Done, and waiting for the others of its transaction.
         Waiting,
-        /// done, and waiting to be finalized
+        /// Done, and waiting to be finalized.
         Pending,
-        /// undoing what it did
+        /// Undoing what it did.
         Aborting,
-        /// over, and kept to be queried
+        /// Over, and kept to be queried.
         Concluded,
-        /// gone
+        /// Gone.
         Null,
     }
     impl JobStatus {
@@ -1231,9 +1294,9 @@ pub(crate) mod types {
     /// How long requests took.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockLatencyHistogramInfo {
-        /// upper bounds of the bins in nanoseconds; the last bin has none
+        /// Upper bounds of the bins in nanoseconds; the last bin has none.
         pub boundaries: Vec<u64>,
-        /// how many requests fell in each
+        /// How many requests fell in each.
         pub bins: Vec<u64>,
     }
     impl Wire for BlockLatencyHistogramInfo {

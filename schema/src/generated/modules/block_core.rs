@@ -7,22 +7,23 @@ pub(crate) mod types {
         Fields, Invalid, Members, Object, Unknown, UnknownName, Value, Wire,
         decode_fields, decode_name, encode_fields, find_name,
     };
-    /// `SnapshotInfo`.
+    use super::super::super::types;
+    /// A snapshot inside an image.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SnapshotInfo {
-        /// `id`.
+        /// Identifies it within the image.
         pub id: String,
-        /// `name`.
+        /// The name a user gave it.
         pub name: String,
-        /// `vm-state-size`.
+        /// Length of the saved machine state in bytes; 0 if there is none.
         pub vm_state_size: i64,
-        /// `date-sec`.
+        /// When it was taken: seconds since the epoch.
         pub date_sec: i64,
-        /// `date-nsec`.
+        /// And nanoseconds.
         pub date_nsec: i64,
-        /// `vm-clock-sec`.
+        /// How long the machine had run: seconds.
         pub vm_clock_sec: i64,
-        /// `vm-clock-nsec`.
+        /// And nanoseconds.
         pub vm_clock_nsec: i64,
     }
     impl Wire for SnapshotInfo {
@@ -55,31 +56,46 @@ pub(crate) mod types {
             object.put("vm-clock-nsec", &self.vm_clock_nsec);
         }
     }
-    /// `ImageInfoSpecificQCow2`.
+    /// What only a qcow2 image can tell.
     #[derive(Debug, Clone, PartialEq)]
     pub struct ImageInfoSpecificQCow2 {
-        /// `compat`.
+        /// Version of the format: `0.10` or `1.1`.
         pub compat: String,
-        /// `lazy-refcounts`.
+        /// Whether refcounts are brought up to date lazily; version 1.1 only.
         pub lazy_refcounts: Option<bool>,
-        /// `data-file`.
+        /// Name of the file that holds guest data, if it is not this one.
         pub data_file: Option<String>,
-        /// `data-file-raw`.
+        /// Whether that file alone is a valid raw image.
         pub data_file_raw: Option<bool>,
-        /// `extended-l2`.
+        /// Whether L2 entries track subclusters.
         pub extended_l2: Option<bool>,
-        /// `corrupt`.
+        /// Whether the image is marked corrupt.
         pub corrupt: Option<bool>,
-        /// `refcount-bits`.
+        /// Width of a refcount.
         pub refcount_bits: Option<i64>,
-        /// `encrypt`.
-        pub encrypt: Option<
-            super::super::super::types::ImageInfoSpecificQCow2Encryption,
-        >,
-        /// `bitmaps`.
-        pub bitmaps: Option<Vec<super::super::super::types::Qcow2BitmapInfo>>,
-        /// `compression-type`.
-        pub compression_type: Option<super::super::super::types::Qcow2CompressionType>,
+        /// How it is encrypted.
+        pub encrypt: Option<types::ImageInfoSpecificQCow2Encryption>,
+        /// Bitmaps stored in it.
+        pub bitmaps: Option<Vec<types::Qcow2BitmapInfo>>,
+        /// How compressed clusters are compressed.
+        pub compression_type: Option<types::Qcow2CompressionType>,
+    }
+    impl ImageInfoSpecificQCow2 {
+        /// One with no optional member.
+        pub fn new(compat: String) -> Self {
+            Self {
+                compat,
+                lazy_refcounts: None,
+                data_file: None,
+                data_file_raw: None,
+                extended_l2: None,
+                corrupt: None,
+                refcount_bits: None,
+                encrypt: None,
+                bitmaps: None,
+                compression_type: None,
+            }
+        }
     }
     impl Wire for ImageInfoSpecificQCow2 {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -117,17 +133,17 @@ pub(crate) mod types {
             object.put_opt("compression-type", &self.compression_type);
         }
     }
-    /// `ImageInfoSpecificVmdk`.
+    /// What only a VMDK image can tell.
     #[derive(Debug, Clone, PartialEq)]
     pub struct ImageInfoSpecificVmdk {
-        /// `create-type`.
+        /// The descriptor's createType.
         pub create_type: String,
-        /// `cid`.
+        /// Content ID, new whenever the image is changed.
         pub cid: i64,
-        /// `parent-cid`.
+        /// Content ID of the parent when this image was made.
         pub parent_cid: i64,
-        /// `extents`.
-        pub extents: Vec<super::super::super::types::ImageInfo>,
+        /// Its extents.
+        pub extents: Vec<types::ImageInfo>,
     }
     impl Wire for ImageInfoSpecificVmdk {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -153,15 +169,15 @@ pub(crate) mod types {
             object.put("extents", &self.extents);
         }
     }
-    /// `ImageInfoSpecific`.
+    /// What only images of one format can tell.
     #[derive(Debug, Clone, PartialEq)]
     pub enum ImageInfoSpecific {
-        /// `qcow2`.
-        Qcow2(super::super::super::types::ImageInfoSpecificQCow2),
-        /// `vmdk`.
-        Vmdk(super::super::super::types::ImageInfoSpecificVmdk),
-        /// `file`.
-        File(super::super::super::types::ImageInfoSpecificFile),
+        /// Of qcow2.
+        Qcow2(types::ImageInfoSpecificQCow2),
+        /// Of VMDK.
+        Vmdk(types::ImageInfoSpecificVmdk),
+        /// Of a file or host device.
+        File(types::ImageInfoSpecificFile),
     }
     impl ImageInfoSpecific {
         /// Which branch it is.
@@ -203,11 +219,11 @@ pub(crate) mod types {
     /// Which branch `ImageInfoSpecific` holds.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum ImageInfoSpecificKind {
-        /// `qcow2`.
+        /// Of qcow2.
         Qcow2,
-        /// `vmdk`.
+        /// Of VMDK.
         Vmdk,
-        /// `file`.
+        /// Of a file or host device.
         File,
     }
     impl ImageInfoSpecificKind {
@@ -241,39 +257,61 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// `ImageInfo`.
+    /// What is known about an image.
     #[derive(Debug, Clone, PartialEq)]
     pub struct ImageInfo {
-        /// `filename`.
+        /// Its file name.
         pub filename: String,
-        /// `format`.
+        /// Its format.
         pub format: String,
-        /// `dirty-flag`.
+        /// Whether it was not closed properly.
         pub dirty_flag: Option<bool>,
-        /// `actual-size`.
+        /// Bytes that it takes on the host.
         pub actual_size: Option<i64>,
-        /// `virtual-size`.
+        /// Bytes that a guest sees.
         pub virtual_size: i64,
-        /// `cluster-size`.
+        /// The format's allocation unit in bytes.
         pub cluster_size: Option<i64>,
-        /// `encrypted`.
+        /// Whether it is encrypted.
         pub encrypted: Option<bool>,
-        /// `compressed`.
+        /// Whether all of it is compressed.
         pub compressed: Option<bool>,
-        /// `backing-filename`.
+        /// Name of the backing file, as the image has it.
         pub backing_filename: Option<String>,
-        /// `full-backing-filename`.
+        /// The same, so that it can be opened from here.
         pub full_backing_filename: Option<String>,
-        /// `backing-filename-format`.
+        /// Format of the backing file.
         pub backing_filename_format: Option<String>,
-        /// `snapshots`.
-        pub snapshots: Option<Vec<super::super::super::types::SnapshotInfo>>,
-        /// `backing-image`.
-        pub backing_image: Option<Box<super::super::super::types::ImageInfo>>,
-        /// `format-specific`.
-        pub format_specific: Option<super::super::super::types::ImageInfoSpecific>,
-        /// `children`.
-        pub children: Option<Vec<super::super::super::types::BlockChildInfo>>,
+        /// Snapshots inside it.
+        pub snapshots: Option<Vec<types::SnapshotInfo>>,
+        /// The backing file.
+        pub backing_image: Option<Box<types::ImageInfo>>,
+        /// What only its format can tell.
+        pub format_specific: Option<types::ImageInfoSpecific>,
+        /// Its node's children.
+        pub children: Option<Vec<types::BlockChildInfo>>,
+    }
+    impl ImageInfo {
+        /// One with no optional member.
+        pub fn new(filename: String, format: String, virtual_size: i64) -> Self {
+            Self {
+                filename,
+                format,
+                dirty_flag: None,
+                actual_size: None,
+                virtual_size,
+                cluster_size: None,
+                encrypted: None,
+                compressed: None,
+                backing_filename: None,
+                full_backing_filename: None,
+                backing_filename_format: None,
+                snapshots: None,
+                backing_image: None,
+                format_specific: None,
+                children: None,
+            }
+        }
     }
     impl Wire for ImageInfo {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -321,33 +359,52 @@ pub(crate) mod types {
             object.put_opt("children", &self.children);
         }
     }
-    /// `ImageCheck`.
+    /// Outcome of a check of an image.
     #[derive(Debug, Clone, PartialEq)]
     pub struct ImageCheck {
-        /// `filename`.
+        /// Its file name.
         pub filename: String,
-        /// `format`.
+        /// Its format.
         pub format: String,
-        /// `check-errors`.
+        /// How often the check itself failed.
         pub check_errors: i64,
-        /// `image-end-offset`.
+        /// End of the last cluster in use, in bytes.
         pub image_end_offset: Option<i64>,
-        /// `corruptions`.
+        /// Corruptions found and left.
         pub corruptions: Option<i64>,
-        /// `leaks`.
+        /// Leaked clusters found and left.
         pub leaks: Option<i64>,
-        /// `corruptions-fixed`.
+        /// Corruptions repaired.
         pub corruptions_fixed: Option<i64>,
-        /// `leaks-fixed`.
+        /// Leaked clusters given back.
         pub leaks_fixed: Option<i64>,
-        /// `total-clusters`.
+        /// Clusters that a guest sees.
         pub total_clusters: Option<i64>,
-        /// `allocated-clusters`.
+        /// Of these, clusters that are allocated.
         pub allocated_clusters: Option<i64>,
-        /// `fragmented-clusters`.
+        /// Allocated clusters that do not follow their neighbour.
         pub fragmented_clusters: Option<i64>,
-        /// `compressed-clusters`.
+        /// Allocated clusters that are compressed.
         pub compressed_clusters: Option<i64>,
+    }
+    impl ImageCheck {
+        /// One with no optional member.
+        pub fn new(filename: String, format: String, check_errors: i64) -> Self {
+            Self {
+                filename,
+                format,
+                check_errors,
+                image_end_offset: None,
+                corruptions: None,
+                leaks: None,
+                corruptions_fixed: None,
+                leaks_fixed: None,
+                total_clusters: None,
+                allocated_clusters: None,
+                fragmented_clusters: None,
+                compressed_clusters: None,
+            }
+        }
     }
     impl Wire for ImageCheck {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -389,77 +446,77 @@ pub(crate) mod types {
             object.put_opt("compressed-clusters", &self.compressed_clusters);
         }
     }
-    /// `BlockDeviceInfo`.
+    /// A node, and what was set for it.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockDeviceInfo {
-        /// `file`.
+        /// File name of the image.
         pub file: String,
-        /// `node-name`.
+        /// The node's name.
         pub node_name: Option<String>,
-        /// `ro`.
+        /// Whether it is read-only.
         pub ro: bool,
-        /// `drv`.
+        /// Its driver.
         pub drv: String,
-        /// `backing_file`.
+        /// Name of its backing file.
         pub backing_file: Option<String>,
-        /// `backing_file_depth`.
+        /// How many backing files are below it.
         pub backing_file_depth: i64,
-        /// `encrypted`.
+        /// Whether the image is encrypted.
         pub encrypted: bool,
-        /// `encryption_key_missing`.
+        /// Whether the key to it is missing.
         pub encryption_key_missing: bool,
-        /// `detect_zeroes`.
-        pub detect_zeroes: super::super::super::types::BlockdevDetectZeroesOptions,
-        /// `bps`.
+        /// What happens to writes of zeroes.
+        pub detect_zeroes: types::BlockdevDetectZeroesOptions,
+        /// Limit in bytes a second; 0 is none, as for the others.
         pub bps: i64,
-        /// `bps_rd`.
+        /// Limit for reads in bytes a second.
         pub bps_rd: i64,
-        /// `bps_wr`.
+        /// Limit for writes in bytes a second.
         pub bps_wr: i64,
-        /// `iops`.
+        /// Limit in requests a second.
         pub iops: i64,
-        /// `iops_rd`.
+        /// Limit for reads in requests a second.
         pub iops_rd: i64,
-        /// `iops_wr`.
+        /// Limit for writes in requests a second.
         pub iops_wr: i64,
-        /// `image`.
-        pub image: super::super::super::types::ImageInfo,
-        /// `bps_max`.
+        /// The image.
+        pub image: types::ImageInfo,
+        /// Limit of a burst in bytes a second.
         pub bps_max: Option<i64>,
-        /// `bps_rd_max`.
+        /// Limit of a burst of reads in bytes a second.
         pub bps_rd_max: Option<i64>,
-        /// `bps_wr_max`.
+        /// Limit of a burst of writes in bytes a second.
         pub bps_wr_max: Option<i64>,
-        /// `iops_max`.
+        /// Limit of a burst in requests a second.
         pub iops_max: Option<i64>,
-        /// `iops_rd_max`.
+        /// Limit of a burst of reads in requests a second.
         pub iops_rd_max: Option<i64>,
-        /// `iops_wr_max`.
+        /// Limit of a burst of writes in requests a second.
         pub iops_wr_max: Option<i64>,
-        /// `iops_size`.
+        /// Bytes that count as one request; 0 if every request is one.
         pub iops_size: Option<i64>,
-        /// `active`.
+        /// Whether this process has control of the image.
         pub active: Option<bool>,
-        /// `bps_max_length`.
+        /// Seconds that a burst of bytes may last.
         pub bps_max_length: Option<i64>,
-        /// `bps_rd_max_length`.
+        /// Seconds that a burst of bytes read may last.
         pub bps_rd_max_length: Option<i64>,
-        /// `bps_wr_max_length`.
+        /// Seconds that a burst of bytes written may last.
         pub bps_wr_max_length: Option<i64>,
-        /// `iops_max_length`.
+        /// Seconds that a burst of requests may last.
         pub iops_max_length: Option<i64>,
-        /// `iops_rd_max_length`.
+        /// Seconds that a burst of reads may last.
         pub iops_rd_max_length: Option<i64>,
-        /// `iops_wr_max_length`.
+        /// Seconds that a burst of writes may last.
         pub iops_wr_max_length: Option<i64>,
-        /// `group`.
+        /// Name of the group that shares the limits.
         pub group: Option<String>,
-        /// `cache`.
-        pub cache: Option<super::super::super::types::BlockdevCacheInfo>,
-        /// `write_threshold`.
+        /// How it caches.
+        pub cache: Option<types::BlockdevCacheInfo>,
+        /// Offset past which a write raises an event; 0 is never.
         pub write_threshold: Option<i64>,
-        /// `dirty-bitmaps`.
-        pub dirty_bitmaps: Option<Vec<super::super::super::types::BlockDirtyInfo>>,
+        /// Its dirty bitmaps.
+        pub dirty_bitmaps: Option<Vec<types::BlockDirtyInfo>>,
     }
     impl Wire for BlockDeviceInfo {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -545,14 +602,14 @@ pub(crate) mod types {
             object.put_opt("dirty-bitmaps", &self.dirty_bitmaps);
         }
     }
-    /// `BlockDeviceIoStatus`.
+    /// How a device's requests end.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockDeviceIoStatus {
-        /// `ok`.
+        /// They succeed.
         Ok,
-        /// `failed`.
+        /// One failed, and the device was stopped.
         Failed,
-        /// `nospace`.
+        /// One failed for want of space, and the device was stopped.
         Nospace,
     }
     impl BlockDeviceIoStatus {
@@ -586,27 +643,43 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// `BlockDeviceMapEntry`.
+    /// A run of bytes of an image that have one status.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockDeviceMapEntry {
-        /// `start`.
+        /// Where it begins, in bytes.
         pub start: i64,
-        /// `length`.
+        /// How long it is, in bytes.
         pub length: i64,
-        /// `depth`.
+        /// Which image of the chain decides its content: 0 is the top.
         pub depth: i64,
-        /// `zero`.
+        /// Whether it reads as zeroes.
         pub zero: bool,
-        /// `data`.
+        /// Whether reading it reads a file.
         pub data: bool,
-        /// `offset`.
+        /// Where its bytes are in that file; absent if they are not there as they are.
         pub offset: Option<i64>,
-        /// `present`.
+        /// Whether any image of the chain decides its content.
         pub present: Option<bool>,
-        /// `compressed`.
+        /// Whether it is compressed.
         pub compressed: Option<bool>,
-        /// `filename`.
+        /// The file that `offset` is in.
         pub filename: Option<String>,
+    }
+    impl BlockDeviceMapEntry {
+        /// One with no optional member.
+        pub fn new(start: i64, length: i64, depth: i64, zero: bool, data: bool) -> Self {
+            Self {
+                start,
+                length,
+                depth,
+                zero,
+                data,
+                offset: None,
+                present: None,
+                compressed: None,
+                filename: None,
+            }
+        }
     }
     impl Wire for BlockDeviceMapEntry {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -642,23 +715,37 @@ pub(crate) mod types {
             object.put_opt("filename", &self.filename);
         }
     }
-    /// `BlockDirtyInfo`.
+    /// A dirty bitmap.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockDirtyInfo {
-        /// `count`.
+        /// Bytes that are dirty.
         pub count: i64,
-        /// `granularity`.
+        /// Bytes a bit stands for.
         pub granularity: i64,
-        /// `name`.
+        /// Its name.
         pub name: Option<String>,
-        /// `recording`.
+        /// Whether it records writes now.
         pub recording: Option<bool>,
-        /// `busy`.
+        /// Whether an operation uses it, so that it cannot be changed.
         pub busy: Option<bool>,
-        /// `persistent`.
+        /// Whether it is stored when the image is closed.
         pub persistent: Option<bool>,
-        /// `inconsistent`.
+        /// Whether its content was lost.
         pub inconsistent: Option<bool>,
+    }
+    impl BlockDirtyInfo {
+        /// One with no optional member.
+        pub fn new(count: i64, granularity: i64) -> Self {
+            Self {
+                count,
+                granularity,
+                name: None,
+                recording: None,
+                busy: None,
+                persistent: None,
+                inconsistent: None,
+            }
+        }
     }
     impl Wire for BlockDirtyInfo {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -690,27 +777,48 @@ pub(crate) mod types {
             object.put_opt("inconsistent", &self.inconsistent);
         }
     }
-    /// `BlockInfo`.
+    /// A device and what it holds.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockInfo {
-        /// `device`.
+        /// The device's name.
         pub device: String,
-        /// `type`.
+        /// Always `unknown`.
         pub r#type: String,
-        /// `removable`.
+        /// Whether its medium can be taken out.
         pub removable: bool,
-        /// `locked`.
+        /// Whether the guest holds the medium.
         pub locked: bool,
-        /// `inserted`.
-        pub inserted: Option<super::super::super::types::BlockDeviceInfo>,
-        /// `tray_open`.
+        /// The medium's node; absent if there is none.
+        pub inserted: Option<types::BlockDeviceInfo>,
+        /// Whether its tray is open; absent if it has none.
         pub tray_open: Option<bool>,
-        /// `io-status`.
-        pub io_status: Option<super::super::super::types::BlockDeviceIoStatus>,
-        /// `dirty-bitmaps`.
-        pub dirty_bitmaps: Option<Vec<super::super::super::types::BlockDirtyInfo>>,
-        /// `qdev`.
+        /// How its requests end; absent if errors do not stop it.
+        pub io_status: Option<types::BlockDeviceIoStatus>,
+        /// Dirty bitmaps of its node.
+        pub dirty_bitmaps: Option<Vec<types::BlockDirtyInfo>>,
+        /// Path of the guest's device.
         pub qdev: Option<String>,
+    }
+    impl BlockInfo {
+        /// One with no optional member.
+        pub fn new(
+            device: String,
+            r#type: String,
+            removable: bool,
+            locked: bool,
+        ) -> Self {
+            Self {
+                device,
+                r#type,
+                removable,
+                locked,
+                inserted: None,
+                tray_open: None,
+                io_status: None,
+                dirty_bitmaps: None,
+                qdev: None,
+            }
+        }
     }
     impl Wire for BlockInfo {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -746,73 +854,67 @@ pub(crate) mod types {
             object.put_opt("qdev", &self.qdev);
         }
     }
-    /// `BlockDeviceStats`.
+    /// What a device or node has done so far.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockDeviceStats {
-        /// `rd_bytes`.
+        /// Bytes read.
         pub rd_bytes: i64,
-        /// `wr_bytes`.
+        /// Bytes written.
         pub wr_bytes: i64,
-        /// `rd_operations`.
+        /// Reads done.
         pub rd_operations: i64,
-        /// `wr_operations`.
+        /// Writes done.
         pub wr_operations: i64,
-        /// `flush_operations`.
+        /// Flushes done.
         pub flush_operations: i64,
-        /// `flush_total_time_ns`.
+        /// Time spent on flushes in nanoseconds.
         pub flush_total_time_ns: i64,
-        /// `wr_total_time_ns`.
+        /// Time spent on writes in nanoseconds.
         pub wr_total_time_ns: i64,
-        /// `rd_total_time_ns`.
+        /// Time spent on reads in nanoseconds.
         pub rd_total_time_ns: i64,
-        /// `wr_highest_offset`.
+        /// End of the farthest write, in bytes: how far a growing image got.
         pub wr_highest_offset: i64,
-        /// `unmap_bytes`.
+        /// Bytes discarded.
         pub unmap_bytes: Option<i64>,
-        /// `unmap_operations`.
+        /// Discards done.
         pub unmap_operations: Option<i64>,
-        /// `unmap_total_time_ns`.
+        /// Time spent on discards in nanoseconds.
         pub unmap_total_time_ns: Option<i64>,
-        /// `rd_merged`.
+        /// Reads that were merged into others.
         pub rd_merged: Option<i64>,
-        /// `wr_merged`.
+        /// Writes that were merged into others.
         pub wr_merged: Option<i64>,
-        /// `unmap_merged`.
+        /// Discards that were merged into others.
         pub unmap_merged: Option<i64>,
-        /// `idle_time_ns`.
+        /// Time since the last request in nanoseconds; absent if there was none.
         pub idle_time_ns: Option<i64>,
-        /// `failed_rd_operations`.
+        /// Reads that failed.
         pub failed_rd_operations: Option<i64>,
-        /// `failed_wr_operations`.
+        /// Writes that failed.
         pub failed_wr_operations: Option<i64>,
-        /// `failed_flush_operations`.
+        /// Flushes that failed.
         pub failed_flush_operations: Option<i64>,
-        /// `failed_unmap_operations`.
+        /// Discards that failed.
         pub failed_unmap_operations: Option<i64>,
-        /// `invalid_rd_operations`.
+        /// Reads that were refused.
         pub invalid_rd_operations: Option<i64>,
-        /// `invalid_wr_operations`.
+        /// Writes that were refused.
         pub invalid_wr_operations: Option<i64>,
-        /// `invalid_flush_operations`.
+        /// Flushes that were refused.
         pub invalid_flush_operations: Option<i64>,
-        /// `invalid_unmap_operations`.
+        /// Discards that were refused.
         pub invalid_unmap_operations: Option<i64>,
-        /// `account_invalid`.
+        /// Whether refused requests count as activity.
         pub account_invalid: Option<bool>,
-        /// `account_failed`.
+        /// Whether failed requests count in times.
         pub account_failed: Option<bool>,
-        /// `rd_latency_histogram`.
-        pub rd_latency_histogram: Option<
-            super::super::super::types::BlockLatencyHistogramInfo,
-        >,
-        /// `wr_latency_histogram`.
-        pub wr_latency_histogram: Option<
-            super::super::super::types::BlockLatencyHistogramInfo,
-        >,
-        /// `flush_latency_histogram`.
-        pub flush_latency_histogram: Option<
-            super::super::super::types::BlockLatencyHistogramInfo,
-        >,
+        /// How long reads took.
+        pub rd_latency_histogram: Option<types::BlockLatencyHistogramInfo>,
+        /// How long writes took.
+        pub wr_latency_histogram: Option<types::BlockLatencyHistogramInfo>,
+        /// How long flushes took.
+        pub flush_latency_histogram: Option<types::BlockLatencyHistogramInfo>,
     }
     impl Wire for BlockDeviceStats {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -888,21 +990,34 @@ pub(crate) mod types {
             object.put_opt("flush_latency_histogram", &self.flush_latency_histogram);
         }
     }
-    /// `BlockStats`.
+    /// What a device and the nodes below it have done so far.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockStats {
-        /// `device`.
+        /// The device's name; absent for a node that no device uses directly.
         pub device: Option<String>,
-        /// `stats`.
-        pub stats: super::super::super::types::BlockDeviceStats,
-        /// `parent`.
-        pub parent: Option<Box<super::super::super::types::BlockStats>>,
-        /// `backing`.
-        pub backing: Option<Box<super::super::super::types::BlockStats>>,
-        /// `qdev`.
+        /// Its counters.
+        pub stats: types::BlockDeviceStats,
+        /// The node that its driver reads from.
+        pub parent: Option<Box<types::BlockStats>>,
+        /// Its backing file.
+        pub backing: Option<Box<types::BlockStats>>,
+        /// Path of the guest's device.
         pub qdev: Option<String>,
-        /// `node-name`.
+        /// The node's name.
         pub node_name: Option<String>,
+    }
+    impl BlockStats {
+        /// One with no optional member.
+        pub fn new(stats: types::BlockDeviceStats) -> Self {
+            Self {
+                device: None,
+                stats,
+                parent: None,
+                backing: None,
+                qdev: None,
+                node_name: None,
+            }
+        }
     }
     impl Wire for BlockStats {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -932,16 +1047,16 @@ pub(crate) mod types {
             object.put_opt("node-name", &self.node_name);
         }
     }
-    /// `BlockdevOnError`.
+    /// What to do about a failed request.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockdevOnError {
-        /// `report`.
+        /// A device tells its guest; a job fails.
         Report,
-        /// `ignore`.
+        /// Go on, after an event.
         Ignore,
-        /// `enospc`.
+        /// Stop if space ran out, else report.
         Enospc,
-        /// `stop`.
+        /// A device's machine stops; a job pauses.
         Stop,
     }
     impl BlockdevOnError {
@@ -981,14 +1096,14 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// `MirrorSyncMode`.
+    /// What a job copies before it follows new writes.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum MirrorSyncMode {
-        /// `top`.
+        /// What the topmost image has.
         Top,
-        /// `full`.
+        /// All that the guest sees.
         Full,
-        /// `none`.
+        /// Nothing: new writes only.
         None,
     }
     impl MirrorSyncMode {
@@ -1022,16 +1137,16 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// `BlockJobType`.
+    /// What a job does.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockJobType {
-        /// `commit`.
+        /// Merges images downwards.
         Commit,
-        /// `stream`.
+        /// Merges images upwards.
         Stream,
-        /// `mirror`.
+        /// Copies, and follows new writes.
         Mirror,
-        /// `backup`.
+        /// Copies one point in time.
         Backup,
     }
     impl BlockJobType {
@@ -1071,34 +1186,34 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// `BlockJobInfo`.
+    /// A job.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobInfo {
-        /// `type`.
+        /// What it does.
         pub r#type: String,
-        /// `device`.
+        /// Its name.
         pub device: String,
-        /// `len`.
+        /// The end of its progress.
         pub len: i64,
-        /// `offset`.
+        /// How far it got.
         pub offset: i64,
-        /// `busy`.
+        /// Whether it has requests in flight.
         pub busy: bool,
-        /// `paused`.
+        /// Whether it is paused, or will be when its requests are done.
         pub paused: bool,
-        /// `speed`.
+        /// Its limit in bytes a second; 0 is none.
         pub speed: i64,
-        /// `io-status`.
-        pub io_status: super::super::super::types::BlockDeviceIoStatus,
-        /// `ready`.
+        /// How its requests end.
+        pub io_status: types::BlockDeviceIoStatus,
+        /// Whether it may be completed.
         pub ready: Option<bool>,
-        /// `status`.
-        pub status: Option<super::super::super::types::JobStatus>,
-        /// `auto-finalize`.
+        /// Where it is in its life.
+        pub status: Option<types::JobStatus>,
+        /// Whether its last step happens by itself.
         pub auto_finalize: Option<bool>,
-        /// `auto-dismiss`.
+        /// Whether it is forgotten as soon as it is over.
         pub auto_dismiss: Option<bool>,
-        /// `error`.
+        /// What stopped it.
         pub error: Option<String>,
     }
     impl Wire for BlockJobInfo {
@@ -1143,12 +1258,12 @@ pub(crate) mod types {
             object.put_opt("error", &self.error);
         }
     }
-    /// `NewImageMode`.
+    /// How a job comes by its new image.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum NewImageMode {
-        /// `existing`.
+        /// It is there already, of the right format and length.
         Existing,
-        /// `absolute-paths`.
+        /// It is made; if it has a backing file, by an absolute path.
         AbsolutePaths,
     }
     impl NewImageMode {
@@ -1181,21 +1296,34 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// `BlockdevSnapshot`.
+    /// An external snapshot to take.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevSnapshot {
-        /// `device`.
+        /// The device.
         pub device: Option<String>,
-        /// `node-name`.
+        /// Or the node.
         pub node_name: Option<String>,
-        /// `snapshot-file`.
+        /// File of the new overlay.
         pub snapshot_file: String,
-        /// `snapshot-node-name`.
+        /// Name of the overlay's node.
         pub snapshot_node_name: Option<String>,
-        /// `format`.
+        /// Format of the overlay; qcow2 if absent.
         pub format: Option<String>,
-        /// `mode`.
-        pub mode: Option<super::super::super::types::NewImageMode>,
+        /// How the file comes about; `absolute-paths` if absent.
+        pub mode: Option<types::NewImageMode>,
+    }
+    impl BlockdevSnapshot {
+        /// One with no optional member.
+        pub fn new(snapshot_file: String) -> Self {
+            Self {
+                device: None,
+                node_name: None,
+                snapshot_file,
+                snapshot_node_name: None,
+                format: None,
+                mode: None,
+            }
+        }
     }
     impl Wire for BlockdevSnapshot {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1225,25 +1353,40 @@ pub(crate) mod types {
             object.put_opt("mode", &self.mode);
         }
     }
-    /// `DriveBackup`.
+    /// A backup to make.
     #[derive(Debug, Clone, PartialEq)]
     pub struct DriveBackup {
-        /// `device`.
+        /// The device.
         pub device: String,
-        /// `target`.
+        /// File of the copy.
         pub target: String,
-        /// `format`.
+        /// Its format; that of the source if absent.
         pub format: Option<String>,
-        /// `sync`.
-        pub sync: super::super::super::types::MirrorSyncMode,
-        /// `mode`.
-        pub mode: Option<super::super::super::types::NewImageMode>,
-        /// `speed`.
+        /// What to copy.
+        pub sync: types::MirrorSyncMode,
+        /// How the file comes about; `absolute-paths` if absent.
+        pub mode: Option<types::NewImageMode>,
+        /// Limit in bytes a second; none if absent.
         pub speed: Option<i64>,
-        /// `on-source-error`.
-        pub on_source_error: Option<super::super::super::types::BlockdevOnError>,
-        /// `on-target-error`.
-        pub on_target_error: Option<super::super::super::types::BlockdevOnError>,
+        /// What to do when a read fails; `report` if absent.
+        pub on_source_error: Option<types::BlockdevOnError>,
+        /// What to do when a write fails; `report` if absent.
+        pub on_target_error: Option<types::BlockdevOnError>,
+    }
+    impl DriveBackup {
+        /// One with no optional member.
+        pub fn new(device: String, target: String, sync: types::MirrorSyncMode) -> Self {
+            Self {
+                device,
+                target,
+                format: None,
+                sync,
+                mode: None,
+                speed: None,
+                on_source_error: None,
+                on_target_error: None,
+            }
+        }
     }
     impl Wire for DriveBackup {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1277,12 +1420,12 @@ pub(crate) mod types {
             object.put_opt("on-target-error", &self.on_target_error);
         }
     }
-    /// `BlockdevDiscardOptions`.
+    /// What happens to discards.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockdevDiscardOptions {
-        /// `ignore`.
+        /// Nothing.
         Ignore,
-        /// `unmap`.
+        /// They are passed on to the storage.
         Unmap,
     }
     impl BlockdevDiscardOptions {
@@ -1315,14 +1458,14 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// `BlockdevDetectZeroesOptions`.
+    /// What happens to writes of nothing but zeroes.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockdevDetectZeroesOptions {
-        /// `off`.
+        /// They are writes like any other.
         Off,
-        /// `on`.
+        /// They become requests to write zeroes.
         On,
-        /// `unmap`.
+        /// These may deallocate, too, where discards do.
         Unmap,
     }
     impl BlockdevDetectZeroesOptions {
@@ -1356,14 +1499,14 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// `BlockdevAioOptions`.
+    /// How requests reach the kernel.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockdevAioOptions {
-        /// `threads`.
+        /// By a pool of threads.
         Threads,
-        /// `native`.
+        /// By the kernel's interface for direct I/O.
         Native,
-        /// `io_uring`.
+        /// By io_uring.
         IoUring,
     }
     impl BlockdevAioOptions {
@@ -1401,14 +1544,14 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// `BlockdevCacheOptions`.
+    /// How a node caches.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct BlockdevCacheOptions {
-        /// `writeback`.
+        /// Whether writes may complete before they are durable; on if absent.
         pub writeback: Option<bool>,
-        /// `direct`.
+        /// Whether to bypass the host's page cache; off if absent.
         pub direct: Option<bool>,
-        /// `no-flush`.
+        /// Whether to ignore flushes; off if absent.
         pub no_flush: Option<bool>,
     }
     impl Wire for BlockdevCacheOptions {
@@ -1433,66 +1576,66 @@ pub(crate) mod types {
             object.put_opt("no-flush", &self.no_flush);
         }
     }
-    /// `BlockdevDriver`.
+    /// Drivers.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockdevDriver {
-        /// `file`.
+        /// A file.
         File,
-        /// `host_device`.
+        /// A block or character device of the host.
         HostDevice,
-        /// `host_cdrom`.
+        /// A CD-ROM drive of the host.
         HostCdrom,
-        /// `host_floppy`.
+        /// A floppy drive of the host.
         HostFloppy,
-        /// `http`.
+        /// A file on an HTTP server.
         Http,
-        /// `https`.
+        /// A file on an HTTPS server.
         Https,
-        /// `ftp`.
+        /// A file on an FTP server.
         Ftp,
-        /// `ftps`.
+        /// A file on an FTPS server.
         Ftps,
-        /// `tftp`.
+        /// A file on a TFTP server.
         Tftp,
-        /// `vvfat`.
+        /// A folder, shown as a FAT file system.
         Vvfat,
-        /// `blkdebug`.
+        /// Injects errors.
         Blkdebug,
-        /// `blkverify`.
+        /// Compares two images request by request.
         Blkverify,
-        /// `bochs`.
+        /// Bochs growing images, read-only.
         Bochs,
-        /// `cloop`.
+        /// Compressed loop images, read-only.
         Cloop,
-        /// `cow`.
+        /// User-mode Linux copy-on-write images.
         Cow,
-        /// `dmg`.
+        /// Apple disk images, read-only.
         Dmg,
-        /// `parallels`.
+        /// Parallels images.
         Parallels,
-        /// `qcow`.
+        /// QEMU's first copy-on-write format.
         Qcow,
-        /// `qcow2`.
+        /// QEMU's own format.
         Qcow2,
-        /// `qed`.
+        /// QEMU Enhanced Disk images.
         Qed,
-        /// `raw`.
+        /// No format: the file is the disk.
         Raw,
-        /// `vdi`.
+        /// VirtualBox images.
         Vdi,
-        /// `vhdx`.
+        /// Hyper-V images.
         Vhdx,
-        /// `vmdk`.
+        /// VMware images.
         Vmdk,
-        /// `vpc`.
+        /// Virtual PC (VHD) images.
         Vpc,
-        /// `quorum`.
+        /// Several images that must agree.
         Quorum,
-        /// `nbd`.
+        /// An export of an NBD server.
         Nbd,
-        /// `null-co`.
+        /// Stores nothing.
         NullCo,
-        /// `null-aio`.
+        /// Stores nothing.
         NullAio,
     }
     impl BlockdevDriver {
@@ -1582,35 +1725,52 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// `BlockdevOptionsBase`.
+    /// Options that every node takes.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsBase {
-        /// `driver`.
-        pub driver: super::super::super::types::BlockdevDriver,
-        /// `id`.
+        /// Its driver.
+        pub driver: types::BlockdevDriver,
+        /// Name of the device to make; the older way to name what `blockdev-add` makes.
         pub id: Option<String>,
-        /// `node-name`.
+        /// The node's name.
         pub node_name: Option<String>,
-        /// `discard`.
-        pub discard: Option<super::super::super::types::BlockdevDiscardOptions>,
-        /// `cache`.
-        pub cache: Option<super::super::super::types::BlockdevCacheOptions>,
-        /// `aio`.
-        pub aio: Option<super::super::super::types::BlockdevAioOptions>,
-        /// `rerror`.
-        pub rerror: Option<super::super::super::types::BlockdevOnError>,
-        /// `werror`.
-        pub werror: Option<super::super::super::types::BlockdevOnError>,
-        /// `read-only`.
+        /// What happens to discards; `ignore` if absent.
+        pub discard: Option<types::BlockdevDiscardOptions>,
+        /// How it caches.
+        pub cache: Option<types::BlockdevCacheOptions>,
+        /// How requests reach the kernel; `threads` if absent.
+        pub aio: Option<types::BlockdevAioOptions>,
+        /// What to do when a device's read fails; `report` if absent.
+        pub rerror: Option<types::BlockdevOnError>,
+        /// What to do when a device's write fails; `enospc` if absent.
+        pub werror: Option<types::BlockdevOnError>,
+        /// Whether it refuses writes; off if absent.
         pub read_only: Option<bool>,
-        /// `detect-zeroes`.
-        pub detect_zeroes: Option<
-            super::super::super::types::BlockdevDetectZeroesOptions,
-        >,
-        /// `auto-read-only`.
+        /// What happens to writes of zeroes; `off` if absent.
+        pub detect_zeroes: Option<types::BlockdevDetectZeroesOptions>,
+        /// Whether to fall back to read-only if writing is not allowed.
         pub auto_read_only: Option<bool>,
-        /// `force-share`.
+        /// Whether to open it although another program writes it.
         pub force_share: Option<bool>,
+    }
+    impl BlockdevOptionsBase {
+        /// One with no optional member.
+        pub fn new(driver: types::BlockdevDriver) -> Self {
+            Self {
+                driver,
+                id: None,
+                node_name: None,
+                discard: None,
+                cache: None,
+                aio: None,
+                rerror: None,
+                werror: None,
+                read_only: None,
+                detect_zeroes: None,
+                auto_read_only: None,
+                force_share: None,
+            }
+        }
     }
     impl Wire for BlockdevOptionsBase {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1652,13 +1812,19 @@ pub(crate) mod types {
             object.put_opt("force-share", &self.force_share);
         }
     }
-    /// `BlockdevOptionsFile`.
+    /// Options of drivers that reach a file or a device by name.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsFile {
-        /// `filename`.
+        /// Path or URL.
         pub filename: String,
-        /// `locking`.
-        pub locking: Option<super::super::super::types::OnOffAuto>,
+        /// Whether to lock the file against other programs; `auto` if absent.
+        pub locking: Option<types::OnOffAuto>,
+    }
+    impl BlockdevOptionsFile {
+        /// One with no optional member.
+        pub fn new(filename: String) -> Self {
+            Self { filename, locking: None }
+        }
     }
     impl Wire for BlockdevOptionsFile {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1680,19 +1846,31 @@ pub(crate) mod types {
             object.put_opt("locking", &self.locking);
         }
     }
-    /// `BlockdevOptionsVVFAT`.
+    /// Options of the driver that shows a folder as a disk.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsVVFAT {
-        /// `dir`.
+        /// The folder.
         pub dir: String,
-        /// `fat-type`.
+        /// Width of a FAT entry: 12, 16 or 32.
         pub fat_type: Option<i64>,
-        /// `floppy`.
+        /// Whether it is a floppy instead of a hard disk; off if absent.
         pub floppy: Option<bool>,
-        /// `rw`.
+        /// Whether it can be written; off if absent.
         pub rw: Option<bool>,
-        /// `label`.
+        /// Volume label.
         pub label: Option<String>,
+    }
+    impl BlockdevOptionsVVFAT {
+        /// One with no optional member.
+        pub fn new(dir: String) -> Self {
+            Self {
+                dir,
+                fat_type: None,
+                floppy: None,
+                rw: None,
+                label: None,
+            }
+        }
     }
     impl Wire for BlockdevOptionsVVFAT {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1720,11 +1898,11 @@ pub(crate) mod types {
             object.put_opt("label", &self.label);
         }
     }
-    /// `BlockdevOptionsGenericFormat`.
+    /// Options of formats that take nothing but their file.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsGenericFormat {
-        /// `file`.
-        pub file: super::super::super::types::BlockdevRef,
+        /// The node that holds the image.
+        pub file: types::BlockdevRef,
     }
     impl Wire for BlockdevOptionsGenericFormat {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1742,13 +1920,19 @@ pub(crate) mod types {
             object.put("file", &self.file);
         }
     }
-    /// `BlockdevOptionsGenericCOWFormat`.
+    /// Options of formats that have a backing file.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsGenericCOWFormat {
-        /// `file`.
-        pub file: super::super::super::types::BlockdevRef,
-        /// `backing`.
-        pub backing: Option<super::super::super::types::BlockdevRef>,
+        /// The node that holds the image.
+        pub file: types::BlockdevRef,
+        /// The backing file; what the image names if absent, none if an empty string.
+        pub backing: Option<types::BlockdevRef>,
+    }
+    impl BlockdevOptionsGenericCOWFormat {
+        /// One with no optional member.
+        pub fn new(file: types::BlockdevRef) -> Self {
+            Self { file, backing: None }
+        }
     }
     impl Wire for BlockdevOptionsGenericCOWFormat {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1770,39 +1954,61 @@ pub(crate) mod types {
             object.put_opt("backing", &self.backing);
         }
     }
-    /// `BlockdevOptionsQcow2`.
+    /// Options of qcow2.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsQcow2 {
-        /// `file`.
-        pub file: super::super::super::types::BlockdevRef,
-        /// `backing`.
-        pub backing: Option<super::super::super::types::BlockdevRef>,
-        /// `lazy-refcounts`.
+        /// The node that holds the image.
+        pub file: types::BlockdevRef,
+        /// The backing file; what the image names if absent, none if an empty string.
+        pub backing: Option<types::BlockdevRef>,
+        /// Whether to bring refcounts up to date lazily; as the image says if absent.
         pub lazy_refcounts: Option<bool>,
-        /// `pass-discard-request`.
+        /// Whether the guest's discards are passed on to the file.
         pub pass_discard_request: Option<bool>,
-        /// `pass-discard-snapshot`.
+        /// Whether clusters freed with a snapshot are discarded in the file.
         pub pass_discard_snapshot: Option<bool>,
-        /// `pass-discard-other`.
+        /// Whether clusters freed otherwise are discarded in the file.
         pub pass_discard_other: Option<bool>,
-        /// `discard-no-unref`.
+        /// Whether a discarded cluster keeps its place in the file.
         pub discard_no_unref: Option<bool>,
-        /// `overlap-check`.
-        pub overlap_check: Option<super::super::super::types::Qcow2OverlapCheckMode>,
-        /// `cache-size`.
+        /// Which metadata writes are checked for where they land; `cached` if absent.
+        pub overlap_check: Option<types::Qcow2OverlapCheckMode>,
+        /// Bytes for both metadata caches together.
         pub cache_size: Option<i64>,
-        /// `l2-cache-size`.
+        /// Bytes for the cache of L2 tables.
         pub l2_cache_size: Option<i64>,
-        /// `l2-cache-entry-size`.
+        /// Bytes of an entry of that cache.
         pub l2_cache_entry_size: Option<i64>,
-        /// `refcount-cache-size`.
+        /// Bytes for the cache of refcount blocks.
         pub refcount_cache_size: Option<i64>,
-        /// `cache-clean-interval`.
+        /// Seconds after which unused cache entries are dropped; 0 is never.
         pub cache_clean_interval: Option<i64>,
-        /// `encrypt`.
-        pub encrypt: Option<super::super::super::types::BlockdevQcow2Encryption>,
-        /// `data-file`.
-        pub data_file: Option<super::super::super::types::BlockdevRef>,
+        /// How to decrypt the image.
+        pub encrypt: Option<types::BlockdevQcow2Encryption>,
+        /// The node that holds guest data, if it is not `file`.
+        pub data_file: Option<types::BlockdevRef>,
+    }
+    impl BlockdevOptionsQcow2 {
+        /// One with no optional member.
+        pub fn new(file: types::BlockdevRef) -> Self {
+            Self {
+                file,
+                backing: None,
+                lazy_refcounts: None,
+                pass_discard_request: None,
+                pass_discard_snapshot: None,
+                pass_discard_other: None,
+                discard_no_unref: None,
+                overlap_check: None,
+                cache_size: None,
+                l2_cache_size: None,
+                l2_cache_entry_size: None,
+                refcount_cache_size: None,
+                cache_clean_interval: None,
+                encrypt: None,
+                data_file: None,
+            }
+        }
     }
     impl Wire for BlockdevOptionsQcow2 {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1850,78 +2056,78 @@ pub(crate) mod types {
             object.put_opt("data-file", &self.data_file);
         }
     }
-    /// `BlkdebugEvent`.
+    /// Points in a driver's work at which blkdebug can act.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlkdebugEvent {
-        /// `l1_update`.
+        /// Before an L1 table is written.
         L1Update,
-        /// `l1_grow.alloc_table`.
+        /// Before space for a longer L1 table is allocated.
         L1GrowAllocTable,
-        /// `l1_grow.write_table`.
+        /// Before the longer L1 table is written.
         L1GrowWriteTable,
-        /// `l1_grow.activate_table`.
+        /// Before the header points at the longer L1 table.
         L1GrowActivateTable,
-        /// `l2_load`.
+        /// Before an L2 table is read.
         L2Load,
-        /// `l2_update`.
+        /// Before an L2 table is written.
         L2Update,
-        /// `l2_update_compressed`.
+        /// Before an L2 table is written for a compressed cluster.
         L2UpdateCompressed,
-        /// `l2_alloc.cow_read`.
+        /// Before the L2 table to be copied is read.
         L2AllocCowRead,
-        /// `l2_alloc.write`.
+        /// Before a new L2 table is written.
         L2AllocWrite,
-        /// `read_aio`.
+        /// Before data is read.
         ReadAio,
-        /// `read_backing_aio`.
+        /// Before data is read from the backing file.
         ReadBackingAio,
-        /// `read_compressed`.
+        /// Before compressed data is read.
         ReadCompressed,
-        /// `write_aio`.
+        /// Before data is written.
         WriteAio,
-        /// `write_compressed`.
+        /// Before compressed data is written.
         WriteCompressed,
-        /// `vmstate_load`.
+        /// Before machine state is read.
         VmstateLoad,
-        /// `vmstate_save`.
+        /// Before machine state is written.
         VmstateSave,
-        /// `cow_read`.
+        /// Before data to be copied is read.
         CowRead,
-        /// `cow_write`.
+        /// Before copied data is written.
         CowWrite,
-        /// `reftable_load`.
+        /// Before the refcount table is read.
         ReftableLoad,
-        /// `reftable_grow`.
+        /// Before the refcount table grows.
         ReftableGrow,
-        /// `reftable_update`.
+        /// Before the refcount table is written.
         ReftableUpdate,
-        /// `refblock_load`.
+        /// Before a refcount block is read.
         RefblockLoad,
-        /// `refblock_update`.
+        /// Before a refcount block is written.
         RefblockUpdate,
-        /// `refblock_update_part`.
+        /// Before part of a refcount block is written.
         RefblockUpdatePart,
-        /// `refblock_alloc`.
+        /// Before a refcount block is allocated.
         RefblockAlloc,
-        /// `refblock_alloc.hookup`.
+        /// Before the refcount table points at a new block.
         RefblockAllocHookup,
-        /// `refblock_alloc.write`.
+        /// Before a new refcount block is written.
         RefblockAllocWrite,
-        /// `refblock_alloc.write_blocks`.
+        /// Before the blocks of a longer refcount table are written.
         RefblockAllocWriteBlocks,
-        /// `refblock_alloc.write_table`.
+        /// Before a longer refcount table is written.
         RefblockAllocWriteTable,
-        /// `refblock_alloc.switch_table`.
+        /// Before the header points at a longer refcount table.
         RefblockAllocSwitchTable,
-        /// `cluster_alloc`.
+        /// Before clusters are allocated.
         ClusterAlloc,
-        /// `cluster_alloc_bytes`.
+        /// Before part of a cluster is allocated.
         ClusterAllocBytes,
-        /// `cluster_free`.
+        /// Before clusters are freed.
         ClusterFree,
-        /// `flush_to_os`.
+        /// Before caches are written out.
         FlushToOs,
-        /// `flush_to_disk`.
+        /// Before the file is flushed.
         FlushToDisk,
     }
     impl BlkdebugEvent {
@@ -2023,21 +2229,34 @@ pub(crate) mod types {
             Value::from(self.as_str())
         }
     }
-    /// `BlkdebugInjectErrorOptions`.
+    /// An error to inject.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlkdebugInjectErrorOptions {
-        /// `event`.
-        pub event: super::super::super::types::BlkdebugEvent,
-        /// `state`.
+        /// When.
+        pub event: types::BlkdebugEvent,
+        /// Only in this state of blkdebug; in any if absent.
         pub state: Option<i64>,
-        /// `errno`.
+        /// The error's number; EIO if absent.
         pub errno: Option<i64>,
-        /// `sector`.
+        /// Only for requests that touch this sector; for all if absent.
         pub sector: Option<i64>,
-        /// `once`.
+        /// Whether it happens once only; off if absent.
         pub once: Option<bool>,
-        /// `immediately`.
+        /// Whether the request fails before it waits; off if absent.
         pub immediately: Option<bool>,
+    }
+    impl BlkdebugInjectErrorOptions {
+        /// One with no optional member.
+        pub fn new(event: types::BlkdebugEvent) -> Self {
+            Self {
+                event,
+                state: None,
+                errno: None,
+                sector: None,
+                once: None,
+                immediately: None,
+            }
+        }
     }
     impl Wire for BlkdebugInjectErrorOptions {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2067,15 +2286,25 @@ pub(crate) mod types {
             object.put_opt("immediately", &self.immediately);
         }
     }
-    /// `BlkdebugSetStateOptions`.
+    /// A change of blkdebug's state.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlkdebugSetStateOptions {
-        /// `event`.
-        pub event: super::super::super::types::BlkdebugEvent,
-        /// `state`.
+        /// When.
+        pub event: types::BlkdebugEvent,
+        /// Only in this state; in any if absent.
         pub state: Option<i64>,
-        /// `new_state`.
+        /// The state it changes to.
         pub new_state: i64,
+    }
+    impl BlkdebugSetStateOptions {
+        /// One with no optional member.
+        pub fn new(event: types::BlkdebugEvent, new_state: i64) -> Self {
+            Self {
+                event,
+                state: None,
+                new_state,
+            }
+        }
     }
     impl Wire for BlkdebugSetStateOptions {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2099,21 +2328,31 @@ pub(crate) mod types {
             object.put("new_state", &self.new_state);
         }
     }
-    /// `BlockdevOptionsBlkdebug`.
+    /// Options of the driver that injects errors.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsBlkdebug {
-        /// `image`.
-        pub image: super::super::super::types::BlockdevRef,
-        /// `config`.
+        /// The node below it.
+        pub image: types::BlockdevRef,
+        /// A file with more rules.
         pub config: Option<String>,
-        /// `align`.
+        /// The request alignment it asks for, in bytes.
         pub align: Option<i64>,
-        /// `inject-error`.
-        pub inject_error: Option<
-            Vec<super::super::super::types::BlkdebugInjectErrorOptions>,
-        >,
-        /// `set-state`.
-        pub set_state: Option<Vec<super::super::super::types::BlkdebugSetStateOptions>>,
+        /// Errors to inject.
+        pub inject_error: Option<Vec<types::BlkdebugInjectErrorOptions>>,
+        /// Changes of state.
+        pub set_state: Option<Vec<types::BlkdebugSetStateOptions>>,
+    }
+    impl BlockdevOptionsBlkdebug {
+        /// One with no optional member.
+        pub fn new(image: types::BlockdevRef) -> Self {
+            Self {
+                image,
+                config: None,
+                align: None,
+                inject_error: None,
+                set_state: None,
+            }
+        }
     }
     impl Wire for BlockdevOptionsBlkdebug {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2141,13 +2380,13 @@ pub(crate) mod types {
             object.put_opt("set-state", &self.set_state);
         }
     }
-    /// `BlockdevOptionsBlkverify`.
+    /// Options of the driver that compares two images.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsBlkverify {
-        /// `test`.
-        pub test: super::super::super::types::BlockdevRef,
-        /// `raw`.
-        pub raw: super::super::super::types::BlockdevRef,
+        /// The image under test.
+        pub test: types::BlockdevRef,
+        /// The raw image that is right.
+        pub raw: types::BlockdevRef,
     }
     impl Wire for BlockdevOptionsBlkverify {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2169,15 +2408,25 @@ pub(crate) mod types {
             object.put("raw", &self.raw);
         }
     }
-    /// `BlockdevOptionsQuorum`.
+    /// Options of the driver whose children must agree.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptionsQuorum {
-        /// `blkverify`.
+        /// Whether any difference ends the program; off if absent.
         pub blkverify: Option<bool>,
-        /// `children`.
-        pub children: Vec<super::super::super::types::BlockdevRef>,
-        /// `vote-threshold`.
+        /// The images.
+        pub children: Vec<types::BlockdevRef>,
+        /// How many must agree.
         pub vote_threshold: i64,
+    }
+    impl BlockdevOptionsQuorum {
+        /// One with no optional member.
+        pub fn new(children: Vec<types::BlockdevRef>, vote_threshold: i64) -> Self {
+            Self {
+                blkverify: None,
+                children,
+                vote_threshold,
+            }
+        }
     }
     impl Wire for BlockdevOptionsQuorum {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2201,39 +2450,54 @@ pub(crate) mod types {
             object.put("vote-threshold", &self.vote_threshold);
         }
     }
-    /// `BlockdevOptions`.
+    /// How to open a node.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevOptions {
-        /// `driver`.
+        /// Its driver.
         pub driver: BlockdevOptionsBranch,
-        /// `id`.
+        /// Name of the device to make; the older way to name what `blockdev-add` makes.
         pub id: Option<String>,
-        /// `node-name`.
+        /// The node's name.
         pub node_name: Option<String>,
-        /// `discard`.
-        pub discard: Option<super::super::super::types::BlockdevDiscardOptions>,
-        /// `cache`.
-        pub cache: Option<super::super::super::types::BlockdevCacheOptions>,
-        /// `aio`.
-        pub aio: Option<super::super::super::types::BlockdevAioOptions>,
-        /// `rerror`.
-        pub rerror: Option<super::super::super::types::BlockdevOnError>,
-        /// `werror`.
-        pub werror: Option<super::super::super::types::BlockdevOnError>,
-        /// `read-only`.
+        /// What happens to discards; `ignore` if absent.
+        pub discard: Option<types::BlockdevDiscardOptions>,
+        /// How it caches.
+        pub cache: Option<types::BlockdevCacheOptions>,
+        /// How requests reach the kernel; `threads` if absent.
+        pub aio: Option<types::BlockdevAioOptions>,
+        /// What to do when a device's read fails; `report` if absent.
+        pub rerror: Option<types::BlockdevOnError>,
+        /// What to do when a device's write fails; `enospc` if absent.
+        pub werror: Option<types::BlockdevOnError>,
+        /// Whether it refuses writes; off if absent.
         pub read_only: Option<bool>,
-        /// `detect-zeroes`.
-        pub detect_zeroes: Option<
-            super::super::super::types::BlockdevDetectZeroesOptions,
-        >,
-        /// `auto-read-only`.
+        /// What happens to writes of zeroes; `off` if absent.
+        pub detect_zeroes: Option<types::BlockdevDetectZeroesOptions>,
+        /// Whether to fall back to read-only if writing is not allowed.
         pub auto_read_only: Option<bool>,
-        /// `force-share`.
+        /// Whether to open it although another program writes it.
         pub force_share: Option<bool>,
     }
     impl BlockdevOptions {
+        /// One with no optional member of the base.
+        pub fn new(driver: BlockdevOptionsBranch) -> Self {
+            Self {
+                driver,
+                id: None,
+                node_name: None,
+                discard: None,
+                cache: None,
+                aio: None,
+                rerror: None,
+                werror: None,
+                read_only: None,
+                detect_zeroes: None,
+                auto_read_only: None,
+                force_share: None,
+            }
+        }
         /// The value of `driver`.
-        pub fn kind(&self) -> super::super::super::types::BlockdevDriver {
+        pub fn kind(&self) -> types::BlockdevDriver {
             self.driver.kind()
         }
     }
@@ -2247,8 +2511,7 @@ pub(crate) mod types {
     }
     impl Fields for BlockdevOptions {
         fn take(members: &mut Members) -> Result<Self, Invalid> {
-            let driver: super::super::super::types::BlockdevDriver = members
-                .req("driver")?;
+            let driver: types::BlockdevDriver = members.req("driver")?;
             let id = members.opt("id")?;
             let node_name = members.opt("node-name")?;
             let discard = members.opt("discard")?;
@@ -2295,201 +2558,147 @@ pub(crate) mod types {
     /// What `BlockdevOptions` holds besides its base, by `driver`.
     #[derive(Debug, Clone, PartialEq)]
     pub enum BlockdevOptionsBranch {
-        /// `file`.
-        File(super::super::super::types::BlockdevOptionsFile),
-        /// `host_device`.
-        HostDevice(super::super::super::types::BlockdevOptionsFile),
-        /// `host_cdrom`.
-        HostCdrom(super::super::super::types::BlockdevOptionsFile),
-        /// `host_floppy`.
-        HostFloppy(super::super::super::types::BlockdevOptionsFile),
-        /// `http`.
-        Http(super::super::super::types::BlockdevOptionsFile),
-        /// `https`.
-        Https(super::super::super::types::BlockdevOptionsFile),
-        /// `ftp`.
-        Ftp(super::super::super::types::BlockdevOptionsFile),
-        /// `ftps`.
-        Ftps(super::super::super::types::BlockdevOptionsFile),
-        /// `tftp`.
-        Tftp(super::super::super::types::BlockdevOptionsFile),
-        /// `vvfat`.
-        Vvfat(super::super::super::types::BlockdevOptionsVVFAT),
-        /// `blkdebug`.
-        Blkdebug(super::super::super::types::BlockdevOptionsBlkdebug),
-        /// `blkverify`.
-        Blkverify(super::super::super::types::BlockdevOptionsBlkverify),
-        /// `bochs`.
-        Bochs(super::super::super::types::BlockdevOptionsGenericFormat),
-        /// `cloop`.
-        Cloop(super::super::super::types::BlockdevOptionsGenericFormat),
-        /// `cow`.
-        Cow(super::super::super::types::BlockdevOptionsGenericCOWFormat),
-        /// `dmg`.
-        Dmg(super::super::super::types::BlockdevOptionsGenericFormat),
-        /// `parallels`.
-        Parallels(super::super::super::types::BlockdevOptionsGenericFormat),
-        /// `qcow`.
-        Qcow(super::super::super::types::BlockdevOptionsQcow),
-        /// `qcow2`.
-        Qcow2(super::super::super::types::BlockdevOptionsQcow2),
-        /// `qed`.
-        Qed(super::super::super::types::BlockdevOptionsGenericCOWFormat),
-        /// `raw`.
-        Raw(super::super::super::types::BlockdevOptionsRaw),
-        /// `vdi`.
-        Vdi(super::super::super::types::BlockdevOptionsGenericFormat),
-        /// `vhdx`.
-        Vhdx(super::super::super::types::BlockdevOptionsGenericFormat),
-        /// `vmdk`.
-        Vmdk(super::super::super::types::BlockdevOptionsGenericCOWFormat),
-        /// `vpc`.
-        Vpc(super::super::super::types::BlockdevOptionsGenericFormat),
-        /// `quorum`.
-        Quorum(super::super::super::types::BlockdevOptionsQuorum),
-        /// `nbd`.
-        Nbd(super::super::super::types::BlockdevOptionsNbd),
-        /// `null-co`.
-        NullCo(super::super::super::types::BlockdevOptionsNull),
-        /// `null-aio`.
-        NullAio(super::super::super::types::BlockdevOptionsNull),
+        /// A file.
+        File(types::BlockdevOptionsFile),
+        /// A block or character device of the host.
+        HostDevice(types::BlockdevOptionsFile),
+        /// A CD-ROM drive of the host.
+        HostCdrom(types::BlockdevOptionsFile),
+        /// A floppy drive of the host.
+        HostFloppy(types::BlockdevOptionsFile),
+        /// A file on an HTTP server.
+        Http(types::BlockdevOptionsFile),
+        /// A file on an HTTPS server.
+        Https(types::BlockdevOptionsFile),
+        /// A file on an FTP server.
+        Ftp(types::BlockdevOptionsFile),
+        /// A file on an FTPS server.
+        Ftps(types::BlockdevOptionsFile),
+        /// A file on a TFTP server.
+        Tftp(types::BlockdevOptionsFile),
+        /// A folder, shown as a FAT file system.
+        Vvfat(types::BlockdevOptionsVVFAT),
+        /// Injects errors.
+        Blkdebug(types::BlockdevOptionsBlkdebug),
+        /// Compares two images request by request.
+        Blkverify(types::BlockdevOptionsBlkverify),
+        /// Bochs growing images, read-only.
+        Bochs(types::BlockdevOptionsGenericFormat),
+        /// Compressed loop images, read-only.
+        Cloop(types::BlockdevOptionsGenericFormat),
+        /// User-mode Linux copy-on-write images.
+        Cow(types::BlockdevOptionsGenericCOWFormat),
+        /// Apple disk images, read-only.
+        Dmg(types::BlockdevOptionsGenericFormat),
+        /// Parallels images.
+        Parallels(types::BlockdevOptionsGenericFormat),
+        /// QEMU's first copy-on-write format.
+        Qcow(types::BlockdevOptionsQcow),
+        /// QEMU's own format.
+        Qcow2(types::BlockdevOptionsQcow2),
+        /// QEMU Enhanced Disk images.
+        Qed(types::BlockdevOptionsGenericCOWFormat),
+        /// No format: the file is the disk.
+        Raw(types::BlockdevOptionsRaw),
+        /// VirtualBox images.
+        Vdi(types::BlockdevOptionsGenericFormat),
+        /// Hyper-V images.
+        Vhdx(types::BlockdevOptionsGenericFormat),
+        /// VMware images.
+        Vmdk(types::BlockdevOptionsGenericCOWFormat),
+        /// Virtual PC (VHD) images.
+        Vpc(types::BlockdevOptionsGenericFormat),
+        /// Several images that must agree.
+        Quorum(types::BlockdevOptionsQuorum),
+        /// An export of an NBD server.
+        Nbd(types::BlockdevOptionsNbd),
+        /// Stores nothing.
+        NullCo(types::BlockdevOptionsNull),
+        /// Stores nothing.
+        NullAio(types::BlockdevOptionsNull),
     }
     impl BlockdevOptionsBranch {
         /// The value of `driver`.
-        pub fn kind(&self) -> super::super::super::types::BlockdevDriver {
+        pub fn kind(&self) -> types::BlockdevDriver {
             match self {
-                Self::File(_) => super::super::super::types::BlockdevDriver::File,
-                Self::HostDevice(_) => {
-                    super::super::super::types::BlockdevDriver::HostDevice
-                }
-                Self::HostCdrom(_) => {
-                    super::super::super::types::BlockdevDriver::HostCdrom
-                }
-                Self::HostFloppy(_) => {
-                    super::super::super::types::BlockdevDriver::HostFloppy
-                }
-                Self::Http(_) => super::super::super::types::BlockdevDriver::Http,
-                Self::Https(_) => super::super::super::types::BlockdevDriver::Https,
-                Self::Ftp(_) => super::super::super::types::BlockdevDriver::Ftp,
-                Self::Ftps(_) => super::super::super::types::BlockdevDriver::Ftps,
-                Self::Tftp(_) => super::super::super::types::BlockdevDriver::Tftp,
-                Self::Vvfat(_) => super::super::super::types::BlockdevDriver::Vvfat,
-                Self::Blkdebug(_) => super::super::super::types::BlockdevDriver::Blkdebug,
-                Self::Blkverify(_) => {
-                    super::super::super::types::BlockdevDriver::Blkverify
-                }
-                Self::Bochs(_) => super::super::super::types::BlockdevDriver::Bochs,
-                Self::Cloop(_) => super::super::super::types::BlockdevDriver::Cloop,
-                Self::Cow(_) => super::super::super::types::BlockdevDriver::Cow,
-                Self::Dmg(_) => super::super::super::types::BlockdevDriver::Dmg,
-                Self::Parallels(_) => {
-                    super::super::super::types::BlockdevDriver::Parallels
-                }
-                Self::Qcow(_) => super::super::super::types::BlockdevDriver::Qcow,
-                Self::Qcow2(_) => super::super::super::types::BlockdevDriver::Qcow2,
-                Self::Qed(_) => super::super::super::types::BlockdevDriver::Qed,
-                Self::Raw(_) => super::super::super::types::BlockdevDriver::Raw,
-                Self::Vdi(_) => super::super::super::types::BlockdevDriver::Vdi,
-                Self::Vhdx(_) => super::super::super::types::BlockdevDriver::Vhdx,
-                Self::Vmdk(_) => super::super::super::types::BlockdevDriver::Vmdk,
-                Self::Vpc(_) => super::super::super::types::BlockdevDriver::Vpc,
-                Self::Quorum(_) => super::super::super::types::BlockdevDriver::Quorum,
-                Self::Nbd(_) => super::super::super::types::BlockdevDriver::Nbd,
-                Self::NullCo(_) => super::super::super::types::BlockdevDriver::NullCo,
-                Self::NullAio(_) => super::super::super::types::BlockdevDriver::NullAio,
+                Self::File(_) => types::BlockdevDriver::File,
+                Self::HostDevice(_) => types::BlockdevDriver::HostDevice,
+                Self::HostCdrom(_) => types::BlockdevDriver::HostCdrom,
+                Self::HostFloppy(_) => types::BlockdevDriver::HostFloppy,
+                Self::Http(_) => types::BlockdevDriver::Http,
+                Self::Https(_) => types::BlockdevDriver::Https,
+                Self::Ftp(_) => types::BlockdevDriver::Ftp,
+                Self::Ftps(_) => types::BlockdevDriver::Ftps,
+                Self::Tftp(_) => types::BlockdevDriver::Tftp,
+                Self::Vvfat(_) => types::BlockdevDriver::Vvfat,
+                Self::Blkdebug(_) => types::BlockdevDriver::Blkdebug,
+                Self::Blkverify(_) => types::BlockdevDriver::Blkverify,
+                Self::Bochs(_) => types::BlockdevDriver::Bochs,
+                Self::Cloop(_) => types::BlockdevDriver::Cloop,
+                Self::Cow(_) => types::BlockdevDriver::Cow,
+                Self::Dmg(_) => types::BlockdevDriver::Dmg,
+                Self::Parallels(_) => types::BlockdevDriver::Parallels,
+                Self::Qcow(_) => types::BlockdevDriver::Qcow,
+                Self::Qcow2(_) => types::BlockdevDriver::Qcow2,
+                Self::Qed(_) => types::BlockdevDriver::Qed,
+                Self::Raw(_) => types::BlockdevDriver::Raw,
+                Self::Vdi(_) => types::BlockdevDriver::Vdi,
+                Self::Vhdx(_) => types::BlockdevDriver::Vhdx,
+                Self::Vmdk(_) => types::BlockdevDriver::Vmdk,
+                Self::Vpc(_) => types::BlockdevDriver::Vpc,
+                Self::Quorum(_) => types::BlockdevDriver::Quorum,
+                Self::Nbd(_) => types::BlockdevDriver::Nbd,
+                Self::NullCo(_) => types::BlockdevDriver::NullCo,
+                Self::NullAio(_) => types::BlockdevDriver::NullAio,
             }
         }
         fn take(
-            tag: super::super::super::types::BlockdevDriver,
+            tag: types::BlockdevDriver,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
             Ok(
                 match tag {
-                    super::super::super::types::BlockdevDriver::File => {
-                        Self::File(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::HostDevice => {
+                    types::BlockdevDriver::File => Self::File(Fields::take(members)?),
+                    types::BlockdevDriver::HostDevice => {
                         Self::HostDevice(Fields::take(members)?)
                     }
-                    super::super::super::types::BlockdevDriver::HostCdrom => {
+                    types::BlockdevDriver::HostCdrom => {
                         Self::HostCdrom(Fields::take(members)?)
                     }
-                    super::super::super::types::BlockdevDriver::HostFloppy => {
+                    types::BlockdevDriver::HostFloppy => {
                         Self::HostFloppy(Fields::take(members)?)
                     }
-                    super::super::super::types::BlockdevDriver::Http => {
-                        Self::Http(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::Https => {
-                        Self::Https(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::Ftp => {
-                        Self::Ftp(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::Ftps => {
-                        Self::Ftps(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::Tftp => {
-                        Self::Tftp(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::Vvfat => {
-                        Self::Vvfat(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::Blkdebug => {
+                    types::BlockdevDriver::Http => Self::Http(Fields::take(members)?),
+                    types::BlockdevDriver::Https => Self::Https(Fields::take(members)?),
+                    types::BlockdevDriver::Ftp => Self::Ftp(Fields::take(members)?),
+                    types::BlockdevDriver::Ftps => Self::Ftps(Fields::take(members)?),
+                    types::BlockdevDriver::Tftp => Self::Tftp(Fields::take(members)?),
+                    types::BlockdevDriver::Vvfat => Self::Vvfat(Fields::take(members)?),
+                    types::BlockdevDriver::Blkdebug => {
                         Self::Blkdebug(Fields::take(members)?)
                     }
-                    super::super::super::types::BlockdevDriver::Blkverify => {
+                    types::BlockdevDriver::Blkverify => {
                         Self::Blkverify(Fields::take(members)?)
                     }
-                    super::super::super::types::BlockdevDriver::Bochs => {
-                        Self::Bochs(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::Cloop => {
-                        Self::Cloop(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::Cow => {
-                        Self::Cow(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::Dmg => {
-                        Self::Dmg(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::Parallels => {
+                    types::BlockdevDriver::Bochs => Self::Bochs(Fields::take(members)?),
+                    types::BlockdevDriver::Cloop => Self::Cloop(Fields::take(members)?),
+                    types::BlockdevDriver::Cow => Self::Cow(Fields::take(members)?),
+                    types::BlockdevDriver::Dmg => Self::Dmg(Fields::take(members)?),
+                    types::BlockdevDriver::Parallels => {
                         Self::Parallels(Fields::take(members)?)
                     }
-                    super::super::super::types::BlockdevDriver::Qcow => {
-                        Self::Qcow(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::Qcow2 => {
-                        Self::Qcow2(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::Qed => {
-                        Self::Qed(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::Raw => {
-                        Self::Raw(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::Vdi => {
-                        Self::Vdi(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::Vhdx => {
-                        Self::Vhdx(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::Vmdk => {
-                        Self::Vmdk(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::Vpc => {
-                        Self::Vpc(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::Quorum => {
-                        Self::Quorum(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::Nbd => {
-                        Self::Nbd(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::NullCo => {
-                        Self::NullCo(Fields::take(members)?)
-                    }
-                    super::super::super::types::BlockdevDriver::NullAio => {
+                    types::BlockdevDriver::Qcow => Self::Qcow(Fields::take(members)?),
+                    types::BlockdevDriver::Qcow2 => Self::Qcow2(Fields::take(members)?),
+                    types::BlockdevDriver::Qed => Self::Qed(Fields::take(members)?),
+                    types::BlockdevDriver::Raw => Self::Raw(Fields::take(members)?),
+                    types::BlockdevDriver::Vdi => Self::Vdi(Fields::take(members)?),
+                    types::BlockdevDriver::Vhdx => Self::Vhdx(Fields::take(members)?),
+                    types::BlockdevDriver::Vmdk => Self::Vmdk(Fields::take(members)?),
+                    types::BlockdevDriver::Vpc => Self::Vpc(Fields::take(members)?),
+                    types::BlockdevDriver::Quorum => Self::Quorum(Fields::take(members)?),
+                    types::BlockdevDriver::Nbd => Self::Nbd(Fields::take(members)?),
+                    types::BlockdevDriver::NullCo => Self::NullCo(Fields::take(members)?),
+                    types::BlockdevDriver::NullAio => {
                         Self::NullAio(Fields::take(members)?)
                     }
                 },
@@ -2529,12 +2738,12 @@ pub(crate) mod types {
             }
         }
     }
-    /// `BlockdevRef`.
+    /// A node: one to be opened, or one that is there.
     #[derive(Debug, Clone, PartialEq)]
     pub enum BlockdevRef {
-        /// `definition`.
-        Definition(Box<super::super::super::types::BlockdevOptions>),
-        /// `reference`.
+        /// How to open it.
+        Definition(Box<types::BlockdevOptions>),
+        /// Its name; an empty string is no node.
         Reference(String),
     }
     impl Wire for BlockdevRef {
@@ -2554,14 +2763,14 @@ pub(crate) mod types {
             }
         }
     }
-    /// `BlockErrorAction`.
+    /// What was done about a failed request.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockErrorAction {
-        /// `ignore`.
+        /// Nothing.
         Ignore,
-        /// `report`.
+        /// Whoever asked was told.
         Report,
-        /// `stop`.
+        /// The machine was stopped, or the job paused.
         Stop,
     }
     impl BlockErrorAction {
@@ -2602,7 +2811,8 @@ pub(crate) mod commands {
         Fields, Invalid, Members, Object, Unknown, Value, Wire, decode_fields,
         encode_fields, Command,
     };
-    /// `query-block`.
+    use super::super::super::types;
+    /// Lists the devices.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QueryBlock {}
     impl Wire for QueryBlock {
@@ -2622,9 +2832,9 @@ pub(crate) mod commands {
     impl Command for QueryBlock {
         const NAME: &'static str = "query-block";
         const ALLOW_OOB: bool = false;
-        type Ok = Vec<super::super::super::types::BlockInfo>;
+        type Ok = Vec<types::BlockInfo>;
     }
-    /// `query-blockstats`.
+    /// Tells what each device has done so far.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QueryBlockstats {}
     impl Wire for QueryBlockstats {
@@ -2644,9 +2854,9 @@ pub(crate) mod commands {
     impl Command for QueryBlockstats {
         const NAME: &'static str = "query-blockstats";
         const ALLOW_OOB: bool = false;
-        type Ok = Vec<super::super::super::types::BlockStats>;
+        type Ok = Vec<types::BlockStats>;
     }
-    /// `query-block-jobs`.
+    /// Lists the jobs.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QueryBlockJobs {}
     impl Wire for QueryBlockJobs {
@@ -2666,17 +2876,27 @@ pub(crate) mod commands {
     impl Command for QueryBlockJobs {
         const NAME: &'static str = "query-block-jobs";
         const ALLOW_OOB: bool = false;
-        type Ok = Vec<super::super::super::types::BlockJobInfo>;
+        type Ok = Vec<types::BlockJobInfo>;
     }
-    /// `block_passwd`.
+    /// Gives the passphrase of an encrypted image.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockPasswd {
-        /// `device`.
+        /// The device.
         pub device: Option<String>,
-        /// `node-name`.
+        /// Or the node.
         pub node_name: Option<String>,
-        /// `password`.
+        /// The passphrase.
         pub password: String,
+    }
+    impl BlockPasswd {
+        /// One with no optional member.
+        pub fn new(password: String) -> Self {
+            Self {
+                device: None,
+                node_name: None,
+                password,
+            }
+        }
     }
     impl Wire for BlockPasswd {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2705,15 +2925,25 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// `block_resize`.
+    /// Changes the length of an image while it is in use.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockResize {
-        /// `device`.
+        /// The device.
         pub device: Option<String>,
-        /// `node-name`.
+        /// Or the node.
         pub node_name: Option<String>,
-        /// `size`.
+        /// The new length in bytes.
         pub size: i64,
+    }
+    impl BlockResize {
+        /// One with no optional member.
+        pub fn new(size: i64) -> Self {
+            Self {
+                device: None,
+                node_name: None,
+                size,
+            }
+        }
     }
     impl Wire for BlockResize {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2742,11 +2972,11 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// `blockdev-snapshot-sync`.
+    /// Takes an external snapshot: puts a new, empty overlay on top of a device's image.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevSnapshotSync(
         /// Its members.
-        pub super::super::super::types::BlockdevSnapshot,
+        pub types::BlockdevSnapshot,
     );
     impl Wire for BlockdevSnapshotSync {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2769,17 +2999,28 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// `block-commit`.
+    /// Merges images downwards: writes what is in those from `top` down into `base`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockCommit {
-        /// `device`.
+        /// The device.
         pub device: String,
-        /// `base`.
+        /// File name of the image to write into; the lowest of the chain if absent.
         pub base: Option<String>,
-        /// `top`.
+        /// File name of the highest image to merge.
         pub top: String,
-        /// `speed`.
+        /// Limit in bytes a second; none if absent.
         pub speed: Option<i64>,
+    }
+    impl BlockCommit {
+        /// One with no optional member.
+        pub fn new(device: String, top: String) -> Self {
+            Self {
+                device,
+                base: None,
+                top,
+                speed: None,
+            }
+        }
     }
     impl Wire for BlockCommit {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2810,11 +3051,11 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// `drive-backup`.
+    /// Copies a device's content as it is now, while the guest goes on.
     #[derive(Debug, Clone, PartialEq)]
     pub struct DriveBackup(
         /// Its members.
-        pub super::super::super::types::DriveBackup,
+        pub types::DriveBackup,
     );
     impl Wire for DriveBackup {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2837,7 +3078,7 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// `query-named-block-nodes`.
+    /// Lists the nodes that have a name.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QueryNamedBlockNodes {}
     impl Wire for QueryNamedBlockNodes {
@@ -2857,31 +3098,48 @@ pub(crate) mod commands {
     impl Command for QueryNamedBlockNodes {
         const NAME: &'static str = "query-named-block-nodes";
         const ALLOW_OOB: bool = false;
-        type Ok = Vec<super::super::super::types::BlockDeviceInfo>;
+        type Ok = Vec<types::BlockDeviceInfo>;
     }
-    /// `drive-mirror`.
+    /// Copies a device's content and keeps the copy up to date until it is completed.
     #[derive(Debug, Clone, PartialEq)]
     pub struct DriveMirror {
-        /// `device`.
+        /// The device.
         pub device: String,
-        /// `target`.
+        /// File of the copy.
         pub target: String,
-        /// `format`.
+        /// Its format; that of the source if absent.
         pub format: Option<String>,
-        /// `sync`.
-        pub sync: super::super::super::types::MirrorSyncMode,
-        /// `mode`.
-        pub mode: Option<super::super::super::types::NewImageMode>,
-        /// `speed`.
+        /// What to copy first.
+        pub sync: types::MirrorSyncMode,
+        /// How the file comes about; `absolute-paths` if absent.
+        pub mode: Option<types::NewImageMode>,
+        /// Limit in bytes a second; none if absent.
         pub speed: Option<i64>,
-        /// `granularity`.
+        /// Bytes that a bit of its dirty bitmap stands for.
         pub granularity: Option<u32>,
-        /// `buf-size`.
+        /// Bytes in flight at most.
         pub buf_size: Option<i64>,
-        /// `on-source-error`.
-        pub on_source_error: Option<super::super::super::types::BlockdevOnError>,
-        /// `on-target-error`.
-        pub on_target_error: Option<super::super::super::types::BlockdevOnError>,
+        /// What to do when a read fails; `report` if absent.
+        pub on_source_error: Option<types::BlockdevOnError>,
+        /// What to do when a write fails; `report` if absent.
+        pub on_target_error: Option<types::BlockdevOnError>,
+    }
+    impl DriveMirror {
+        /// One with no optional member.
+        pub fn new(device: String, target: String, sync: types::MirrorSyncMode) -> Self {
+            Self {
+                device,
+                target,
+                format: None,
+                sync,
+                mode: None,
+                speed: None,
+                granularity: None,
+                buf_size: None,
+                on_source_error: None,
+                on_target_error: None,
+            }
+        }
     }
     impl Wire for DriveMirror {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -2924,37 +3182,66 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// `block_set_io_throttle`.
+    /// Limits a device's requests. Zero is no limit.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockSetIoThrottle {
-        /// `device`.
+        /// The device.
         pub device: String,
-        /// `bps`.
+        /// Bytes a second.
         pub bps: i64,
-        /// `bps_rd`.
+        /// Bytes read a second.
         pub bps_rd: i64,
-        /// `bps_wr`.
+        /// Bytes written a second.
         pub bps_wr: i64,
-        /// `iops`.
+        /// Requests a second.
         pub iops: i64,
-        /// `iops_rd`.
+        /// Reads a second.
         pub iops_rd: i64,
-        /// `iops_wr`.
+        /// Writes a second.
         pub iops_wr: i64,
-        /// `bps_max`.
+        /// Bytes a second in a burst.
         pub bps_max: Option<i64>,
-        /// `bps_rd_max`.
+        /// Bytes read a second in a burst.
         pub bps_rd_max: Option<i64>,
-        /// `bps_wr_max`.
+        /// Bytes written a second in a burst.
         pub bps_wr_max: Option<i64>,
-        /// `iops_max`.
+        /// Requests a second in a burst.
         pub iops_max: Option<i64>,
-        /// `iops_rd_max`.
+        /// Reads a second in a burst.
         pub iops_rd_max: Option<i64>,
-        /// `iops_wr_max`.
+        /// Writes a second in a burst.
         pub iops_wr_max: Option<i64>,
-        /// `iops_size`.
+        /// Bytes that count as one request.
         pub iops_size: Option<i64>,
+    }
+    impl BlockSetIoThrottle {
+        /// One with no optional member.
+        pub fn new(
+            device: String,
+            bps: i64,
+            bps_rd: i64,
+            bps_wr: i64,
+            iops: i64,
+            iops_rd: i64,
+            iops_wr: i64,
+        ) -> Self {
+            Self {
+                device,
+                bps,
+                bps_rd,
+                bps_wr,
+                iops,
+                iops_rd,
+                iops_wr,
+                bps_max: None,
+                bps_rd_max: None,
+                bps_wr_max: None,
+                iops_max: None,
+                iops_rd_max: None,
+                iops_wr_max: None,
+                iops_size: None,
+            }
+        }
     }
     impl Wire for BlockSetIoThrottle {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -3005,17 +3292,28 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// `block-stream`.
+    /// Merges images upwards: copies into a device's image what it reads from those below it.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockStream {
-        /// `device`.
+        /// The device.
         pub device: String,
-        /// `base`.
+        /// File name of the image that stays its backing file; none if absent.
         pub base: Option<String>,
-        /// `speed`.
+        /// Limit in bytes a second; none if absent.
         pub speed: Option<i64>,
-        /// `on-error`.
-        pub on_error: Option<super::super::super::types::BlockdevOnError>,
+        /// What to do when a request fails; `report` if absent.
+        pub on_error: Option<types::BlockdevOnError>,
+    }
+    impl BlockStream {
+        /// One with no optional member.
+        pub fn new(device: String) -> Self {
+            Self {
+                device,
+                base: None,
+                speed: None,
+                on_error: None,
+            }
+        }
     }
     impl Wire for BlockStream {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -3046,12 +3344,12 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// `block-job-set-speed`.
+    /// Limits a job.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobSetSpeed {
-        /// `device`.
+        /// The job's name.
         pub device: String,
-        /// `speed`.
+        /// Bytes a second; 0 is no limit.
         pub speed: i64,
     }
     impl Wire for BlockJobSetSpeed {
@@ -3079,13 +3377,19 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// `block-job-cancel`.
+    /// Asks a job to stop. BLOCK_JOB_CANCELLED tells when it has.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobCancel {
-        /// `device`.
+        /// The job's name.
         pub device: String,
-        /// `force`.
+        /// Whether to cancel a paused job too.
         pub force: Option<bool>,
+    }
+    impl BlockJobCancel {
+        /// One with no optional member.
+        pub fn new(device: String) -> Self {
+            Self { device, force: None }
+        }
     }
     impl Wire for BlockJobCancel {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -3112,10 +3416,10 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// `block-job-pause`.
+    /// Pauses a job once its requests in flight are done.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobPause {
-        /// `device`.
+        /// The job's name.
         pub device: String,
     }
     impl Wire for BlockJobPause {
@@ -3141,10 +3445,10 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// `block-job-resume`.
+    /// Lets a paused job go on.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobResume {
-        /// `device`.
+        /// The job's name.
         pub device: String,
     }
     impl Wire for BlockJobResume {
@@ -3170,10 +3474,10 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// `block-job-complete`.
+    /// Ends a job that is ready; a mirror then goes over to the copy.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobComplete {
-        /// `device`.
+        /// The job's name.
         pub device: String,
     }
     impl Wire for BlockJobComplete {
@@ -3199,11 +3503,13 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
-    /// `blockdev-add`.
+    /// Opens a node.
+    ///
+    /// On the wire the options stand either under `options` or directly among the arguments.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockdevAdd {
-        /// `options`.
-        pub options: super::super::super::types::BlockdevOptions,
+        /// How to open it.
+        pub options: types::BlockdevOptions,
     }
     impl Wire for BlockdevAdd {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {

@@ -7,20 +7,21 @@ pub(crate) mod types {
         Fields, Invalid, Members, Object, Unknown, UnknownName, Value, Wire,
         decode_fields, decode_name, encode_fields, find_name,
     };
+    use super::super::super::types;
     /// What kind of error a reply holds.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum ErrorClass {
-        /// anything without a class of its own
+        /// Anything without a class of its own.
         GenericError,
-        /// the command is not known, or not at this time
+        /// The command is not known, or not at this time.
         CommandNotFound,
-        /// the device is encrypted and its key is missing
+        /// The device is encrypted and its key is missing.
         DeviceEncrypted,
-        /// what was asked for is not running
+        /// What was asked for is not running.
         DeviceNotActive,
-        /// there is no such device
+        /// There is no such device.
         DeviceNotFound,
-        /// the host lacks a KVM capability
+        /// The host lacks a KVM capability.
         KVMMissingCap,
     }
     impl ErrorClass {
@@ -99,9 +100,9 @@ pub(crate) mod types {
     /// Which version a server speaks for.
     #[derive(Debug, Clone, PartialEq)]
     pub struct VersionInfo {
-        /// the version of QEMU whose interface it offers
-        pub qemu: super::super::super::types::VersionInfoQemu,
-        /// the name and version of the program itself
+        /// The version of QEMU whose interface it offers.
+        pub qemu: types::VersionInfoQemu,
+        /// The name and version of the program itself.
         pub package: String,
     }
     impl Wire for VersionInfo {
@@ -127,7 +128,7 @@ pub(crate) mod types {
     /// A command that a server knows.
     #[derive(Debug, Clone, PartialEq)]
     pub struct CommandInfo {
-        /// its name
+        /// Its name.
         pub name: String,
     }
     impl Wire for CommandInfo {
@@ -153,6 +154,7 @@ pub(crate) mod commands {
         Fields, Invalid, Members, Object, Unknown, Value, Wire, decode_fields,
         encode_fields, Command,
     };
+    use super::super::super::types;
     /// Tells the server's version.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QueryVersion {}
@@ -173,7 +175,7 @@ pub(crate) mod commands {
     impl Command for QueryVersion {
         const NAME: &'static str = "query-version";
         const ALLOW_OOB: bool = false;
-        type Ok = super::super::super::types::VersionInfo;
+        type Ok = types::VersionInfo;
     }
     /// Lists the commands that the server knows.
     #[derive(Debug, Clone, PartialEq, Default)]
@@ -195,6 +197,6 @@ pub(crate) mod commands {
     impl Command for QueryCommands {
         const NAME: &'static str = "query-commands";
         const ALLOW_OOB: bool = false;
-        type Ok = Vec<super::super::super::types::CommandInfo>;
+        type Ok = Vec<types::CommandInfo>;
     }
 }

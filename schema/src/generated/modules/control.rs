@@ -7,10 +7,11 @@ pub(crate) mod types {
         Fields, Invalid, Members, Object, Unknown, UnknownName, Value, Wire,
         decode_fields, decode_name, encode_fields, find_name,
     };
+    use super::super::super::types;
     /// What a client may turn on for its session.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum QMPCapability {
-        /// commands may be run out of band
+        /// Commands may be run out of band.
         Oob,
     }
     impl QMPCapability {
@@ -45,19 +46,19 @@ pub(crate) mod types {
     /// What an entry of the schema defines.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum SchemaMetaType {
-        /// a type that the language has
+        /// A type that the language has.
         Builtin,
-        /// a set of strings
+        /// A set of strings.
         Enum,
-        /// an array type
+        /// An array type.
         Array,
-        /// an object type
+        /// An object type.
         Object,
-        /// a type that is one of several, told apart by JSON type
+        /// A type that is one of several, told apart by JSON type.
         Alternate,
-        /// a command
+        /// A command.
         Command,
-        /// an event
+        /// An event.
         Event,
     }
     impl SchemaMetaType {
@@ -106,21 +107,21 @@ pub(crate) mod types {
     /// Kinds of JSON values.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum JSONType {
-        /// a string
+        /// A string.
         String,
-        /// a number with a fraction
+        /// A number with a fraction.
         Number,
-        /// a number without
+        /// A number without.
         Int,
-        /// true or false
+        /// True or false.
         Boolean,
-        /// null
+        /// Null.
         Null,
-        /// an object
+        /// An object.
         Object,
-        /// an array
+        /// An array.
         Array,
-        /// any of them
+        /// Any of them.
         Value,
     }
     impl JSONType {
@@ -171,12 +172,22 @@ pub(crate) mod types {
     /// What every entry of the schema has.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoBase {
-        /// of a command or event its name, of a type a number that has no meaning
+        /// Of a command or event its name, of a type a number that has no meaning.
         pub name: String,
-        /// what it defines
-        pub meta_type: super::super::super::types::SchemaMetaType,
-        /// names of its features
+        /// What it defines.
+        pub meta_type: types::SchemaMetaType,
+        /// Names of its features.
         pub features: Option<Vec<String>>,
+    }
+    impl SchemaInfoBase {
+        /// One with no optional member.
+        pub fn new(name: String, meta_type: types::SchemaMetaType) -> Self {
+            Self {
+                name,
+                meta_type,
+                features: None,
+            }
+        }
     }
     impl Wire for SchemaInfoBase {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -203,8 +214,8 @@ pub(crate) mod types {
     /// A type that the language has.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoBuiltin {
-        /// its form on the wire
-        pub json_type: super::super::super::types::JSONType,
+        /// Its form on the wire.
+        pub json_type: types::JSONType,
     }
     impl Wire for SchemaInfoBuiltin {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -227,10 +238,16 @@ pub(crate) mod types {
     /// A value of an enum.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoEnumMember {
-        /// the value
+        /// The value.
         pub name: String,
-        /// names of its features
+        /// Names of its features.
         pub features: Option<Vec<String>>,
+    }
+    impl SchemaInfoEnumMember {
+        /// One with no optional member.
+        pub fn new(name: String) -> Self {
+            Self { name, features: None }
+        }
     }
     impl Wire for SchemaInfoEnumMember {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -255,9 +272,9 @@ pub(crate) mod types {
     /// A set of strings.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoEnum {
-        /// its values
-        pub members: Vec<super::super::super::types::SchemaInfoEnumMember>,
-        /// their names again, for old clients
+        /// Its values.
+        pub members: Vec<types::SchemaInfoEnumMember>,
+        /// Their names again, for old clients.
         pub values: Vec<String>,
     }
     impl Wire for SchemaInfoEnum {
@@ -283,7 +300,7 @@ pub(crate) mod types {
     /// An array type.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoArray {
-        /// name of its elements' type
+        /// Name of its elements' type.
         pub element_type: String,
     }
     impl Wire for SchemaInfoArray {
@@ -307,14 +324,25 @@ pub(crate) mod types {
     /// A member of an object type.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoObjectMember {
-        /// its name
+        /// Its name.
         pub name: String,
-        /// name of its type
+        /// Name of its type.
         pub r#type: String,
-        /// there if the member is optional; null
+        /// There if the member is optional; null.
         pub default: Option<Value>,
-        /// names of its features
+        /// Names of its features.
         pub features: Option<Vec<String>>,
+    }
+    impl SchemaInfoObjectMember {
+        /// One with no optional member.
+        pub fn new(name: String, r#type: String) -> Self {
+            Self {
+                name,
+                r#type,
+                default: None,
+                features: None,
+            }
+        }
     }
     impl Wire for SchemaInfoObjectMember {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -343,9 +371,9 @@ pub(crate) mod types {
     /// Members that an object has for one value of its tag.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoObjectVariant {
-        /// the value
+        /// The value.
         pub case: String,
-        /// name of the object type that has the members
+        /// Name of the object type that has the members.
         pub r#type: String,
     }
     impl Wire for SchemaInfoObjectVariant {
@@ -371,12 +399,22 @@ pub(crate) mod types {
     /// An object type.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoObject {
-        /// members that it always has
-        pub members: Vec<super::super::super::types::SchemaInfoObjectMember>,
-        /// name of the member that tells the variant
+        /// Members that it always has.
+        pub members: Vec<types::SchemaInfoObjectMember>,
+        /// Name of the member that tells the variant.
         pub tag: Option<String>,
-        /// what it has besides, by the tag's value
-        pub variants: Option<Vec<super::super::super::types::SchemaInfoObjectVariant>>,
+        /// What it has besides, by the tag's value.
+        pub variants: Option<Vec<types::SchemaInfoObjectVariant>>,
+    }
+    impl SchemaInfoObject {
+        /// One with no optional member.
+        pub fn new(members: Vec<types::SchemaInfoObjectMember>) -> Self {
+            Self {
+                members,
+                tag: None,
+                variants: None,
+            }
+        }
     }
     impl Wire for SchemaInfoObject {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -403,7 +441,7 @@ pub(crate) mod types {
     /// One of the types that an alternate may be.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoAlternateMember {
-        /// its name
+        /// Its name.
         pub r#type: String,
     }
     impl Wire for SchemaInfoAlternateMember {
@@ -427,8 +465,8 @@ pub(crate) mod types {
     /// A type that is one of several.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoAlternate {
-        /// the types
-        pub members: Vec<super::super::super::types::SchemaInfoAlternateMember>,
+        /// The types.
+        pub members: Vec<types::SchemaInfoAlternateMember>,
     }
     impl Wire for SchemaInfoAlternate {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -451,12 +489,22 @@ pub(crate) mod types {
     /// A command.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoCommand {
-        /// name of the object type of its arguments
+        /// Name of the object type of its arguments.
         pub arg_type: String,
-        /// name of the type of its answer
+        /// Name of the type of its answer.
         pub ret_type: String,
-        /// whether it may be run out of band; absent for no
+        /// Whether it may be run out of band; absent for no.
         pub allow_oob: Option<bool>,
+    }
+    impl SchemaInfoCommand {
+        /// One with no optional member.
+        pub fn new(arg_type: String, ret_type: String) -> Self {
+            Self {
+                arg_type,
+                ret_type,
+                allow_oob: None,
+            }
+        }
     }
     impl Wire for SchemaInfoCommand {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -483,7 +531,7 @@ pub(crate) mod types {
     /// An event.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfoEvent {
-        /// name of the object type of its data
+        /// Name of the object type of its data.
         pub arg_type: String,
     }
     impl Wire for SchemaInfoEvent {
@@ -507,16 +555,24 @@ pub(crate) mod types {
     /// An entry of the schema.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SchemaInfo {
-        /// of a command or event its name, of a type a number that has no meaning
+        /// Of a command or event its name, of a type a number that has no meaning.
         pub name: String,
-        /// what it defines
+        /// What it defines.
         pub meta_type: SchemaInfoBranch,
-        /// names of its features
+        /// Names of its features.
         pub features: Option<Vec<String>>,
     }
     impl SchemaInfo {
+        /// One with no optional member of the base.
+        pub fn new(name: String, meta_type: SchemaInfoBranch) -> Self {
+            Self {
+                name,
+                meta_type,
+                features: None,
+            }
+        }
         /// The value of `meta-type`.
-        pub fn kind(&self) -> super::super::super::types::SchemaMetaType {
+        pub fn kind(&self) -> types::SchemaMetaType {
             self.meta_type.kind()
         }
     }
@@ -531,8 +587,7 @@ pub(crate) mod types {
     impl Fields for SchemaInfo {
         fn take(members: &mut Members) -> Result<Self, Invalid> {
             let name = members.req("name")?;
-            let meta_type: super::super::super::types::SchemaMetaType = members
-                .req("meta-type")?;
+            let meta_type: types::SchemaMetaType = members.req("meta-type")?;
             let features = members.opt("features")?;
             let meta_type = SchemaInfoBranch::take(meta_type, members)?;
             Ok(Self { name, meta_type, features })
@@ -547,63 +602,53 @@ pub(crate) mod types {
     /// What `SchemaInfo` holds besides its base, by `meta-type`.
     #[derive(Debug, Clone, PartialEq)]
     pub enum SchemaInfoBranch {
-        /// a type that the language has
-        Builtin(super::super::super::types::SchemaInfoBuiltin),
-        /// a set of strings
-        Enum(super::super::super::types::SchemaInfoEnum),
-        /// an array type
-        Array(super::super::super::types::SchemaInfoArray),
-        /// an object type
-        Object(super::super::super::types::SchemaInfoObject),
-        /// a type that is one of several, told apart by JSON type
-        Alternate(super::super::super::types::SchemaInfoAlternate),
-        /// a command
-        Command(super::super::super::types::SchemaInfoCommand),
-        /// an event
-        Event(super::super::super::types::SchemaInfoEvent),
+        /// A type that the language has.
+        Builtin(types::SchemaInfoBuiltin),
+        /// A set of strings.
+        Enum(types::SchemaInfoEnum),
+        /// An array type.
+        Array(types::SchemaInfoArray),
+        /// An object type.
+        Object(types::SchemaInfoObject),
+        /// A type that is one of several, told apart by JSON type.
+        Alternate(types::SchemaInfoAlternate),
+        /// A command.
+        Command(types::SchemaInfoCommand),
+        /// An event.
+        Event(types::SchemaInfoEvent),
     }
     impl SchemaInfoBranch {
         /// The value of `meta-type`.
-        pub fn kind(&self) -> super::super::super::types::SchemaMetaType {
+        pub fn kind(&self) -> types::SchemaMetaType {
             match self {
-                Self::Builtin(_) => super::super::super::types::SchemaMetaType::Builtin,
-                Self::Enum(_) => super::super::super::types::SchemaMetaType::Enum,
-                Self::Array(_) => super::super::super::types::SchemaMetaType::Array,
-                Self::Object(_) => super::super::super::types::SchemaMetaType::Object,
-                Self::Alternate(_) => {
-                    super::super::super::types::SchemaMetaType::Alternate
-                }
-                Self::Command(_) => super::super::super::types::SchemaMetaType::Command,
-                Self::Event(_) => super::super::super::types::SchemaMetaType::Event,
+                Self::Builtin(_) => types::SchemaMetaType::Builtin,
+                Self::Enum(_) => types::SchemaMetaType::Enum,
+                Self::Array(_) => types::SchemaMetaType::Array,
+                Self::Object(_) => types::SchemaMetaType::Object,
+                Self::Alternate(_) => types::SchemaMetaType::Alternate,
+                Self::Command(_) => types::SchemaMetaType::Command,
+                Self::Event(_) => types::SchemaMetaType::Event,
             }
         }
         fn take(
-            tag: super::super::super::types::SchemaMetaType,
+            tag: types::SchemaMetaType,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
             Ok(
                 match tag {
-                    super::super::super::types::SchemaMetaType::Builtin => {
+                    types::SchemaMetaType::Builtin => {
                         Self::Builtin(Fields::take(members)?)
                     }
-                    super::super::super::types::SchemaMetaType::Enum => {
-                        Self::Enum(Fields::take(members)?)
-                    }
-                    super::super::super::types::SchemaMetaType::Array => {
-                        Self::Array(Fields::take(members)?)
-                    }
-                    super::super::super::types::SchemaMetaType::Object => {
-                        Self::Object(Fields::take(members)?)
-                    }
-                    super::super::super::types::SchemaMetaType::Alternate => {
+                    types::SchemaMetaType::Enum => Self::Enum(Fields::take(members)?),
+                    types::SchemaMetaType::Array => Self::Array(Fields::take(members)?),
+                    types::SchemaMetaType::Object => Self::Object(Fields::take(members)?),
+                    types::SchemaMetaType::Alternate => {
                         Self::Alternate(Fields::take(members)?)
                     }
-                    super::super::super::types::SchemaMetaType::Command => {
+                    types::SchemaMetaType::Command => {
                         Self::Command(Fields::take(members)?)
                     }
-                    super::super::super::types::SchemaMetaType::Event => {
-                        Self::Event(Fields::take(members)?)
-                    }
+                    types::SchemaMetaType::Event => Self::Event(Fields::take(members)?),
                 },
             )
         }
@@ -622,10 +667,10 @@ pub(crate) mod types {
     /// Where to listen, in the spelling of older commands.
     #[derive(Debug, Clone, PartialEq)]
     pub enum SocketAddressLegacy {
-        /// a TCP host and port
-        Inet(super::super::super::types::InetSocketAddress),
-        /// the path of a Unix socket
-        Unix(super::super::super::types::UnixSocketAddress),
+        /// A TCP host and port.
+        Inet(types::InetSocketAddress),
+        /// The path of a Unix socket.
+        Unix(types::UnixSocketAddress),
     }
     impl SocketAddressLegacy {
         /// Which branch it is.
@@ -664,9 +709,9 @@ pub(crate) mod types {
     /// Which branch `SocketAddressLegacy` holds.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum SocketAddressLegacyKind {
-        /// a TCP host and port
+        /// A TCP host and port.
         Inet,
-        /// the path of a Unix socket
+        /// The path of a Unix socket.
         Unix,
     }
     impl SocketAddressLegacyKind {
@@ -702,9 +747,9 @@ pub(crate) mod types {
     /// What to do with the clients of an export that goes away.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockExportRemoveMode {
-        /// refuse to remove it while there are any
+        /// Refuse to remove it while there are any.
         Safe,
-        /// disconnect them
+        /// Disconnect them.
         Hard,
     }
     impl BlockExportRemoveMode {
@@ -740,7 +785,7 @@ pub(crate) mod types {
     /// How a node is served outwards.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum BlockExportType {
-        /// by the NBD server
+        /// By the NBD server.
         Nbd,
     }
     impl BlockExportType {
@@ -775,22 +820,41 @@ pub(crate) mod types {
     /// Options that every export takes.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockExportOptionsBase {
-        /// how the node is served
-        pub r#type: super::super::super::types::BlockExportType,
-        /// name of the export, by which commands find it
+        /// How the node is served.
+        pub r#type: types::BlockExportType,
+        /// Name of the export, by which commands find it.
         pub id: String,
-        /// fail rather than leave the thread asked for
+        /// Fail rather than leave the thread asked for.
         pub fixed_iothread: Option<bool>,
-        /// name of the thread to serve it on
+        /// Name of the thread to serve it on.
         pub iothread: Option<String>,
-        /// the node
+        /// The node.
         pub node_name: String,
-        /// whether clients may write
+        /// Whether clients may write.
         pub writable: Option<bool>,
-        /// whether each write is durable before it completes
+        /// Whether each write is durable before it completes.
         pub writethrough: Option<bool>,
-        /// whether the node may be inactive
+        /// Whether the node may be inactive.
         pub allow_inactive: Option<bool>,
+    }
+    impl BlockExportOptionsBase {
+        /// One with no optional member.
+        pub fn new(
+            r#type: types::BlockExportType,
+            id: String,
+            node_name: String,
+        ) -> Self {
+            Self {
+                r#type,
+                id,
+                fixed_iothread: None,
+                iothread: None,
+                node_name,
+                writable: None,
+                writethrough: None,
+                allow_inactive: None,
+            }
+        }
     }
     impl Wire for BlockExportOptionsBase {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -827,9 +891,9 @@ pub(crate) mod types {
     /// Options of an export by the NBD server.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct BlockExportOptionsNbd {
-        /// the export's name; that of the node if absent
+        /// The export's name; that of the node if absent.
         pub name: Option<String>,
-        /// what clients are told about it
+        /// What clients are told about it.
         pub description: Option<String>,
     }
     impl Wire for BlockExportOptionsNbd {
@@ -855,26 +919,43 @@ pub(crate) mod types {
     /// An export.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockExportOptions {
-        /// how the node is served
+        /// How the node is served.
         pub r#type: BlockExportOptionsBranch,
-        /// name of the export, by which commands find it
+        /// Name of the export, by which commands find it.
         pub id: String,
-        /// fail rather than leave the thread asked for
+        /// Fail rather than leave the thread asked for.
         pub fixed_iothread: Option<bool>,
-        /// name of the thread to serve it on
+        /// Name of the thread to serve it on.
         pub iothread: Option<String>,
-        /// the node
+        /// The node.
         pub node_name: String,
-        /// whether clients may write
+        /// Whether clients may write.
         pub writable: Option<bool>,
-        /// whether each write is durable before it completes
+        /// Whether each write is durable before it completes.
         pub writethrough: Option<bool>,
-        /// whether the node may be inactive
+        /// Whether the node may be inactive.
         pub allow_inactive: Option<bool>,
     }
     impl BlockExportOptions {
+        /// One with no optional member of the base.
+        pub fn new(
+            r#type: BlockExportOptionsBranch,
+            id: String,
+            node_name: String,
+        ) -> Self {
+            Self {
+                r#type,
+                id,
+                fixed_iothread: None,
+                iothread: None,
+                node_name,
+                writable: None,
+                writethrough: None,
+                allow_inactive: None,
+            }
+        }
         /// The value of `type`.
-        pub fn kind(&self) -> super::super::super::types::BlockExportType {
+        pub fn kind(&self) -> types::BlockExportType {
             self.r#type.kind()
         }
     }
@@ -888,8 +969,7 @@ pub(crate) mod types {
     }
     impl Fields for BlockExportOptions {
         fn take(members: &mut Members) -> Result<Self, Invalid> {
-            let r#type: super::super::super::types::BlockExportType = members
-                .req("type")?;
+            let r#type: types::BlockExportType = members.req("type")?;
             let id = members.req("id")?;
             let fixed_iothread = members.opt("fixed-iothread")?;
             let iothread = members.opt("iothread")?;
@@ -924,25 +1004,23 @@ pub(crate) mod types {
     /// What `BlockExportOptions` holds besides its base, by `type`.
     #[derive(Debug, Clone, PartialEq)]
     pub enum BlockExportOptionsBranch {
-        /// by the NBD server
-        Nbd(super::super::super::types::BlockExportOptionsNbd),
+        /// By the NBD server.
+        Nbd(types::BlockExportOptionsNbd),
     }
     impl BlockExportOptionsBranch {
         /// The value of `type`.
-        pub fn kind(&self) -> super::super::super::types::BlockExportType {
+        pub fn kind(&self) -> types::BlockExportType {
             match self {
-                Self::Nbd(_) => super::super::super::types::BlockExportType::Nbd,
+                Self::Nbd(_) => types::BlockExportType::Nbd,
             }
         }
         fn take(
-            tag: super::super::super::types::BlockExportType,
+            tag: types::BlockExportType,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
             Ok(
                 match tag {
-                    super::super::super::types::BlockExportType::Nbd => {
-                        Self::Nbd(Fields::take(members)?)
-                    }
+                    types::BlockExportType::Nbd => Self::Nbd(Fields::take(members)?),
                 },
             )
         }
@@ -955,13 +1033,13 @@ pub(crate) mod types {
     /// An export.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockExportInfo {
-        /// its name
+        /// Its name.
         pub id: String,
-        /// how the node is served
-        pub r#type: super::super::super::types::BlockExportType,
-        /// the node
+        /// How the node is served.
+        pub r#type: types::BlockExportType,
+        /// The node.
         pub node_name: String,
-        /// whether it was asked to go away
+        /// Whether it was asked to go away.
         pub shutting_down: bool,
     }
     impl Wire for BlockExportInfo {
@@ -995,11 +1073,12 @@ pub(crate) mod commands {
         Fields, Invalid, Members, Object, Unknown, Value, Wire, decode_fields,
         encode_fields, Command,
     };
+    use super::super::super::types;
     /// Ends negotiation: first command of every session.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QmpCapabilities {
-        /// capabilities to turn on, of those that the greeting offers
-        pub enable: Option<Vec<super::super::super::types::QMPCapability>>,
+        /// Capabilities to turn on, of those that the greeting offers.
+        pub enable: Option<Vec<types::QMPCapability>>,
     }
     impl Wire for QmpCapabilities {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1093,9 +1172,9 @@ pub(crate) mod commands {
     /// Closes a node that `blockdev-add` made. Answers after its files are closed and unlocked.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct BlockdevDel {
-        /// the node
+        /// The node.
         pub node_name: Option<String>,
-        /// the older spelling: the name given as `id`
+        /// The older spelling: the name given as `id`.
         pub id: Option<String>,
     }
     impl Wire for BlockdevDel {
@@ -1143,21 +1222,33 @@ pub(crate) mod commands {
     impl Command for QueryQmpSchema {
         const NAME: &'static str = "query-qmp-schema";
         const ALLOW_OOB: bool = false;
-        type Ok = Vec<super::super::super::types::SchemaInfo>;
+        type Ok = Vec<types::SchemaInfo>;
     }
     /// Starts the NBD server. It has no exports yet.
     #[derive(Debug, Clone, PartialEq)]
     pub struct NbdServerStart {
-        /// where to listen
-        pub addr: super::super::super::types::SocketAddressLegacy,
-        /// time a client has for its handshake
+        /// Where to listen.
+        pub addr: types::SocketAddressLegacy,
+        /// Time a client has for its handshake.
         pub handshake_max_seconds: Option<u32>,
-        /// id of the TLS credentials
+        /// Id of the TLS credentials.
         pub tls_creds: Option<String>,
-        /// id of the object that says which clients may connect
+        /// Id of the object that says which clients may connect.
         pub tls_authz: Option<String>,
-        /// how many clients at a time; 0 is no limit
+        /// How many clients at a time; 0 is no limit.
         pub max_connections: Option<u32>,
+    }
+    impl NbdServerStart {
+        /// One with no optional member.
+        pub fn new(addr: types::SocketAddressLegacy) -> Self {
+            Self {
+                addr,
+                handshake_max_seconds: None,
+                tls_creds: None,
+                tls_authz: None,
+                max_connections: None,
+            }
+        }
     }
     impl Wire for NbdServerStart {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1193,16 +1284,28 @@ pub(crate) mod commands {
     /// Exports a device or node on the NBD server.
     #[derive(Debug, Clone, PartialEq)]
     pub struct NbdServerAdd {
-        /// name of the device or node
+        /// Name of the device or node.
         pub device: String,
-        /// the export's name; that of the device if absent
+        /// The export's name; that of the device if absent.
         pub name: Option<String>,
-        /// what clients are told about it
+        /// What clients are told about it.
         pub description: Option<String>,
-        /// whether clients may write
+        /// Whether clients may write.
         pub writable: Option<bool>,
-        /// a dirty bitmap to offer
+        /// A dirty bitmap to offer.
         pub bitmap: Option<String>,
+    }
+    impl NbdServerAdd {
+        /// One with no optional member.
+        pub fn new(device: String) -> Self {
+            Self {
+                device,
+                name: None,
+                description: None,
+                writable: None,
+                bitmap: None,
+            }
+        }
     }
     impl Wire for NbdServerAdd {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1238,10 +1341,16 @@ pub(crate) mod commands {
     /// Removes an export of the NBD server.
     #[derive(Debug, Clone, PartialEq)]
     pub struct NbdServerRemove {
-        /// the export's name
+        /// The export's name.
         pub name: String,
-        /// what to do with its clients; `safe` if absent
-        pub mode: Option<super::super::super::types::BlockExportRemoveMode>,
+        /// What to do with its clients; `safe` if absent.
+        pub mode: Option<types::BlockExportRemoveMode>,
+    }
+    impl NbdServerRemove {
+        /// One with no optional member.
+        pub fn new(name: String) -> Self {
+            Self { name, mode: None }
+        }
     }
     impl Wire for NbdServerRemove {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1294,7 +1403,7 @@ pub(crate) mod commands {
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockExportAdd(
         /// Its members.
-        pub super::super::super::types::BlockExportOptions,
+        pub types::BlockExportOptions,
     );
     impl Wire for BlockExportAdd {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1320,10 +1429,16 @@ pub(crate) mod commands {
     /// Asks for an export to be removed; BLOCK_EXPORT_DELETED tells when it is.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockExportDel {
-        /// the export
+        /// The export.
         pub id: String,
-        /// what to do with its clients; `safe` if absent
-        pub mode: Option<super::super::super::types::BlockExportRemoveMode>,
+        /// What to do with its clients; `safe` if absent.
+        pub mode: Option<types::BlockExportRemoveMode>,
+    }
+    impl BlockExportDel {
+        /// One with no optional member.
+        pub fn new(id: String) -> Self {
+            Self { id, mode: None }
+        }
     }
     impl Wire for BlockExportDel {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -1370,7 +1485,7 @@ pub(crate) mod commands {
     impl Command for QueryBlockExports {
         const NAME: &'static str = "query-block-exports";
         const ALLOW_OOB: bool = false;
-        type Ok = Vec<super::super::super::types::BlockExportInfo>;
+        type Ok = Vec<types::BlockExportInfo>;
     }
 }
 /// Events.
@@ -1382,7 +1497,7 @@ pub(crate) mod events {
     /// An export is gone, and its `id` is free.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockExportDeleted {
-        /// the export
+        /// The export.
         pub id: String,
     }
     impl Wire for BlockExportDeleted {

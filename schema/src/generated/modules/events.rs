@@ -9,9 +9,9 @@ pub(crate) mod types {
     /// Direction of a request that failed.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum IoOperationType {
-        /// a read
+        /// A read.
         Read,
-        /// a write
+        /// A write.
         Write,
     }
     impl IoOperationType {
@@ -47,11 +47,11 @@ pub(crate) mod types {
     /// Request that the children of a quorum were given.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum QuorumOpType {
-        /// a read
+        /// A read.
         Read,
-        /// a write
+        /// A write.
         Write,
-        /// a flush
+        /// A flush.
         Flush,
     }
     impl QuorumOpType {
@@ -92,23 +92,44 @@ pub(crate) mod events {
         Fields, Invalid, Members, Object, Unknown, Value, Wire, decode_fields,
         encode_fields,
     };
+    use super::super::super::types;
     /// A request of a device failed.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockIoError {
-        /// path of the device; empty if it has none
+        /// Path of the device; empty if it has none.
         pub qom_path: String,
-        /// its name
+        /// Its name.
         pub device: String,
-        /// the node that failed; absent if it has no name
+        /// The node that failed; absent if it has no name.
         pub node_name: Option<String>,
-        /// the request's direction
-        pub operation: super::super::super::types::IoOperationType,
-        /// what was done about it
-        pub action: super::super::super::types::BlockErrorAction,
-        /// whether space ran out; absent for a read
+        /// The request's direction.
+        pub operation: types::IoOperationType,
+        /// What was done about it.
+        pub action: types::BlockErrorAction,
+        /// Whether space ran out; absent for a read.
         pub nospace: Option<bool>,
-        /// the error, for people
+        /// The error, for people.
         pub reason: String,
+    }
+    impl BlockIoError {
+        /// One with no optional member.
+        pub fn new(
+            qom_path: String,
+            device: String,
+            operation: types::IoOperationType,
+            action: types::BlockErrorAction,
+            reason: String,
+        ) -> Self {
+            Self {
+                qom_path,
+                device,
+                node_name: None,
+                operation,
+                action,
+                nospace: None,
+                reason,
+            }
+        }
     }
     impl Wire for BlockIoError {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -143,18 +164,37 @@ pub(crate) mod events {
     /// A job is over, and was not cancelled.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobCompleted {
-        /// what it did
-        pub r#type: super::super::super::types::BlockJobType,
-        /// its name
+        /// What it did.
+        pub r#type: types::BlockJobType,
+        /// Its name.
         pub device: String,
-        /// the end of its progress
+        /// The end of its progress.
         pub len: i64,
-        /// how far it got; `len` when it succeeded
+        /// How far it got; `len` when it succeeded.
         pub offset: i64,
-        /// its limit in bytes a second; 0 is none
+        /// Its limit in bytes a second; 0 is none.
         pub speed: i64,
-        /// what stopped it; absent when it succeeded
+        /// What stopped it; absent when it succeeded.
         pub error: Option<String>,
+    }
+    impl BlockJobCompleted {
+        /// One with no optional member.
+        pub fn new(
+            r#type: types::BlockJobType,
+            device: String,
+            len: i64,
+            offset: i64,
+            speed: i64,
+        ) -> Self {
+            Self {
+                r#type,
+                device,
+                len,
+                offset,
+                speed,
+                error: None,
+            }
+        }
     }
     impl Wire for BlockJobCompleted {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -187,15 +227,15 @@ pub(crate) mod events {
     /// A job was cancelled and is over.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobCancelled {
-        /// what it did
-        pub r#type: super::super::super::types::BlockJobType,
-        /// its name
+        /// What it did.
+        pub r#type: types::BlockJobType,
+        /// Its name.
         pub device: String,
-        /// the end of its progress
+        /// The end of its progress.
         pub len: i64,
-        /// how far it got
+        /// How far it got.
         pub offset: i64,
-        /// its limit in bytes a second; 0 is none
+        /// Its limit in bytes a second; 0 is none.
         pub speed: i64,
     }
     impl Wire for BlockJobCancelled {
@@ -227,12 +267,12 @@ pub(crate) mod events {
     /// A request of a job failed.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobError {
-        /// the job's name
+        /// The job's name.
         pub device: String,
-        /// the request's direction
-        pub operation: super::super::super::types::IoOperationType,
-        /// what was done about it
-        pub action: super::super::super::types::BlockErrorAction,
+        /// The request's direction.
+        pub operation: types::IoOperationType,
+        /// What was done about it.
+        pub action: types::BlockErrorAction,
     }
     impl Wire for BlockJobError {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -259,15 +299,15 @@ pub(crate) mod events {
     /// A job's source and target are in sync: it may be completed.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockJobReady {
-        /// what it does
-        pub r#type: super::super::super::types::BlockJobType,
-        /// its name
+        /// What it does.
+        pub r#type: types::BlockJobType,
+        /// Its name.
         pub device: String,
-        /// the end of its progress
+        /// The end of its progress.
         pub len: i64,
-        /// how far it got
+        /// How far it got.
         pub offset: i64,
-        /// its limit in bytes a second; 0 is none
+        /// Its limit in bytes a second; 0 is none.
         pub speed: i64,
     }
     impl Wire for BlockJobReady {
@@ -299,18 +339,31 @@ pub(crate) mod events {
     /// An image was found corrupt.
     #[derive(Debug, Clone, PartialEq)]
     pub struct BlockImageCorrupted {
-        /// name of the device that uses it; empty if none does
+        /// Name of the device that uses it; empty if none does.
         pub device: String,
-        /// the node; absent if it has no name
+        /// The node; absent if it has no name.
         pub node_name: Option<String>,
-        /// what is wrong, for people
+        /// What is wrong, for people.
         pub msg: String,
-        /// where in the image file, in bytes
+        /// Where in the image file, in bytes.
         pub offset: Option<i64>,
-        /// length of the access, in bytes
+        /// Length of the access, in bytes.
         pub size: Option<i64>,
-        /// whether the image can no longer be written
+        /// Whether the image can no longer be written.
         pub fatal: bool,
+    }
+    impl BlockImageCorrupted {
+        /// One with no optional member.
+        pub fn new(device: String, msg: String, fatal: bool) -> Self {
+            Self {
+                device,
+                node_name: None,
+                msg,
+                offset: None,
+                size: None,
+                fatal,
+            }
+        }
     }
     impl Wire for BlockImageCorrupted {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
@@ -343,11 +396,11 @@ pub(crate) mod events {
     /// The children of a quorum did not agree.
     #[derive(Debug, Clone, PartialEq)]
     pub struct QuorumFailure {
-        /// name of the device, or of the node
+        /// Name of the device, or of the node.
         pub reference: String,
-        /// first sector of the request
+        /// First sector of the request.
         pub sector_num: i64,
-        /// how many sectors it had
+        /// How many sectors it had.
         pub sectors_count: i64,
     }
     impl Wire for QuorumFailure {
@@ -375,16 +428,33 @@ pub(crate) mod events {
     /// A child of a quorum failed, or was outvoted.
     #[derive(Debug, Clone, PartialEq)]
     pub struct QuorumReportBad {
-        /// the request
-        pub r#type: super::super::super::types::QuorumOpType,
-        /// the child's error; absent when it was outvoted
+        /// The request.
+        pub r#type: types::QuorumOpType,
+        /// The child's error; absent when it was outvoted.
         pub error: Option<String>,
-        /// the child's node
+        /// The child's node.
         pub node_name: String,
-        /// first sector of the request
+        /// First sector of the request.
         pub sector_num: i64,
-        /// how many sectors it had
+        /// How many sectors it had.
         pub sectors_count: i64,
+    }
+    impl QuorumReportBad {
+        /// One with no optional member.
+        pub fn new(
+            r#type: types::QuorumOpType,
+            node_name: String,
+            sector_num: i64,
+            sectors_count: i64,
+        ) -> Self {
+            Self {
+                r#type,
+                error: None,
+                node_name,
+                sector_num,
+                sectors_count,
+            }
+        }
     }
     impl Wire for QuorumReportBad {
         fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {

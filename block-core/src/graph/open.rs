@@ -1,0 +1,568 @@
+//! From options to nodes: `blockdev-add`, and what images name.
+//!
+//! A verb opens into a draft; each driver gets an [`Opener`] through which it opens its children,
+//! reads them, and learns its facts. Nothing is visible to requests before the whole tree is open
+//! and permissions are checked. Which driver opens what is the [`Registry`]'s business: this crate
+//! names no driver.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use block_schema::types::{
+    BlockdevAioOptions, BlockdevDetectZeroesOptions, BlockdevDiscardOptions, BlockdevDriver,
+    BlockdevOptions, BlockdevOptionsBranch, BlockdevRef,
+};
+
+use crate::buffer::AlignedBuf;
+use crate::driver::{Driver, Pending};
+use crate::engine::Aio;
+use crate::error::{Error, Result};
+use crate::graph::perm::Role;
+use crate::graph::policy::{Decision, ImplicitOpen, protocol_of};
+use crate::graph::{CacheMode, DetectZeroes, Draft, Edge, Node, NodeFacts, NodeId, NodeIndex};
+use crate::layer::Layer;
+use crate::queue::LocalQueue;
+use crate::request::cx::Child;
+use crate::request::map::EdgeIndex;
+
+/// Nodes on one path from a root to a leaf; an image chain that names itself ends here.
+const MAX_DEPTH: u32 = 512;
+
+/// Bytes that a probe looks at.
+const PROBE_LEN: usize = 2048;
+
+/// The drivers that are built in.
+pub trait Registry: Send + Sync {
+    /// Opens a driver by its options, its children through `opener`.
+    fn open<'a>(
+        &'a self,
+        opener: &'a mut Opener,
+        options: BlockdevOptionsBranch,
+    ) -> Pending<'a, Box<dyn Driver>>;
+
+    /// The format of an image by its first bytes; raw when none fits.
+    fn probe(&self, head: &[u8]) -> BlockdevDriver;
+
+    /// The options of a format over `file`, for formats that have a file and may have a backing
+    /// file; `None` for other drivers.
+    fn format_over(
+        &self,
+        format: BlockdevDriver,
+        file: BlockdevRef,
+    ) -> Option<BlockdevOptionsBranch>;
+
+    /// The options that a file name with a protocol stands for.
+    ///
+    /// # Errors
+    /// `InvalidOption` when no driver understands it.
+    fn parse_filename(&self, name: &str) -> Result<BlockdevOptionsBranch>;
+}
+
+/// A registry without drivers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoDrivers;
+
+impl Registry for NoDrivers {
+    fn open<'a>(
+        &'a self,
+        opener: &'a mut Opener,
+        options: BlockdevOptionsBranch,
+    ) -> Pending<'a, Box<dyn Driver>> {
+        Box::pin(async move { Err(opener.not_built_in(options.kind())) })
+    }
+
+    fn probe(&self, _head: &[u8]) -> BlockdevDriver {
+        BlockdevDriver::Raw
+    }
+
+    fn format_over(&self, _: BlockdevDriver, _: BlockdevRef) -> Option<BlockdevOptionsBranch> {
+        None
+    }
+
+    fn parse_filename(&self, name: &str) -> Result<BlockdevOptionsBranch> {
+        let protocol = protocol_of(name).unwrap_or(name);
+        Err(Error::invalid(
+            "filename",
+            format!("Unknown protocol '{protocol}'"),
+        ))
+    }
+}
+
+/// What children take over from the node that opens them.
+#[derive(Clone, Debug)]
+struct Inherited {
+    read_only: bool,
+    cache: CacheMode,
+    aio: Aio,
+    discard_unmap: bool,
+    force_share: bool,
+    auto_read_only: bool,
+    depth: u32,
+}
+
+impl Default for Inherited {
+    fn default() -> Inherited {
+        Inherited {
+            read_only: false,
+            cache: CacheMode::default(),
+            aio: Aio::Threads,
+            discard_unmap: false,
+            force_share: false,
+            auto_read_only: false,
+            depth: 0,
+        }
+    }
+}
+
+/// A name that an image holds, with what it says about it.
+#[derive(Clone, Copy, Debug)]
+pub struct ImplicitRef<'a> {
+    /// The name, as the image spells it.
+    pub name: &'a str,
+    /// The format the image gives for it.
+    pub format: Option<&'a str>,
+}
+
+/// One driver's view of the opening of its node.
+pub struct Opener {
+    layer: Layer,
+    queue: LocalQueue,
+    draft: Rc<RefCell<Draft>>,
+    facts: NodeFacts,
+    inherited: Inherited,
+    edges: Vec<Edge>,
+}
+
+impl Opener {
+    /// The `node-name` that the node will have.
+    pub fn node_name(&self) -> &str {
+        &self.facts.name
+    }
+
+    /// Whether the node is opened read-only.
+    pub fn is_read_only(&self) -> bool {
+        self.facts.read_only
+    }
+
+    /// The node's facts so far.
+    pub fn facts(&self) -> &NodeFacts {
+        &self.facts
+    }
+
+    /// The backend chosen for the node's I/O.
+    pub fn aio(&self) -> Aio {
+        self.inherited.aio
+    }
+
+    /// Whether a node that cannot be opened for writing may become read-only.
+    pub fn auto_read_only(&self) -> bool {
+        self.inherited.auto_read_only
+    }
+
+    /// Makes the node read-only: the image, or its place, cannot be written.
+    pub fn set_read_only(&mut self) {
+        self.facts.read_only = true;
+    }
+
+    /// The name shown for the image. A node over a file shows the file's unless it says otherwise.
+    pub fn set_filename(&mut self, filename: impl Into<String>) {
+        self.facts.filename = filename.into();
+    }
+
+    /// Says that a driver is named by the schema and not built in.
+    pub fn not_built_in(&self, driver: BlockdevDriver) -> Error {
+        Error::Unsupported {
+            node: self.facts.name.clone(),
+            what: format!("driver '{driver}'"),
+        }
+    }
+
+    /// Opens a child from options, or takes the node that they refer to.
+    ///
+    /// # Errors
+    /// What opening the child answers; `NodeNotFound`.
+    pub async fn child(&mut self, name: &str, role: Role, child: BlockdevRef) -> Result<EdgeIndex> {
+        let index = match child {
+            BlockdevRef::Reference(reference) => self.referred(&reference)?,
+            BlockdevRef::Definition(options) => {
+                if options.id.is_some() {
+                    return Err(Error::invalid(
+                        format!("{name}.id"),
+                        format!("Parameter '{name}.id' is unexpected"),
+                    ));
+                }
+                let inherited = self.inherited_by(role);
+                let opening = open_node(
+                    self.layer.clone(),
+                    self.queue.clone(),
+                    Rc::clone(&self.draft),
+                    *options,
+                    inherited,
+                );
+                opening.await?
+            }
+        };
+        Ok(self.add_edge(name, role, index))
+    }
+
+    /// Opens what the image names, if the policy of the layer lets it.
+    ///
+    /// # Errors
+    /// `Denied`; what opening it answers.
+    pub async fn implicit_child(
+        &mut self,
+        name: &str,
+        role: Role,
+        wanted: ImplicitRef<'_>,
+    ) -> Result<EdgeIndex> {
+        let decision = self.layer.policy().decide(ImplicitOpen {
+            referrer: &self.facts.filename,
+            name: wanted.name,
+            format: wanted.format,
+            role,
+        });
+        if decision == Decision::Deny {
+            return Err(Error::Denied {
+                referrer: self.facts.filename.clone(),
+                name: wanted.name.to_owned(),
+            });
+        }
+        let protocol = self.protocol_options(wanted.name)?;
+        let file = BlockdevRef::Definition(Box::new(plain(protocol)));
+        let format = match wanted.format {
+            Some(format) => format.parse().map_err(|_| {
+                Error::invalid("backing-format", format!("Unknown driver '{format}'"))
+            })?,
+            None if decision == Decision::OpenAndProbe => self.probe(&file, role).await?,
+            None => {
+                return Err(Error::Denied {
+                    referrer: self.facts.filename.clone(),
+                    name: format!("{} (without a format)", wanted.name),
+                });
+            }
+        };
+        let Some(branch) = self.layer.registry().format_over(format, file) else {
+            return Err(self.not_built_in(format));
+        };
+        self.child(name, role, BlockdevRef::Definition(Box::new(plain(branch))))
+            .await
+    }
+
+    /// The children opened so far, to read before there is a node.
+    pub fn children(&self) -> Vec<Child> {
+        let graph = Arc::new(self.draft.borrow().graph().clone());
+        let snapshot = self.queue.hold(graph);
+        let child = |e: &Edge| Child::new(self.queue.clone(), Rc::clone(&snapshot), e.child);
+        self.edges.iter().map(child).collect()
+    }
+
+    /// A child opened so far.
+    ///
+    /// # Panics
+    /// When this opener never opened it.
+    pub fn opened(&self, edge: EdgeIndex) -> Child {
+        self.children().swap_remove(usize::from(edge.0))
+    }
+
+    /// The queue that opens the node.
+    pub fn queue(&self) -> &LocalQueue {
+        &self.queue
+    }
+
+    fn add_edge(&mut self, name: &str, role: Role, child: NodeIndex) -> EdgeIndex {
+        if matches!(role, Role::Image | Role::Filtered) && self.facts.filename.is_empty() {
+            let filename = &self
+                .draft
+                .borrow()
+                .graph()
+                .entry(child)
+                .node
+                .facts()
+                .filename
+                .clone();
+            self.facts.filename.clone_from(filename);
+        }
+        let index = u8::try_from(self.edges.len()).unwrap_or(u8::MAX);
+        self.edges.push(Edge {
+            name: name.to_owned(),
+            role,
+            child,
+        });
+        EdgeIndex(index)
+    }
+
+    fn referred(&self, reference: &str) -> Result<NodeIndex> {
+        let draft = self.draft.borrow();
+        let by_backend = || {
+            let root = self.layer.backend(reference)?.root();
+            draft.graph().index_of(root)
+        };
+        draft
+            .graph()
+            .find(reference)
+            .or_else(by_backend)
+            .ok_or_else(|| Error::DeviceNotFound {
+                device: reference.to_owned(),
+            })
+    }
+
+    fn inherited_by(&self, role: Role) -> Inherited {
+        let mut inherited = self.inherited.clone();
+        inherited.depth += 1;
+        inherited.cache = self.facts.cache;
+        // Filters and formats decide about flushes; below them every write may be cached.
+        inherited.cache.writeback = true;
+        match role {
+            Role::Cow => {
+                inherited.read_only = true;
+                inherited.discard_unmap = false;
+            }
+            Role::Image | Role::Data | Role::Filtered => {
+                inherited.read_only = self.facts.read_only;
+                // A driver discards only what it has decided to discard.
+                inherited.discard_unmap = true;
+            }
+        }
+        inherited
+    }
+
+    fn protocol_options(&self, name: &str) -> Result<BlockdevOptionsBranch> {
+        if protocol_of(name).is_some() {
+            return self.layer.registry().parse_filename(name);
+        }
+        let resolved = match Path::new(&self.facts.filename).parent() {
+            Some(folder) if !name.starts_with('/') => folder.join(name),
+            Some(_) | None => name.into(),
+        };
+        let filename = resolved.to_string_lossy().into_owned();
+        Ok(BlockdevOptionsBranch::File(
+            block_schema::types::BlockdevOptionsFile {
+                filename,
+                locking: None,
+            },
+        ))
+    }
+
+    /// Guesses the format of what `file` opens; in a draft of its own, which goes again.
+    async fn probe(&self, file: &BlockdevRef, role: Role) -> Result<BlockdevDriver> {
+        let draft = Rc::new(RefCell::new(self.draft.borrow().clone()));
+        let mut opener = Opener {
+            layer: self.layer.clone(),
+            queue: self.queue.clone(),
+            draft,
+            facts: NodeFacts {
+                name: self.facts.name.clone(),
+                ..NodeFacts::default()
+            },
+            inherited: self.inherited_by(role),
+            edges: Vec::new(),
+        };
+        opener.facts.read_only = true;
+        let edge = Box::pin(opener.child("file", Role::Filtered, file.clone())).await?;
+        let head = probe_bytes(&opener.opened(edge)).await?;
+        Ok(self.layer.registry().probe(&head))
+    }
+}
+
+async fn probe_bytes(child: &Child) -> Result<AlignedBuf> {
+    let len = usize::try_from(child.len())
+        .unwrap_or(PROBE_LEN)
+        .min(PROBE_LEN);
+    child.read_bytes(0, len).await
+}
+
+fn plain(driver: BlockdevOptionsBranch) -> BlockdevOptions {
+    BlockdevOptions {
+        driver,
+        id: None,
+        node_name: None,
+        discard: None,
+        cache: None,
+        aio: None,
+        rerror: None,
+        werror: None,
+        read_only: None,
+        detect_zeroes: None,
+        auto_read_only: None,
+        force_share: None,
+    }
+}
+
+/// What the options say, over what is inherited.
+fn facts_of(options: &BlockdevOptions, inherited: &mut Inherited) -> Result<NodeFacts> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let name = match &options.node_name {
+        Some(name) => {
+            check_name(name)?;
+            name.clone()
+        }
+        None => format!("#block{:03}", NEXT.fetch_add(1, Ordering::Relaxed)),
+    };
+    let mut cache = inherited.cache;
+    if let Some(given) = &options.cache {
+        cache.writeback = given.writeback.unwrap_or(cache.writeback);
+        cache.direct = given.direct.unwrap_or(cache.direct);
+        cache.no_flush = given.no_flush.unwrap_or(cache.no_flush);
+    }
+    if let Some(aio) = options.aio {
+        inherited.aio = match aio {
+            BlockdevAioOptions::Threads => Aio::Threads,
+            BlockdevAioOptions::Native => Aio::Native,
+            BlockdevAioOptions::IoUring => Aio::IoUring,
+        };
+    }
+    if let Some(auto) = options.auto_read_only {
+        inherited.auto_read_only = auto;
+    }
+    if let Some(share) = options.force_share {
+        inherited.force_share = share;
+    }
+    let discard_unmap = match options.discard {
+        Some(BlockdevDiscardOptions::Unmap) => true,
+        Some(BlockdevDiscardOptions::Ignore) => false,
+        None => inherited.discard_unmap,
+    };
+    let detect_zeroes = match options.detect_zeroes {
+        None | Some(BlockdevDetectZeroesOptions::Off) => DetectZeroes::Off,
+        Some(BlockdevDetectZeroesOptions::On) => DetectZeroes::On,
+        Some(BlockdevDetectZeroesOptions::Unmap) if discard_unmap => DetectZeroes::Unmap,
+        Some(BlockdevDetectZeroesOptions::Unmap) => {
+            return Err(Error::invalid(
+                "detect-zeroes",
+                "setting detect-zeroes to unmap is not allowed without setting discard \
+                 operation to unmap",
+            ));
+        }
+    };
+    let read_only = options.read_only.unwrap_or(inherited.read_only);
+    if inherited.force_share && !read_only {
+        return Err(Error::invalid(
+            "force-share",
+            "force-share=on can only be used with read-only images",
+        ));
+    }
+    Ok(NodeFacts {
+        name,
+        read_only,
+        filename: String::new(),
+        discard_unmap,
+        detect_zeroes,
+        cache,
+        force_share: inherited.force_share,
+        anonymous: inherited.depth > 0,
+    })
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let mut chars = name.chars();
+    let fits = chars.next().is_some_and(|c| c.is_ascii_alphabetic())
+        && chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))
+        && name.len() < 32;
+    if fits {
+        return Ok(());
+    }
+    let reason = if name.len() >= 32 {
+        "Node name too long"
+    } else {
+        "Invalid node-name:"
+    };
+    let reason = match reason.strip_suffix(':') {
+        Some(short) => format!("{short}: '{name}'"),
+        None => reason.to_owned(),
+    };
+    Err(Error::invalid("node-name", reason))
+}
+
+/// Opens one node and what is below it into the draft.
+fn open_node(
+    layer: Layer,
+    queue: LocalQueue,
+    draft: Rc<RefCell<Draft>>,
+    options: BlockdevOptions,
+    mut inherited: Inherited,
+) -> Pending<'static, NodeIndex> {
+    Box::pin(async move {
+        if inherited.depth > MAX_DEPTH {
+            return Err(Error::invalid(
+                "file",
+                "The chain of images is too long, or names itself",
+            ));
+        }
+        let facts = facts_of(&options, &mut inherited)?;
+        if draft.borrow().graph().find(&facts.name).is_some() {
+            return Err(Error::invalid(
+                "node-name",
+                format!("Duplicate nodes with node-name='{}'", facts.name),
+            ));
+        }
+        let registry = Arc::clone(layer.registry());
+        let draft_here = Rc::clone(&draft);
+        let mut opener = Opener {
+            layer,
+            queue,
+            draft,
+            facts,
+            inherited,
+            edges: Vec::new(),
+        };
+        let driver = registry.open(&mut opener, options.driver).await?;
+        let node = Node::new(opener.facts, driver);
+        let index = draft_here.borrow_mut().add(node, opener.edges)?;
+        Ok(index)
+    })
+}
+
+impl Layer {
+    /// Opens a node by its options and, when they have an `id`, adds a backend of that name.
+    ///
+    /// # Errors
+    /// What is wrong with the options, by the member's name; what opening answers. The graph is
+    /// unchanged then.
+    pub async fn blockdev_add(
+        &self,
+        queue: &LocalQueue,
+        options: BlockdevOptions,
+    ) -> Result<NodeId> {
+        let change = self.change().await;
+        if options.id.is_none() && options.node_name.is_none() {
+            return Err(Error::invalid(
+                "id",
+                "'id' and/or 'node-name' need to be specified for the root node",
+            ));
+        }
+        let id = options.id.clone();
+        if let Some(id) = &id
+            && (self.backend(id).is_some() || self.graph().find(id).is_some())
+        {
+            return Err(Error::invalid(
+                "id",
+                format!("Duplicate ID '{id}' for block device"),
+            ));
+        }
+        let draft = Rc::new(RefCell::new(Draft::from(&self.graph())));
+        let opening = open_node(
+            self.clone(),
+            queue.clone(),
+            Rc::clone(&draft),
+            options,
+            Inherited::default(),
+        );
+        let index = opening.await?;
+        let draft = draft.borrow().clone();
+        let node = Arc::clone(&draft.graph().entry(index).node);
+        draft.check_permissions(&change.roots(&draft))?;
+        change.publish(draft);
+        if let Some(id) = id {
+            let added = change.add_backend(&id, node.id(), node.is_read_only());
+            if let Err(error) = added {
+                drop(change);
+                self.remove_node(queue, node.id()).await.ok();
+                return Err(error);
+            }
+        }
+        Ok(node.id())
+    }
+}

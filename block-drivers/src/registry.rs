@@ -1,0 +1,167 @@
+//! The list of drivers: from a branch of the schema's `BlockdevOptions` to the code that opens it.
+//!
+//! The list expands to a `match` without a catch-all over the generated enum, so a driver that the
+//! schema names and this list does not is an error of the compiler. One that nobody wrote yet
+//! stands under `absent` and answers that it is not built in.
+
+use block_core::Result;
+use block_core::driver::{Driver, Pending};
+use block_core::error::Error;
+use block_core::graph::open::{Opener, Registry};
+use block_core::graph::policy::protocol_of;
+use block_schema::types::{
+    BlockdevDriver, BlockdevOptionsBranch, BlockdevOptionsFile, BlockdevOptionsGenericCOWFormat,
+    BlockdevOptionsGenericFormat, BlockdevOptionsQcow, BlockdevOptionsQcow2, BlockdevOptionsRaw,
+    BlockdevRef,
+};
+
+macro_rules! drivers {
+    (built_in { $($variant:ident => $open:path,)* } absent { $($absent:ident,)* }) => {
+        /// The drivers of the schema that are not built in.
+        pub const ABSENT: &[BlockdevDriver] = &[$(BlockdevDriver::$absent,)*];
+
+        fn open_branch<'a>(
+            opener: &'a mut Opener,
+            options: BlockdevOptionsBranch,
+        ) -> Pending<'a, Box<dyn Driver>> {
+            match options {
+                $(BlockdevOptionsBranch::$variant(options) => {
+                    Box::pin($open(opener, options))
+                })*
+                $(BlockdevOptionsBranch::$absent(_) => {
+                    Box::pin(async { Err(opener.not_built_in(BlockdevDriver::$absent)) })
+                })*
+            }
+        }
+    };
+}
+
+drivers! {
+    built_in {
+    }
+    absent {
+        File, Raw, Qcow2, Nbd,
+        HostDevice, HostCdrom, HostFloppy, Http, Https, Ftp, Ftps, Tftp, Vvfat, Blkdebug,
+        Blkverify, Bochs, Cloop, Cow, Dmg, Parallels, Qcow, Qed, Vdi, Vhdx, Vmdk, Vpc, Quorum,
+        NullCo, NullAio,
+    }
+}
+
+/// A format and how to tell it from its first bytes.
+type Probe = (BlockdevDriver, fn(&[u8]) -> bool);
+
+/// Formats that can be told by their first bytes; raw is what is left.
+const PROBES: &[Probe] = &[];
+
+/// The drivers of this crate.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Drivers;
+
+impl Registry for Drivers {
+    fn open<'a>(
+        &'a self,
+        opener: &'a mut Opener,
+        options: BlockdevOptionsBranch,
+    ) -> Pending<'a, Box<dyn Driver>> {
+        open_branch(opener, options)
+    }
+
+    fn probe(&self, head: &[u8]) -> BlockdevDriver {
+        let found = PROBES.iter().find(|(_, probe)| probe(head));
+        found.map_or(BlockdevDriver::Raw, |(format, _)| *format)
+    }
+
+    fn format_over(
+        &self,
+        format: BlockdevDriver,
+        file: BlockdevRef,
+    ) -> Option<BlockdevOptionsBranch> {
+        use BlockdevOptionsBranch as Branch;
+        let branch = match format {
+            BlockdevDriver::Raw => Branch::Raw(BlockdevOptionsRaw {
+                file,
+                offset: None,
+                size: None,
+            }),
+            BlockdevDriver::Qcow2 => Branch::Qcow2(qcow2_over(file)),
+            BlockdevDriver::Qcow => Branch::Qcow(BlockdevOptionsQcow {
+                file,
+                backing: None,
+                encrypt: None,
+            }),
+            BlockdevDriver::Cow => Branch::Cow(cow_over(file)),
+            BlockdevDriver::Qed => Branch::Qed(cow_over(file)),
+            BlockdevDriver::Vmdk => Branch::Vmdk(cow_over(file)),
+            BlockdevDriver::Bochs => Branch::Bochs(BlockdevOptionsGenericFormat { file }),
+            BlockdevDriver::Cloop => Branch::Cloop(BlockdevOptionsGenericFormat { file }),
+            BlockdevDriver::Dmg => Branch::Dmg(BlockdevOptionsGenericFormat { file }),
+            BlockdevDriver::Parallels => Branch::Parallels(BlockdevOptionsGenericFormat { file }),
+            BlockdevDriver::Vdi => Branch::Vdi(BlockdevOptionsGenericFormat { file }),
+            BlockdevDriver::Vhdx => Branch::Vhdx(BlockdevOptionsGenericFormat { file }),
+            BlockdevDriver::Vpc => Branch::Vpc(BlockdevOptionsGenericFormat { file }),
+            BlockdevDriver::File
+            | BlockdevDriver::HostDevice
+            | BlockdevDriver::HostCdrom
+            | BlockdevDriver::HostFloppy
+            | BlockdevDriver::Http
+            | BlockdevDriver::Https
+            | BlockdevDriver::Ftp
+            | BlockdevDriver::Ftps
+            | BlockdevDriver::Tftp
+            | BlockdevDriver::Vvfat
+            | BlockdevDriver::Blkdebug
+            | BlockdevDriver::Blkverify
+            | BlockdevDriver::Quorum
+            | BlockdevDriver::Nbd
+            | BlockdevDriver::NullCo
+            | BlockdevDriver::NullAio => return None,
+        };
+        Some(branch)
+    }
+
+    fn parse_filename(&self, name: &str) -> Result<BlockdevOptionsBranch> {
+        match protocol_of(name) {
+            None => Ok(file_named(name)),
+            Some("file") => Ok(file_named(&name["file:".len()..])),
+            Some(protocol) => Err(Error::invalid(
+                "filename",
+                format!("Unknown protocol '{protocol}'"),
+            )),
+        }
+    }
+}
+
+fn file_named(path: &str) -> BlockdevOptionsBranch {
+    let filename = path.to_owned();
+    BlockdevOptionsBranch::File(BlockdevOptionsFile {
+        filename,
+        locking: None,
+    })
+}
+
+fn cow_over(file: BlockdevRef) -> BlockdevOptionsGenericCOWFormat {
+    BlockdevOptionsGenericCOWFormat {
+        file,
+        backing: None,
+    }
+}
+
+fn qcow2_over(file: BlockdevRef) -> BlockdevOptionsQcow2 {
+    BlockdevOptionsQcow2 {
+        file,
+        backing: None,
+        lazy_refcounts: None,
+        pass_discard_request: None,
+        pass_discard_snapshot: None,
+        pass_discard_other: None,
+        discard_no_unref: None,
+        overlap_check: None,
+        cache_size: None,
+        l2_cache_size: None,
+        l2_cache_entry_size: None,
+        refcount_cache_size: None,
+        cache_clean_interval: None,
+        encrypt: None,
+        data_file: None,
+    }
+}
