@@ -21,7 +21,7 @@ use super::mailbox::{Mailbox, Posted};
 use super::nowait::{Cached, Guess, read_cached};
 use super::pool::{Job, Pool, Task};
 use super::readiness::Readiness;
-use super::transfer::{EventEnded, EventWork, LeafWork, Step, after_read};
+use super::transfer::{EventEnded, EventWork, LeafWork, Step, after_read, answer_now};
 use super::uring::{Carried, Left, Outcome, Reaped, Target, Uring};
 use super::vectors::Vectors;
 use super::{Aio, Bell, Completion, Engine, Leaf, LeafFile, Operation, Slot, Token};
@@ -228,27 +228,6 @@ fn try_ring(entries: u32) -> Option<Uring> {
             tracing::warn!(%error, "no io_uring here, threads and epoll are used instead");
             None
         }
-    }
-}
-
-/// The result of work that needs no kernel.
-fn answer_now(leaf: &Leaf, work: &LeafWork) -> Option<Result<u64, Errno>> {
-    let (offset, len) = match work {
-        LeafWork::Read { offset, buf } | LeafWork::Write { offset, buf, .. } => {
-            (*offset, buf.len() as u64)
-        }
-        LeafWork::Fallocate { offset, len, .. } => (*offset, *len),
-        LeafWork::Sync => return leaf.sync_failed().then_some(Err(Errno::IO)),
-        LeafWork::Truncate { .. } | LeafWork::Seek { .. } => return None,
-    };
-    // The kernel's offsets are signed.
-    let fits = offset
-        .checked_add(len)
-        .is_some_and(|end| i64::try_from(end).is_ok());
-    match (fits, len) {
-        (false, _) => Some(Err(Errno::INVAL)),
-        (true, 0) => Some(Ok(0)),
-        (true, _) => None,
     }
 }
 

@@ -30,6 +30,7 @@ mod mailbox;
 mod nowait;
 mod pool;
 mod readiness;
+pub mod sim;
 mod sync_line;
 mod transfer;
 mod uring;

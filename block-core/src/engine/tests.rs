@@ -1,5 +1,5 @@
-//! One suite for every kind of engine: with a ring, with a ring whose leaf went to threads, and
-//! without a ring.
+//! One suite for every kind of engine: with a ring, with a ring whose leaf went to threads, without
+//! a ring, and the simulator where it can do as much.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use super::sim::{Sim, SimEngine};
 use super::*;
 use crate::buffer::GuestMemory;
 
@@ -26,6 +27,7 @@ enum Kind {
     Ring,
     RingAndThreads,
     NoRing,
+    Sim,
 }
 
 /// How the rig learns of completions.
@@ -36,17 +38,30 @@ enum Sleep {
 }
 
 struct Rig {
-    engine: HostEngine,
+    engine: Box<dyn Engine>,
     leaf: Arc<Leaf>,
     slot: Slot,
-    file: File,
+    file: Option<File>,
+    sim: Option<Sim>,
     sleep: Sleep,
     next: u64,
 }
 
 /// Runs `test` on every kind of engine and both ways to sleep.
 fn everywhere(test: impl Fn(&mut Rig)) {
-    for kind in [Kind::Ring, Kind::RingAndThreads, Kind::NoRing] {
+    on(
+        &[Kind::Ring, Kind::RingAndThreads, Kind::NoRing, Kind::Sim],
+        test,
+    );
+}
+
+/// Runs `test` on the engines with descriptors.
+fn on_hosts(test: impl Fn(&mut Rig)) {
+    on(&[Kind::Ring, Kind::RingAndThreads, Kind::NoRing], test);
+}
+
+fn on(kinds: &[Kind], test: impl Fn(&mut Rig)) {
+    for &kind in kinds {
         for sleep in [Sleep::Wait, Sleep::Notifier] {
             println!("{kind:?} {sleep:?}");
             test(&mut Rig::new(kind, sleep));
@@ -80,28 +95,53 @@ fn leaf_of(fd: impl Into<OwnedFd>, aio: Aio, len: u64) -> Arc<Leaf> {
 
 impl Rig {
     fn new(kind: Kind, sleep: Sleep) -> Rig {
-        let file = temp_file();
         let (ring, aio) = match kind {
             Kind::Ring => (super::Ring::Auto, Aio::IoUring),
             Kind::RingAndThreads => (super::Ring::Auto, Aio::Threads),
             Kind::NoRing => (super::Ring::Off, Aio::IoUring),
+            Kind::Sim => return Rig::simulated(sleep),
         };
+        let file = temp_file();
+        let leaf = leaf_of(file.try_clone().unwrap(), aio, 0);
+        let pool = Arc::clone(&POOL);
         let options = HostEngineOptions {
             ring_entries: 8,
             ring,
-            pool: Arc::clone(&POOL),
+            pool,
         };
-        let mut engine = HostEngine::new(&options).unwrap();
-        let leaf = leaf_of(file.try_clone().unwrap(), aio, 0);
+        let mut engine = Box::new(HostEngine::new(&options).unwrap());
         let slot = engine.attach(Arc::clone(&leaf));
+        let file = Some(file);
         Rig {
             engine,
             leaf,
             slot,
             file,
+            sim: None,
             sleep,
             next: 0,
         }
+    }
+
+    fn simulated(sleep: Sleep) -> Rig {
+        let sim = Sim::new(1);
+        let leaf = sim.create_file(&[]);
+        let mut engine = Box::new(SimEngine::new(&sim));
+        let slot = engine.attach(Arc::clone(&leaf));
+        let sim = Some(sim);
+        Rig {
+            engine,
+            leaf,
+            slot,
+            file: None,
+            sim,
+            sleep,
+            next: 0,
+        }
+    }
+
+    fn file(&self) -> &File {
+        self.file.as_ref().expect("a host's rig")
     }
 
     fn submit(&mut self, operation: Operation) -> Token {
@@ -123,6 +163,9 @@ impl Rig {
             Sleep::Notifier => {
                 let limit = Duration::from_secs(20).try_into().unwrap();
                 self.engine.kick().unwrap();
+                if let Some(sim) = &self.sim {
+                    sim.run();
+                }
                 let fd = self.engine.notifier();
                 assert_ne!(
                     poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)),
@@ -292,7 +335,7 @@ fn the_owner_of_guest_memory_hears_of_reads() {
 
 #[test]
 fn syncs_succeed_and_a_failed_one_sticks() {
-    everywhere(|rig| {
+    on_hosts(|rig| {
         rig.write(0, &[1; 10], false);
         let slot = rig.slot;
         for _ in 0..5 {
@@ -369,17 +412,17 @@ fn truncation_sets_the_length() {
         rig.write(0, &[5; 100], false);
         let slot = rig.slot;
         assert_eq!(rig.run(Operation::Truncate { slot, len: 50 }).result, Ok(0));
-        assert_eq!(
-            (rig.leaf.len(), rig.file.metadata().unwrap().len()),
-            (50, 50)
-        );
+        assert_eq!(rig.leaf.len(), 50);
+        if let Some(file) = &rig.file {
+            assert_eq!(file.metadata().unwrap().len(), 50);
+        }
         assert_eq!(rig.read(40, 20), [[5; 10], [0; 10]].concat());
     });
 }
 
 #[test]
 fn impossible_requests_fail_by_name() {
-    everywhere(|rig| {
+    on_hosts(|rig| {
         let slot = rig.slot;
         let read = |offset, len| Operation::Read {
             slot,
@@ -403,7 +446,7 @@ fn impossible_requests_fail_by_name() {
 
 #[test]
 fn sockets_send_all_and_receive_some() {
-    everywhere(|rig| {
+    on_hosts(|rig| {
         let (socket, mut peer) = socket_pair();
         let bytes = pattern(3_000_000, 5);
         let mut buf = IoBuf::copy_of(&bytes[..10]);
@@ -460,7 +503,7 @@ fn sockets_send_all_and_receive_some() {
 
 #[test]
 fn polls_tell_of_readiness_and_hang_up() {
-    everywhere(|rig| {
+    on_hosts(|rig| {
         let (socket, mut peer) = socket_pair();
         assert_eq!(
             rig.run(Operation::Writable {
@@ -484,7 +527,7 @@ fn polls_tell_of_readiness_and_hang_up() {
         rig.submit(Operation::Readable { fd: socket });
         drop(peer);
         assert_eq!(rig.collect(1)[0].result, Ok(0));
-        let file = Arc::new(rig.file.try_clone().unwrap().into());
+        let file = Arc::new(rig.file().try_clone().unwrap().into());
         assert_eq!(rig.run(Operation::Readable { fd: file }).result, Ok(0));
     });
 }
@@ -504,7 +547,8 @@ fn timers_end_in_order() {
             .map(|done| (done.token.0, done.result))
             .collect();
         assert_eq!(order, [(2, Ok(0)), (3, Ok(0)), (1, Ok(0))]);
-        assert!(start.elapsed() >= Duration::from_millis(30));
+        let passed = rig.sim.as_ref().map_or_else(|| start.elapsed(), Sim::now);
+        assert!(passed >= Duration::from_millis(30));
         assert_eq!(
             rig.run(Operation::Timer {
                 after: Duration::ZERO
@@ -517,7 +561,7 @@ fn timers_end_in_order() {
 
 #[test]
 fn what_waits_for_events_can_be_cancelled() {
-    everywhere(|rig| {
+    on_hosts(|rig| {
         let (socket, _peer) = socket_pair();
         let timer = rig.submit(Operation::Timer {
             after: Duration::MAX,
@@ -545,7 +589,7 @@ fn what_waits_for_events_can_be_cancelled() {
 
 #[test]
 fn closures_run_on_other_threads_and_may_fail_or_panic() {
-    everywhere(|rig| {
+    on_hosts(|rig| {
         let here = thread::current().id();
         let elsewhere = Operation::Blocking(Box::new(move || {
             Ok(u64::from(thread::current().id() != here))
@@ -686,7 +730,7 @@ fn memory_outlives_a_dropped_engine() {
 
 #[test]
 fn a_detached_leaf_lives_until_its_last_operation() {
-    everywhere(|rig| {
+    on_hosts(|rig| {
         let slot = rig.slot;
         rig.submit(Operation::Write {
             slot,
@@ -698,7 +742,7 @@ fn a_detached_leaf_lives_until_its_last_operation() {
         assert_eq!(rig.collect(1)[0].result, Ok(4096));
         assert_eq!(Arc::strong_count(&rig.leaf), 1);
         // The place is free for the next one.
-        let leaf = leaf_of(rig.file.try_clone().unwrap(), Aio::IoUring, 4096);
+        let leaf = leaf_of(rig.file().try_clone().unwrap(), Aio::IoUring, 4096);
         rig.slot = rig.engine.attach(leaf);
         assert_eq!(rig.read(0, 4096), [0; 4096]);
     });

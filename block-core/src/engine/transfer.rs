@@ -115,6 +115,27 @@ impl EventWork {
     }
 }
 
+/// The result of work that needs no kernel.
+pub(super) fn answer_now(leaf: &Leaf, work: &LeafWork) -> Option<Result<u64, Errno>> {
+    let (offset, len) = match work {
+        LeafWork::Read { offset, buf } | LeafWork::Write { offset, buf, .. } => {
+            (*offset, buf.len() as u64)
+        }
+        LeafWork::Fallocate { offset, len, .. } => (*offset, *len),
+        LeafWork::Sync => return leaf.sync_failed().then_some(Err(Errno::IO)),
+        LeafWork::Truncate { .. } | LeafWork::Seek { .. } => return None,
+    };
+    // The kernel's offsets are signed.
+    let fits = offset
+        .checked_add(len)
+        .is_some_and(|end| i64::try_from(end).is_ok());
+    match (fits, len) {
+        (false, _) => Some(Err(Errno::INVAL)),
+        (true, 0) => Some(Ok(0)),
+        (true, _) => None,
+    }
+}
+
 /// An [`EventWork`] that has ended.
 pub(super) struct EventEnded {
     pub(super) token: Token,
