@@ -12,7 +12,7 @@
 //! `ppoll`, `close`, `futex`; without a ring also `epoll_ctl`, `epoll_pwait`, `epoll_pwait2`,
 //! `timerfd_settime`, `recvmsg`, `sendmsg`. On the pool's threads: `preadv2`, `pwritev2`,
 //! `fdatasync`, `fallocate`, `ftruncate`, `lseek`, `write`, `futex`. Besides those, what the
-//! allocator and a `Blocking` closure need.
+//! allocator and a `Blocking` closure need, and `fcntl` on the thread that changes who uses a file.
 #![expect(unsafe_code, reason = "gives memory and descriptors to the kernel")]
 
 use std::io;
@@ -24,6 +24,7 @@ use rustix::io::Errno;
 
 use crate::buffer::IoBuf;
 
+mod byte_lock;
 mod host;
 mod leaf;
 mod mailbox;
@@ -36,6 +37,7 @@ mod transfer;
 mod uring;
 mod vectors;
 
+pub use byte_lock::{is_byte_locked_by_others, lock_byte_shared, unlock_byte};
 pub use host::{HostEngine, HostEngineOptions, Ring};
 pub use leaf::{Aio, Leaf, LeafFacts, LeafFile, LeafId, SimFile};
 pub use pool::Pool;
