@@ -87,6 +87,14 @@ pub enum Error {
         /// Who holds what, as a phrase.
         reason: String,
     },
+    /// Another program uses the image in a way that excludes ours.
+    #[error("Failed to get {lock} lock")]
+    ImageLocked {
+        /// The image.
+        path: String,
+        /// What could not be had, as clients know it: `"write"`, `shared "write"` …
+        lock: String,
+    },
     /// An image names a file that nobody allowed to open.
     #[error("'{referrer}' names '{name}', which the open policy does not allow")]
     Denied {
@@ -135,6 +143,7 @@ impl Error {
             Error::ReadOnly { .. } => Errno::PERM,
             Error::OutOfRange { .. } | Error::InvalidOption { .. } => Errno::INVAL,
             Error::PermissionConflict { .. } => Errno::BUSY,
+            Error::ImageLocked { .. } => Errno::AGAIN,
             Error::Denied { .. } => Errno::ACCESS,
             Error::DeviceNotFound { .. } | Error::NodeNotFound { .. } => Errno::NODEV,
             Error::ShutDown => Errno::SHUTDOWN,
@@ -153,6 +162,7 @@ impl Error {
             | Error::OutOfRange { .. }
             | Error::InvalidOption { .. }
             | Error::PermissionConflict { .. }
+            | Error::ImageLocked { .. }
             | Error::Denied { .. }
             | Error::NodeNotFound { .. }
             | Error::ShutDown => Class::GenericError,
@@ -169,6 +179,27 @@ impl Error {
             next = cause.source();
         }
         text
+    }
+
+    /// What a person can do about it, as a sentence for a terminal; not part of the error's text.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::ImageLocked { path, .. } => {
+                Some(format!("Is another process using the image [{path}]?"))
+            }
+            Error::Io { .. }
+            | Error::Open { .. }
+            | Error::Corrupt { .. }
+            | Error::Unsupported { .. }
+            | Error::ReadOnly { .. }
+            | Error::OutOfRange { .. }
+            | Error::InvalidOption { .. }
+            | Error::PermissionConflict { .. }
+            | Error::Denied { .. }
+            | Error::DeviceNotFound { .. }
+            | Error::NodeNotFound { .. }
+            | Error::ShutDown => None,
+        }
     }
 
     /// A short way for drivers to say that an option's value cannot be used.
