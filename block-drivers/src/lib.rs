@@ -1,7 +1,9 @@
 //! Image formats, protocols, filters and exports for block-core.
 
 pub mod export;
+pub(crate) mod kit;
 pub mod nbd;
+pub mod protocol;
 pub mod registry;
 
 pub use registry::Drivers;

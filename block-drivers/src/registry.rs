@@ -15,6 +15,8 @@ use block_schema::types::{
     BlockdevRef,
 };
 
+use crate::protocol::file;
+
 macro_rules! drivers {
     (built_in { $($variant:ident => $open:path,)* } absent { $($absent:ident,)* }) => {
         /// The drivers of the schema that are not built in.
@@ -38,10 +40,12 @@ macro_rules! drivers {
 
 drivers! {
     built_in {
+        File => file::open_file,
+        HostDevice => file::open_host_device,
     }
     absent {
-        File, Raw, Qcow2, Nbd,
-        HostDevice, HostCdrom, HostFloppy, Http, Https, Ftp, Ftps, Tftp, Vvfat, Blkdebug,
+        Raw, Qcow2, Nbd,
+        HostCdrom, HostFloppy, Http, Https, Ftp, Ftps, Tftp, Vvfat, Blkdebug,
         Blkverify, Bochs, Cloop, Cow, Dmg, Parallels, Qcow, Qed, Vdi, Vhdx, Vmdk, Vpc, Quorum,
         NullCo, NullAio,
     }

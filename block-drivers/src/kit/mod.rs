@@ -1,0 +1,4 @@
+//! What drivers share; no format is named here.
+
+#[cfg(test)]
+pub(crate) mod script;

@@ -1,0 +1,3 @@
+//! Protocols: drivers that reach storage, at the bottom of every graph.
+
+pub mod file;
