@@ -10,7 +10,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -46,6 +46,10 @@ pub struct HostEngineOptions {
     pub pool: Arc<Pool>,
 }
 
+/// A ring carries a whole batch in one system call, an inline read is one: measured, the second
+/// is cheaper for the first reads of a batch only.
+const CACHED_READS_BESIDE_RING: u32 = 2;
+
 /// The engine for the host's kernel; see the module.
 pub struct HostEngine {
     reactor: Reactor,
@@ -55,6 +59,8 @@ pub struct HostEngine {
     ended: Vec<Completion>,
     posted: Vec<Posted>,
     vectors: Vectors,
+    /// Reads tried inline since the last kick.
+    cached_reads: u32,
     /// Somebody polls our notifier, and sleeps where we don't see it.
     listening: bool,
     /// The notifier has been raised for `ended` since the last reap.
@@ -100,11 +106,16 @@ impl HostEngine {
     /// # Errors
     /// When the system has no descriptors left.
     pub fn new(options: &HostEngineOptions) -> io::Result<HostEngine> {
-        let mailbox = Arc::new(Mailbox::new()?);
         let ring = match options.ring {
             Ring::Auto => try_ring(options.ring_entries),
             Ring::Off => None,
         };
+        HostEngine::over(ring, Arc::clone(&options.pool))
+    }
+
+    /// An engine over a ring of the caller's choice.
+    pub(super) fn over(ring: Option<Uring>, pool: Arc<Pool>) -> io::Result<HostEngine> {
+        let mailbox = Arc::new(Mailbox::new()?);
         let reactor = match ring {
             Some(ring) => Reactor::Ring(Box::new(ring)),
             None => Reactor::Epoll(Box::new(Readiness::new(mailbox.event())?)),
@@ -118,10 +129,11 @@ impl HostEngine {
                 released: Vec::new(),
                 mailbox,
             },
-            pool: Arc::clone(&options.pool),
+            pool,
             ended: Vec::new(),
             posted: Vec::new(),
             vectors: Vectors::new(),
+            cached_reads: 0,
             listening: false,
             raised: false,
             broken: None,
@@ -140,9 +152,12 @@ impl HostEngine {
             return self.end_leaf(token, slot, work, result);
         }
         let mut done = 0;
+        let enough = attached.target.is_some() && self.cached_reads >= CACHED_READS_BESIDE_RING;
         if let LeafWork::Read { offset, buf } = &work
+            && !enough
             && attached.guess.worth_a_try(buf.len())
         {
+            self.cached_reads += 1;
             let Attached { guess, leaf, .. } = attached;
             let cached = read_cached(guess, leaf, &mut self.vectors, *offset, buf);
             if let Cached::Bytes(count) = cached
@@ -191,8 +206,9 @@ impl HostEngine {
         }
     }
 
-    /// Gives to the pool what was gathered for it.
+    /// Gives to the pool what was gathered for it; a batch ends here.
     fn hand_over(&mut self) {
+        self.cached_reads = 0;
         if !self.ledger.batch.is_empty() {
             self.pool.hand_over(&mut self.ledger.batch);
         }
@@ -220,15 +236,16 @@ impl HostEngine {
     }
 }
 
-/// Descriptors that can only have gone wrong by the kernel's will.
+/// A ring, or a word in the log, once, on why there is none.
 fn try_ring(entries: u32) -> Option<Uring> {
-    match Uring::new(entries) {
-        Ok(ring) => Some(ring),
-        Err(error) => {
+    static WARNED: Once = Once::new();
+    let ring = Uring::new(entries);
+    if let Err(error) = &ring {
+        WARNED.call_once(|| {
             tracing::warn!(%error, "no io_uring here, threads and epoll are used instead");
-            None
-        }
+        });
     }
+    ring.ok()
 }
 
 fn ring_carries(work: &LeafWork) -> bool {

@@ -25,6 +25,8 @@ use rustix::io::Errno;
 use crate::buffer::IoBuf;
 
 mod byte_lock;
+#[cfg(test)]
+pub(crate) mod count_allocations;
 mod host;
 mod leaf;
 mod mailbox;

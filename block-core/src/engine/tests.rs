@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, mpsc};
@@ -15,7 +16,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use super::count_allocations::allocations;
 use super::sim::{Sim, SimEngine};
+use super::transfer::{Step, after_read, after_write};
+use super::uring::{SetUp, Uring};
 use super::*;
 use crate::buffer::GuestMemory;
 
@@ -25,6 +29,8 @@ static POOL: LazyLock<Arc<Pool>> =
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Ring,
+    /// A ring as older kernels have it.
+    OldRing(SetUp),
     RingAndThreads,
     NoRing,
     Sim,
@@ -47,20 +53,26 @@ struct Rig {
     next: u64,
 }
 
+const HOSTS: [Kind; 5] = [
+    Kind::Ring,
+    Kind::OldRing(SetUp::Cooperative),
+    Kind::OldRing(SetUp::Plain),
+    Kind::RingAndThreads,
+    Kind::NoRing,
+];
+
 /// Runs `test` on every kind of engine and both ways to sleep.
 fn everywhere(test: impl Fn(&mut Rig)) {
-    on(
-        &[Kind::Ring, Kind::RingAndThreads, Kind::NoRing, Kind::Sim],
-        test,
-    );
+    on(&HOSTS, &test);
+    on(&[Kind::Sim], &test);
 }
 
 /// Runs `test` on the engines with descriptors.
 fn on_hosts(test: impl Fn(&mut Rig)) {
-    on(&[Kind::Ring, Kind::RingAndThreads, Kind::NoRing], test);
+    on(&HOSTS, &test);
 }
 
-fn on(kinds: &[Kind], test: impl Fn(&mut Rig)) {
+fn on(kinds: &[Kind], test: &dyn Fn(&mut Rig)) {
     for &kind in kinds {
         for sleep in [Sleep::Wait, Sleep::Notifier] {
             println!("{kind:?} {sleep:?}");
@@ -95,21 +107,18 @@ fn leaf_of(fd: impl Into<OwnedFd>, aio: Aio, len: u64) -> Arc<Leaf> {
 
 impl Rig {
     fn new(kind: Kind, sleep: Sleep) -> Rig {
-        let (ring, aio) = match kind {
-            Kind::Ring => (super::Ring::Auto, Aio::IoUring),
-            Kind::RingAndThreads => (super::Ring::Auto, Aio::Threads),
-            Kind::NoRing => (super::Ring::Off, Aio::IoUring),
+        let (set_up, aio) = match kind {
+            Kind::Ring => (Some(SetUp::Deferred), Aio::IoUring),
+            Kind::OldRing(set_up) => (Some(set_up), Aio::IoUring),
+            Kind::RingAndThreads => (Some(SetUp::Deferred), Aio::Threads),
+            Kind::NoRing => (None, Aio::IoUring),
             Kind::Sim => return Rig::simulated(sleep),
         };
+        // Where this kernel has no such ring there is nothing to test.
+        let ring = set_up.and_then(|set_up| Uring::with(set_up, 8).ok());
         let file = temp_file();
         let leaf = leaf_of(file.try_clone().unwrap(), aio, 0);
-        let pool = Arc::clone(&POOL);
-        let options = HostEngineOptions {
-            ring_entries: 8,
-            ring,
-            pool,
-        };
-        let mut engine = Box::new(HostEngine::new(&options).unwrap());
+        let mut engine = Box::new(HostEngine::over(ring, Arc::clone(&POOL)).unwrap());
         let slot = engine.attach(Arc::clone(&leaf));
         let file = Some(file);
         Rig {
@@ -746,6 +755,130 @@ fn a_detached_leaf_lives_until_its_last_operation() {
         rig.slot = rig.engine.attach(leaf);
         assert_eq!(rig.read(0, 4096), [0; 4096]);
     });
+}
+
+#[test]
+fn options_choose_the_ring() {
+    let engine = |ring| {
+        let pool = Arc::clone(&POOL);
+        HostEngine::new(&HostEngineOptions {
+            ring_entries: 64,
+            ring,
+            pool,
+        })
+        .unwrap()
+    };
+    assert!(!engine(Ring::Off).has_ring());
+    assert_eq!(engine(Ring::Auto).has_ring(), Uring::new(64).is_ok());
+}
+
+#[test]
+fn a_read_or_write_in_flight_allocates_nothing() {
+    // Reads and writes of the steady state: everything has its size by the second round.
+    let mut rig = Rig::new(Kind::Ring, Sleep::Wait);
+    rig.write(0, &[1; 65536], false);
+    let memory = Arc::new(GuestMemory::anonymous(65536, None));
+    let slot = rig.slot;
+    let mut reaped = 0;
+    let mut round = |rig: &mut Rig| {
+        for at in 0..16u64 {
+            let place = usize::try_from(at).unwrap() * 4096;
+            let buf = guest(&memory, place..place + 4096);
+            let offset = at * 4096;
+            rig.submit(if at % 2 == 0 {
+                Operation::Read { slot, offset, buf }
+            } else {
+                Operation::Write {
+                    slot,
+                    offset,
+                    buf,
+                    fua: false,
+                }
+            });
+        }
+        while reaped < 16 {
+            rig.sleep();
+            rig.engine.reap(&mut |done| {
+                assert_eq!(done.result, Ok(4096));
+                reaped += 1;
+            });
+        }
+        reaped = 0;
+    };
+    (0..4).for_each(|_| round(&mut rig));
+    let before = allocations();
+    (0..50).for_each(|_| round(&mut rig));
+    assert_eq!(allocations() - before, 0);
+}
+
+#[test]
+fn direct_access_reads_and_writes_blocks() {
+    for kind in HOSTS {
+        let mut rig = Rig::new(kind, Sleep::Wait);
+        rig.write(0, &pattern(8192 + 100, 1), false);
+        let path = format!("/proc/self/fd/{}", rig.file().as_raw_fd());
+        let flags = libc::O_DIRECT;
+        let open = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(flags)
+            .open(path);
+        // A file system without O_DIRECT has nothing to test.
+        let Ok(file) = open else { continue };
+        let facts = LeafFacts {
+            aio: rig.leaf.aio(),
+            request_alignment: 4096,
+            memory_alignment: 4096,
+            len: 8292,
+        };
+        rig.slot = rig
+            .engine
+            .attach(Leaf::new(LeafFile::Host(file.into()), facts));
+        // The end of the file is between two blocks.
+        let bytes = rig.read(0, 16384);
+        assert_eq!(bytes, [pattern(8292, 1), vec![0; 16384 - 8292]].concat());
+        rig.write(4096, &pattern(8192, 9), true);
+        assert_eq!(rig.read(4096, 8192), pattern(8192, 9));
+    }
+}
+
+#[test]
+fn short_transfers_go_on_and_the_end_is_zeroes() {
+    let buf = IoBuf::copy_of(&[9; 12]);
+    let mut done = 0;
+    assert_eq!(
+        after_read(&buf, &mut done, 1, Err(Errno::INTR)),
+        Step::Again
+    );
+    assert_eq!(after_read(&buf, &mut done, 1, Ok(5)), Step::Again);
+    assert_eq!(after_read(&buf, &mut done, 1, Ok(0)), Step::End(Ok(12)));
+    assert_eq!(buf.to_vec(), [[9; 5].as_slice(), &[0; 7]].concat());
+    // With O_DIRECT, stopping between blocks is the end, and stopping on one is not.
+    let mut done = 0;
+    assert_eq!(after_read(&buf, &mut done, 4, Ok(4)), Step::Again);
+    assert_eq!(after_read(&buf, &mut done, 4, Ok(3)), Step::End(Ok(12)));
+}
+
+#[test]
+fn short_writes_go_on_from_a_block_or_fail() {
+    let buf = IoBuf::zeroed(12);
+    let mut done = 0;
+    assert_eq!(after_write(&buf, &mut done, 4, Ok(7)), Step::Again);
+    assert_eq!(done, 4);
+    assert_eq!(
+        after_write(&buf, &mut done, 4, Ok(3)),
+        Step::End(Err(Errno::NOSPC))
+    );
+    assert_eq!(after_write(&buf, &mut done, 4, Ok(8)), Step::End(Ok(12)));
+    let mut done = 0;
+    assert_eq!(
+        after_write(&buf, &mut done, 1, Ok(0)),
+        Step::End(Err(Errno::NOSPC))
+    );
+    assert_eq!(
+        after_write(&buf, &mut done, 1, Err(Errno::IO)),
+        Step::End(Err(Errno::IO))
+    );
 }
 
 #[test]

@@ -127,9 +127,23 @@ pub(super) struct Uring {
 }
 
 impl Uring {
-    /// A disabled ring.
+    /// A disabled ring with the best of the set-ups that this kernel knows.
     pub(super) fn new(entries: u32) -> io::Result<Uring> {
-        let ring = build(entries)?;
+        let mut outcome = Err(Errno::NOSYS.into());
+        for set_up in SetUp::ALL {
+            outcome = Uring::with(set_up, entries);
+            // Anything but "unknown flag" has nothing to do with the set-up.
+            let unknown = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
+            if !outcome.as_ref().is_err_and(unknown) {
+                break;
+            }
+        }
+        outcome
+    }
+
+    /// A disabled ring with this set-up.
+    pub(super) fn with(set_up: SetUp, entries: u32) -> io::Result<Uring> {
+        let ring = set_up.build(entries)?;
         let params = ring.params();
         // Older kernels lose completions, or can't sleep with a time limit.
         if !params.is_feature_nodrop() || !params.is_feature_ext_arg() {
@@ -667,32 +681,40 @@ fn is_passing(error: &io::Error) -> bool {
     )
 }
 
-/// A ring with the best of the set-ups that this kernel knows.
-fn build(entries: u32) -> io::Result<IoUring> {
-    let entries = entries.clamp(8, 4096);
-    let builder = || {
+/// How much of the newer kernels' ways a ring uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SetUp {
+    /// Completions are prepared by the owner, when it asks: from Linux 6.1.
+    Deferred,
+    /// Completions never interrupt the owner: from Linux 5.19.
+    Cooperative,
+    /// Neither.
+    Plain,
+}
+
+impl SetUp {
+    /// The best first.
+    pub(super) const ALL: [SetUp; 3] = [SetUp::Deferred, SetUp::Cooperative, SetUp::Plain];
+
+    fn build(self, entries: u32) -> io::Result<IoUring> {
+        let entries = entries.clamp(8, 4096);
         let mut builder = IoUring::builder();
         builder
             .setup_clamp()
             .setup_r_disabled()
             .setup_cqsize(entries * 4);
-        builder
-    };
-    let mut best = builder();
-    best.setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_taskrun_flag();
-    let mut good = builder();
-    good.setup_coop_taskrun().setup_taskrun_flag();
-    let plain = builder();
-    let mut outcome = Err(Errno::NOSYS.into());
-    for set_up in [best, good, plain] {
-        outcome = set_up.build(entries);
-        // Anything but "unknown flag" has nothing to do with the set-up.
-        match &outcome {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-            Ok(_) | Err(_) => break,
+        match self {
+            SetUp::Deferred => {
+                builder
+                    .setup_single_issuer()
+                    .setup_defer_taskrun()
+                    .setup_taskrun_flag();
+            }
+            SetUp::Cooperative => {
+                builder.setup_coop_taskrun().setup_taskrun_flag();
+            }
+            SetUp::Plain => {}
         }
+        builder.build(entries)
     }
-    outcome
 }
