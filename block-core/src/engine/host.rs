@@ -130,7 +130,7 @@ impl HostEngine {
                 mailbox,
             },
             pool,
-            ended: Vec::new(),
+            ended: Vec::with_capacity(64),
             posted: Vec::new(),
             vectors: Vectors::new(),
             cached_reads: 0,

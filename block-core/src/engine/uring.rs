@@ -154,15 +154,17 @@ impl Uring {
             Ok(()) => FIXED_FILES,
             Err(_) => 0,
         };
+        let (entries, completions) = (params.sq_entries(), params.cq_entries());
         Ok(Uring {
+            // Room for what the ring holds, so that no request pays for it later.
+            ops: Slab::with_capacity(entries as usize),
+            backlog: VecDeque::with_capacity(entries as usize),
+            arrived: Vec::with_capacity(completions as usize),
             ring,
-            ops: Slab::new(),
-            backlog: VecDeque::new(),
             fixed_files,
             enabled: false,
             listening: false,
             bell_armed: false,
-            arrived: Vec::new(),
             spare_vectors: Spare(Vec::new()),
         })
     }
