@@ -1512,3 +1512,6 @@ pub fn block_on_thread<T>(future: impl Future<Output = T>) -> T {
         std::thread::park();
     }
 }
+
+#[cfg(test)]
+mod tests;
