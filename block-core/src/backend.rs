@@ -74,9 +74,8 @@ impl Backend {
         counters
     }
 
-    /// Step 2 of a request: may this user do this to this node at all?
-    pub(crate) fn admit(&self, request: &Request, node: &Node) -> Result<()> {
-        let end = node.driver().len();
+    /// Step 2 of a request: may this user do this to this node, of `end` bytes, at all?
+    pub(crate) fn admit(&self, request: &Request, node: &Node, end: u64) -> Result<()> {
         if request
             .offset
             .checked_add(request.len)

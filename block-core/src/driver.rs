@@ -160,8 +160,16 @@ pub trait Driver: Send + Sync + 'static {
     /// The driver's name in the schema's `BlockdevDriver`.
     fn format_name(&self) -> &'static str;
 
-    /// Bytes of the node. For a growing protocol file, its length now.
+    /// Bytes of the node. For a growing protocol file, its length now. Where
+    /// [`len_child`](Driver::len_child) names a child, the most that the node can have, which must
+    /// not change; [`Graph::len`](crate::graph::Graph::len) knows the length.
     fn len(&self) -> u64;
+
+    /// The child that the node ends with, and the offset there of the node's first byte: raw
+    /// images and filters, which get longer when it does. Must not change while the node is open.
+    fn len_child(&self) -> Option<(EdgeIndex, u64)> {
+        self.shifted_child()
+    }
 
     /// Whether the node has no byte.
     fn is_empty(&self) -> bool {

@@ -874,9 +874,11 @@ impl LocalQueue {
             Err(error) => return Fast::Ended(Err(error), request.buf),
         };
         let node = &snapshot.graph.entry(root).node;
-        let admitted = self.0.backends.borrow()[slot.0 as usize]
-            .backend
-            .admit(&request, node);
+        let admitted = self.0.backends.borrow()[slot.0 as usize].backend.admit(
+            &request,
+            node,
+            snapshot.graph.len(root),
+        );
         if let Err(error) = admitted {
             return Fast::Ended(Err(error), request.buf);
         }
@@ -999,9 +1001,11 @@ impl LocalQueue {
         let (snapshot, root, announced) = loop {
             let (snapshot, root) = self.root_of(slot)?;
             let node = Arc::clone(&snapshot.graph.entry(root).node);
-            self.0.backends.borrow()[slot.0 as usize]
-                .backend
-                .admit(&request, &node)?;
+            self.0.backends.borrow()[slot.0 as usize].backend.admit(
+                &request,
+                &node,
+                snapshot.graph.len(root),
+            )?;
             match self.try_announce(&snapshot, root, &request, true).await {
                 Ok(announced) => break (snapshot, root, announced),
                 Err(()) => {

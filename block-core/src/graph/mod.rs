@@ -174,6 +174,15 @@ pub struct Entry {
     plain_writes: bool,
     /// The node whose bytes these are, and by how much they are shifted there.
     target: (NodeIndex, u64),
+    length: Length,
+}
+
+/// How long a node is: from `start` to the end of `node`, and not more than `most`.
+#[derive(Clone, Copy, Debug)]
+struct Length {
+    node: NodeIndex,
+    start: u64,
+    most: u64,
 }
 
 /// An immutable state of the whole graph.
@@ -207,6 +216,13 @@ impl Graph {
     /// Where a node stands in this snapshot.
     pub fn index_of(&self, id: NodeId) -> Option<NodeIndex> {
         self.by_id.get(&id).copied()
+    }
+
+    /// Bytes of a node now.
+    pub fn len(&self, index: NodeIndex) -> u64 {
+        let Length { node, start, most } = self.entry(index).length;
+        let end = self.entry(node).node.driver.len();
+        end.saturating_sub(start).min(most)
     }
 
     /// The node of a `node-name`.
@@ -310,12 +326,7 @@ impl Graph {
         let Some(backing) = entry.backing else {
             return out.push(range.end - range.start, Extent::Zero);
         };
-        let end = self
-            .entry(backing)
-            .node
-            .driver
-            .len()
-            .clamp(range.start, range.end);
+        let end = self.len(backing).clamp(range.start, range.end);
         if range.start < end
             && self.walk(backing, Access::Read, range.start..end, out) == Lookup::Miss
         {
@@ -364,6 +375,11 @@ impl Draft {
             backing: None,
             plain_writes: false,
             target: (index, 0),
+            length: Length {
+                node: index,
+                start: 0,
+                most: u64::MAX,
+            },
         };
         self.graph.entries.push(entry);
         self.graph.resolve(index);
@@ -505,6 +521,7 @@ impl Graph {
                 Some((target, shift.checked_add(further)?))
             })
             .unwrap_or((index, 0));
+        let length = self.length_of(index, entry);
         let id = entry.node.id;
         if let Some(leaf) = entry.node.driver.leaf() {
             self.leaves.insert(leaf.id(), Arc::clone(leaf));
@@ -516,6 +533,29 @@ impl Graph {
         entry.plain_writes = plain_writes;
         entry.backing = backing;
         entry.target = target;
+        entry.length = length;
+    }
+
+    fn length_of(&self, index: NodeIndex, entry: &Entry) -> Length {
+        let driver = &entry.node.driver;
+        let own = Length {
+            node: index,
+            start: 0,
+            most: u64::MAX,
+        };
+        let Some((edge, shift)) = driver.len_child() else {
+            return own;
+        };
+        let Some(edge) = entry.edges.get(usize::from(edge.0)) else {
+            return own;
+        };
+        let below = self.entry(edge.child).length;
+        Length {
+            node: below.node,
+            // A start that no byte can have leaves no byte.
+            start: below.start.saturating_add(shift),
+            most: below.most.saturating_sub(shift).min(driver.len()),
+        }
     }
 
     fn resolve_all(&mut self) {

@@ -298,7 +298,7 @@ impl Child {
 
     /// Bytes of the node.
     pub fn len(&self) -> u64 {
-        self.node().driver().len()
+        self.snapshot.graph.len(self.index)
     }
 
     /// Whether the node has no byte.
@@ -456,7 +456,7 @@ impl Child {
         let end = if driver.leaf().is_some() {
             i64::MAX as u64
         } else {
-            driver.len()
+            self.len()
         };
         match offset.checked_add(len) {
             Some(e) if e <= end => Ok(offset..e),

@@ -441,13 +441,14 @@ impl Catalog for Exports<'_> {
     fn find(&self, name: &str) -> Option<(ExportInfo, Arc<Export>)> {
         let export = Arc::clone(self.server.state.lock().exports.get(name)?);
         let graph = self.layer.graph();
-        let node = &graph.entry(graph.index_of(export.backend().root())?).node;
+        let root = graph.index_of(export.backend().root())?;
+        let node = &graph.entry(root).node;
         let limits = node.driver().limits();
         let read_only = export.backend().is_read_only() || node.is_read_only();
         let info = ExportInfo {
             name: export.options.name.clone(),
             description: export.options.description.clone(),
-            size: node.driver().len(),
+            size: graph.len(root),
             flags: self.flags(read_only),
             block_size: BlockSize {
                 minimum: limits.request_alignment.clamp(1, 1 << 16),
