@@ -1,6 +1,7 @@
 //! Image formats, protocols, filters and exports for block-core.
 
 pub mod export;
+pub mod format;
 pub(crate) mod kit;
 pub mod nbd;
 pub mod protocol;

@@ -15,6 +15,7 @@ use block_schema::types::{
     BlockdevRef,
 };
 
+use crate::format::raw;
 use crate::protocol::file;
 
 macro_rules! drivers {
@@ -40,11 +41,12 @@ macro_rules! drivers {
 
 drivers! {
     built_in {
+        Raw => raw::open,
         File => file::open_file,
         HostDevice => file::open_host_device,
     }
     absent {
-        Raw, Qcow2, Nbd,
+        Qcow2, Nbd,
         HostCdrom, HostFloppy, Http, Https, Ftp, Ftps, Tftp, Vvfat, Blkdebug,
         Blkverify, Bochs, Cloop, Cow, Dmg, Parallels, Qcow, Qed, Vdi, Vhdx, Vmdk, Vpc, Quorum,
         NullCo, NullAio,

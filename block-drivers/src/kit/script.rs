@@ -7,8 +7,11 @@
 //! find comes out as runs: `00*4k aa*512`; a failed request as its errno: `write: PERM`.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use block_core::driver::{Driver, StatusKind, ZeroFlags};
@@ -16,6 +19,31 @@ use block_core::engine::{HostEngine, HostEngineOptions, Pool, Ring};
 use block_core::graph::perm::Role;
 use block_core::graph::{Node, NodeFacts, NodeId};
 use block_core::{Backend, BackendSlot, IoBuf, Layer, Queue, Request, Result};
+
+/// A file that goes with the test.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    /// A sparse file of `len` bytes.
+    pub(crate) fn new(len: u64) -> Scratch {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("qblk-test-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        File::create(&path).unwrap().set_len(len).unwrap();
+        Scratch(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).ok();
+    }
+}
 
 /// A layer with a queue on the test's own thread.
 pub(crate) struct Rig {
@@ -78,6 +106,12 @@ impl Rig {
         self.block_on(self.layer.add_backend("", node, false))
     }
 
+    /// Bytes of a node now.
+    pub(crate) fn len(&self, node: NodeId) -> u64 {
+        let graph = self.layer.graph();
+        graph.len(graph.index_of(node).unwrap())
+    }
+
     /// A node as a disk for scripts, with a writer of its own.
     pub(crate) fn disk(&self, node: NodeId) -> Disk<'_> {
         let backend = self.writer(node).unwrap();
@@ -102,10 +136,7 @@ pub(crate) struct Disk<'a> {
 impl Disk<'_> {
     /// Says that every byte is zero so far.
     pub(crate) fn zeroed(mut self) -> Self {
-        let len = self.rig.block_on(async {
-            let node = self.rig.layer.node(&self.rig.queue, self.node);
-            node.unwrap().len()
-        });
+        let len = self.rig.len(self.node);
         self.model = vec![Some(0); usize::try_from(len).unwrap()];
         self
     }

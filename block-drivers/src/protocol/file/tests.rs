@@ -1,55 +1,21 @@
 //! Against files of the host; what needs `qemu-img` says so and skips without it.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use block_core::graph::CacheMode;
 use expect_test::{Expect, expect};
 
 use super::*;
-use crate::kit::script::Rig;
+use crate::kit::script::{Rig, Scratch};
 
-/// A file that goes with the test.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str, len: u64) -> Scratch {
-        let file = format!("qblk-file-{}-{name}", std::process::id());
-        let path = std::env::temp_dir().join(file);
-        let create = CreateOptions {
-            path: path.clone(),
-            len,
-            preallocation: Preallocation::Off,
-        };
-        super::create(&create).unwrap();
-        Scratch(path)
-    }
-
-    fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        fs::remove_file(&self.0).ok();
-    }
+#[track_caller]
+fn check(len: u64, script: &str, want: Expect) {
+    check_options(len, |path| FileOptions::path(path), script, want);
 }
 
 #[track_caller]
-fn check(name: &str, len: u64, script: &str, want: Expect) {
-    check_options(name, len, |path| FileOptions::path(path), script, want);
-}
-
-#[track_caller]
-fn check_options(
-    name: &str,
-    len: u64,
-    options: impl Fn(&Path) -> FileOptions,
-    script: &str,
-    want: Expect,
-) {
-    let scratch = Scratch::new(name, len);
+fn check_options(len: u64, options: impl Fn(&Path) -> FileOptions, script: &str, want: Expect) {
+    let scratch = Scratch::new(len);
     let rig = Rig::host();
     let driver = FileDriver::open(options(scratch.path())).unwrap();
     let node = rig.add("file", driver, &[]).unwrap();
@@ -69,7 +35,6 @@ fn direct(path: &Path) -> FileOptions {
 #[test]
 fn reads_what_was_written() {
     check(
-        "plain",
         64 << 10,
         "write 4k+4k aa; write 100+3 bb; flush; read 0+12k",
         expect![[r#"00*100 bb*3 00*3993 aa*4k 00*4k"#]],
@@ -79,7 +44,6 @@ fn reads_what_was_written() {
 #[test]
 fn direct_requests_need_no_alignment() {
     check_options(
-        "direct",
         64 << 10,
         direct,
         "write 0+16k 11; write 513+1000 aa; write 4095+2 bb; read 512+1004; read 4094+4; read 0+16k",

@@ -1,0 +1,3 @@
+//! Image formats: drivers that interpret the bytes of a child.
+
+pub mod raw;
