@@ -39,6 +39,10 @@ pub(crate) fn parse(comment: &str, name: &str) -> Doc {
                 &mut doc.body
             }
         };
+        // Empty lines part paragraphs, however many there are.
+        if line.is_empty() && text.ends_with('\n') {
+            continue;
+        }
         if !text.is_empty() {
             text.push('\n');
         }

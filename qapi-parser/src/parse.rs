@@ -163,7 +163,8 @@ impl Scanner<'_> {
             }
         }
         self.report_stray(stray);
-        if let Some(&start) = open.first() {
+        // After an error inside, that the rest does not close it is no news.
+        if let (Some(&start), false) = (open.first(), broken) {
             let span = self.span(start, start + 1);
             self.diagnostics.push(Diagnostic::unclosed(span));
         }

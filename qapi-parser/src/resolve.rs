@@ -101,7 +101,8 @@ pub(crate) fn members(drafts: Vec<DraftMember>) -> Vec<Member> {
     let member = |draft: DraftMember| Member {
         name: draft.name.text,
         optional: draft.optional,
-        span: draft.ty.span(),
+        span: draft.name.span,
+        ty_span: draft.ty.span(),
         ty: ty(draft.ty),
     };
     drafts.into_iter().map(member).collect()
@@ -110,7 +111,8 @@ pub(crate) fn members(drafts: Vec<DraftMember>) -> Vec<Member> {
 pub(crate) fn branches(drafts: Vec<DraftMember>) -> Vec<Branch> {
     let branch = |draft: DraftMember| Branch {
         name: draft.name.text,
-        span: draft.ty.span(),
+        span: draft.name.span,
+        ty_span: draft.ty.span(),
         ty: ty(draft.ty),
     };
     drafts.into_iter().map(branch).collect()
@@ -228,7 +230,7 @@ impl Resolver<'_> {
             Kind::SimpleUnion(union) => {
                 self.base(entity, union.base.as_deref());
                 for branch in &union.branches {
-                    self.ty(&branch.ty, branch.span, true);
+                    self.ty(&branch.ty, branch.ty_span, true);
                 }
             }
             Kind::Alternate(alternate) => self.alternate(alternate),
@@ -261,7 +263,7 @@ impl Resolver<'_> {
 
     fn members(&mut self, members: &[Member], typed: bool) {
         for member in members {
-            self.ty(&member.ty, member.span, typed);
+            self.ty(&member.ty, member.ty_span, typed);
         }
     }
 
@@ -349,17 +351,17 @@ impl Resolver<'_> {
                 let error = Diagnostic::branch_not_in_enum(branch.span, &branch.name, tag_name);
                 self.diagnostics.push(error);
             }
-            self.ty(&branch.ty, branch.span, true);
+            self.ty(&branch.ty, branch.ty_span, true);
             let Type::Named(name) = &branch.ty else {
                 self.diagnostics
-                    .push(Diagnostic::branch_not_object(branch.span, &branch.name));
+                    .push(Diagnostic::branch_not_object(branch.ty_span, &branch.name));
                 continue;
             };
             if let Some(other) = self.schema.get(name)
                 && !matches!(other.kind, Kind::Struct(_))
             {
                 self.diagnostics
-                    .push(Diagnostic::branch_not_object(branch.span, &branch.name));
+                    .push(Diagnostic::branch_not_object(branch.ty_span, &branch.name));
             }
             for (member, _) in self.schema.members(name) {
                 self.clash(
@@ -374,12 +376,12 @@ impl Resolver<'_> {
     fn alternate(&mut self, alternate: &Alternate) {
         let mut seen: IndexMap<JsonType, &Branch> = IndexMap::new();
         for branch in &alternate.branches {
-            self.ty(&branch.ty, branch.span, true);
+            self.ty(&branch.ty, branch.ty_span, true);
             let json = match self.schema.json_type(&branch.ty) {
                 JsonType::Int => JsonType::Number,
                 JsonType::Value => {
                     if !matches!(&branch.ty, Type::Named(name) if self.schema.get(name).is_none()) {
-                        let error = Diagnostic::branch_no_json_type(branch.span, &branch.name);
+                        let error = Diagnostic::branch_no_json_type(branch.ty_span, &branch.name);
                         self.diagnostics.push(error);
                     }
                     continue;

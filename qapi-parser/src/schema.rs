@@ -97,8 +97,10 @@ pub struct Member {
     pub optional: bool,
     /// Its type.
     pub ty: Type,
-    /// Where it was written.
+    /// Where its name was written.
     pub span: Span,
+    /// Where its type was written.
+    pub ty_span: Span,
 }
 
 /// A use of a type.
@@ -183,8 +185,10 @@ pub struct Branch {
     pub name: String,
     /// Its type.
     pub ty: Type,
-    /// Where it was written.
+    /// Where its name was written.
     pub span: Span,
+    /// Where its type was written.
+    pub ty_span: Span,
 }
 
 /// A command.
