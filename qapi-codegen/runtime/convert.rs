@@ -2,7 +2,7 @@
 //! Generated types implement [`Fields`] or [`Wire`]; `decode` checks in the order in which QEMU
 //! does: members in schema order (missing, mistyped), then those that nobody asked for.
 //! Invariant: an error names the member by its full path from the arguments' root, except where
-//! QEMU's text has the last name only (enum values, integer ranges).
+//! QEMU's text has the last name only (enum values, integer ranges, anonymous unions).
 
 use std::fmt;
 
@@ -162,6 +162,8 @@ enum Step {
 enum Reason {
     Missing,
     Mistyped(&'static str),
+    /// A value of a JSON type that no branch of an anonymous union has.
+    NoBranch(&'static str),
     /// Not a number that fits 64 bits.
     NotUnsigned,
     /// A number that does not fit the member's integer type.
@@ -192,6 +194,11 @@ impl Invalid {
     /// A value of another JSON type than `expected`.
     pub fn mistyped(expected: &'static str) -> Self {
         Self::new(Reason::Mistyped(expected))
+    }
+
+    /// A value of a JSON type that no branch of anonymous union `name` has.
+    pub fn no_branch(name: &'static str) -> Self {
+        Self::new(Reason::NoBranch(name))
     }
 
     /// The same error, seen from the object that has it at member `name`.
@@ -246,6 +253,10 @@ impl fmt::Display for Invalid {
                     f,
                     "Invalid parameter type for '{path}', expected: {expected}"
                 )
+            }
+            Reason::NoBranch(name) => {
+                let last = self.last_name();
+                write!(f, "Invalid parameter type for '{last}', expected: {name}")
             }
             Reason::NotUnsigned => write!(f, "Parameter '{path}' expects uint64"),
             Reason::OutOfRange(name) => {

@@ -32,7 +32,7 @@ pub(super) fn emit(context: &Context<'_>, entity: &Entity, alternate: &Alternate
             fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
                 Ok(match value {
                     #(#decodes,)*
-                    _ => return Err(Invalid::mistyped(#name)),
+                    _ => return Err(Invalid::no_branch(#name)),
                 })
             }
 

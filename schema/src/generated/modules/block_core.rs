@@ -2752,7 +2752,7 @@ pub(crate) mod types {
                 match value {
                     Value::Object(_) => Self::Definition(Wire::decode(value, unknown)?),
                     Value::String(_) => Self::Reference(Wire::decode(value, unknown)?),
-                    _ => return Err(Invalid::mistyped("BlockdevRef")),
+                    _ => return Err(Invalid::no_branch("BlockdevRef")),
                 },
             )
         }

@@ -60,7 +60,7 @@ enum State {
     },
     Keyword,
     Number(Number),
-    /// After a stray byte outside of any value.
+    /// After a stray byte: up to the next line, opening bracket or control byte.
     Recover,
 }
 
@@ -115,10 +115,34 @@ impl JsonStream {
     /// Reads `bytes`; gives the values and errors that they complete.
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<Outcome> {
         let mut out = Vec::new();
-        for &byte in bytes {
-            self.byte(byte, &mut out);
+        let mut rest = bytes;
+        while let Some((&byte, after)) = rest.split_first() {
+            let plain = self.plain(rest);
+            if plain > 0 {
+                self.token.extend_from_slice(&rest[..plain]);
+                rest = &rest[plain..];
+            } else {
+                self.byte(byte, &mut out);
+                rest = after;
+            }
         }
         out
+    }
+
+    /// How many bytes of `rest` are plain text of the string being read, within the limit.
+    fn plain(&self, rest: &[u8]) -> usize {
+        let State::String { quote } = self.state else {
+            return 0;
+        };
+        if self.skipping {
+            return 0;
+        }
+        let room = MAX_BYTES.saturating_sub(self.builder.bytes + self.token.len());
+        let is_plain = |byte: &u8| is_text(*byte) && *byte != quote && *byte != b'\\';
+        rest.iter()
+            .take(room)
+            .take_while(|byte| is_plain(byte))
+            .count()
     }
 
     /// Says that the stream has ended; gives a number or keyword that its end completes, or the
@@ -196,7 +220,7 @@ impl JsonStream {
                 }
             },
             State::Recover => match byte {
-                b'{' | b'}' | b'[' | b']' | b',' | b':' => {
+                b'{' | b'[' => {
                     self.state = State::Start;
                     self.start(byte, out);
                 }
@@ -263,7 +287,8 @@ impl JsonStream {
         }
     }
 
-    /// A control byte: whatever was being read is given up.
+    /// A control byte: whatever was being read is given up. A line's end in a string does not bring
+    /// the rest of that string back.
     fn abort(&mut self, byte: u8, out: &mut Vec<Outcome>) {
         if !self.skipping {
             let mut text = std::mem::take(&mut self.token);
