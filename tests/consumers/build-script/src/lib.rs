@@ -1,0 +1,12 @@
+//! A crate that compiles schemas from its build script.
+#![forbid(unsafe_code)]
+
+/// The seed, without overlays.
+pub mod seed {
+    include!(concat!(env!("OUT_DIR"), "/seed.rs"));
+}
+
+/// Every valid case of the schema tests: that it compiles is the test.
+pub mod cases {
+    include!(concat!(env!("OUT_DIR"), "/cases.rs"));
+}

@@ -1,0 +1,5 @@
+mod qapi {
+    qapi_macros::schema!("name_clash.json");
+}
+
+fn main() {}

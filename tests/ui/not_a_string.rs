@@ -1,0 +1,5 @@
+mod qapi {
+    qapi_macros::schema!(schema);
+}
+
+fn main() {}

@@ -1,0 +1,5 @@
+mod qapi {
+    qapi_macros::schema!("syntax.json");
+}
+
+fn main() {}

@@ -1,0 +1,5 @@
+mod qapi {
+    qapi_macros::schema!("unknown_type.json");
+}
+
+fn main() {}
