@@ -418,9 +418,12 @@ impl LocalQueue {
         }
     }
 
-    /// Sleeps until there is something to reap, or `timeout` has passed.
+    /// Sleeps until something has happened on this queue, or `timeout` has passed.
     pub fn wait(&self, timeout: Option<Duration>) {
-        self.turn();
+        if self.turn() {
+            // What ran may be what the caller waits for.
+            return;
+        }
         let idle = self.0.done.borrow().is_empty()
             && !self.0.main_ready.get()
             && self.0.shared.ready.lock().is_empty()
@@ -625,9 +628,11 @@ impl LocalQueue {
         self.0.shared.ready.lock().push(index);
     }
 
-    /// Reaps, runs tasks until none is ready, and kicks what they submitted.
-    fn turn(&self) {
+    /// Reaps, runs tasks until none is ready, and kicks what they submitted; says whether there
+    /// was anything to do.
+    fn turn(&self) -> bool {
         let _running = self.enter();
+        let mut any = false;
         loop {
             let mut progress = self.reap_engine();
             let mail = std::mem::take(&mut *self.0.shared.mail.lock());
@@ -639,9 +644,11 @@ impl LocalQueue {
             if !progress {
                 break;
             }
+            any = true;
         }
         self.notify_left();
         self.kick();
+        any
     }
 
     fn enter(&self) -> Running {
