@@ -222,7 +222,8 @@ impl Readiness {
 
     /// Handles what has become ready; `true` when the bell was among it.
     pub(super) fn reap(&mut self, ended: &mut dyn FnMut(EventEnded)) -> rustix::io::Result<bool> {
-        let somebody_waits = !self.watches.is_empty() || !self.deadlines.is_empty();
+        // A timer that was cancelled still fires, and has to be quieted.
+        let somebody_waits = !self.watches.is_empty() || self.armed.is_some();
         if self.events.is_empty() && somebody_waits {
             self.wait(Some(Duration::ZERO))?;
         }

@@ -1,6 +1,7 @@
 //! One suite for every kind of engine: with a ring, with a ring whose leaf went to threads, without
 //! a ring, and the simulator where it can do as much.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::num::NonZeroUsize;
@@ -594,6 +595,93 @@ fn what_waits_for_events_can_be_cancelled() {
         }
         assert_eq!(Arc::strong_count(&socket), 1);
     });
+}
+
+#[test]
+fn a_cancelled_timer_leaves_the_notifier_quiet() {
+    on_hosts(|rig| {
+        let timer = rig.submit(Operation::Timer {
+            after: Duration::from_millis(1),
+        });
+        rig.engine.kick().unwrap();
+        rig.engine.cancel(timer);
+        rig.collect(1);
+        // Without a ring the clock still fires, once.
+        let limit = Duration::from_millis(20).try_into().unwrap();
+        let fd = rig.engine.notifier();
+        let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit));
+        rig.reap();
+        assert!(rig.is_quiet());
+    });
+}
+
+/// Random operations on `len` bytes of a file from `start`, many at once and never two that
+/// overlap, against what the part must hold.
+fn work_on_part(rig: &mut Rig, start: usize, len: usize) {
+    const BLOCK: usize = 4096;
+    let (slot, blocks) = (rig.slot, len / BLOCK);
+    let mut model = vec![0u8; len];
+    let mut seed = start as u64 + 1;
+    for _ in 0..60 {
+        let mut expected = BTreeMap::new();
+        for block in 0..blocks {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let at = block * BLOCK;
+            let offset = (start + at) as u64;
+            let value = u8::try_from(seed >> 33 & 0xff).unwrap();
+            let operation = match seed >> 45 & 7 {
+                0 => Operation::Sync { slot },
+                1 | 2 => {
+                    model[at..at + BLOCK].fill(value);
+                    let buf = IoBuf::copy_of(&[value; BLOCK]);
+                    Operation::Write {
+                        slot,
+                        offset,
+                        buf,
+                        fua: value & 1 == 0,
+                    }
+                }
+                _ => Operation::Read {
+                    slot,
+                    offset,
+                    buf: IoBuf::zeroed(BLOCK),
+                },
+            };
+            let want = match &operation {
+                Operation::Read { .. } => Some(model[at..at + BLOCK].to_vec()),
+                _ => None,
+            };
+            expected.insert(rig.submit(operation), want);
+        }
+        for done in rig.collect(blocks) {
+            assert!(done.result.is_ok());
+            if let Some(want) = &expected[&done.token] {
+                assert!(done.buf.unwrap().to_vec() == *want);
+            }
+        }
+    }
+}
+
+#[test]
+fn queues_share_a_file() {
+    // Threads with an engine each write, read and sync parts of one file in random order; each
+    // knows what its own part must hold.
+    const PART: usize = 1 << 16;
+    for kind in HOSTS {
+        let shared = Rig::new(kind, Sleep::Wait);
+        let workers: Vec<_> = [Sleep::Wait, Sleep::Notifier, Sleep::Wait]
+            .into_iter()
+            .enumerate()
+            .map(|(number, sleep)| {
+                let mut rig = Rig::new(kind, sleep);
+                rig.slot = rig.engine.attach(Arc::clone(&shared.leaf));
+                thread::spawn(move || work_on_part(&mut rig, number * PART, PART))
+            })
+            .collect();
+        for worker in workers {
+            worker.join().unwrap();
+        }
+    }
 }
 
 #[test]

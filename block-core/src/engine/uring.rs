@@ -326,6 +326,9 @@ impl Uring {
             while self.refill() > 0 {
                 self.enter_now(left)?;
             }
+            if self.ops.is_empty() {
+                break;
+            }
             match self.ring.submit_and_wait(1) {
                 Ok(_) => {}
                 Err(error) if is_passing(&error) => {}
@@ -383,8 +386,9 @@ impl Uring {
             Err(error) if error.raw_os_error() == Some(libc::EINTR) => Ok(()),
             Err(error) if is_passing(&error) => {
                 self.run_held_back()?;
-                let (bell, _) = self.collect(left);
-                self.bell_armed &= !bell;
+                self.collect(left);
+                // Out of memory, perhaps: somebody else has to give some back.
+                std::thread::yield_now();
                 Ok(())
             }
             Err(error) => Err(error),
