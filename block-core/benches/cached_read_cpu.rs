@@ -11,6 +11,7 @@ use block_core::engine::{
     Aio, Engine, HostEngine, HostEngineOptions, Leaf, LeafFacts, LeafFile, Operation, Pool, Ring,
     Token,
 };
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::{ClockId, clock_gettime};
 
 const READ: usize = 4096;
@@ -21,6 +22,14 @@ enum Cache {
     First,
     /// A leaf that claims to be open with O_DIRECT is never read inline.
     NotAsked,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Sleep {
+    /// In the engine.
+    Wait,
+    /// In a poll of our own on its notifier, as a device thread does.
+    Notifier,
 }
 
 fn main() -> std::io::Result<()> {
@@ -36,21 +45,25 @@ fn main() -> std::io::Result<()> {
     let pool = Pool::new(threads)?;
     for ring in [Ring::Auto, Ring::Off] {
         for cache in [Cache::NotAsked, Cache::First] {
-            for depth in [1, 64] {
-                let options = HostEngineOptions {
-                    ring_entries: 128,
-                    ring,
-                    pool: Arc::clone(&pool),
-                };
-                let reads = if ring == Ring::Off && depth == 1 {
-                    30_000
-                } else {
-                    300_000
-                };
-                let cost = measure(&options, &file, cache, depth, reads)?;
-                println!(
-                    "cached_read_4k_cpu_us ring={ring:?} cache={cache:?} qd={depth}: {cost:.2}"
-                );
+            for sleep in [Sleep::Wait, Sleep::Notifier] {
+                for depth in [1, 64] {
+                    let pool = Arc::clone(&pool);
+                    let options = HostEngineOptions {
+                        ring_entries: 128,
+                        ring,
+                        pool,
+                    };
+                    let reads = if ring == Ring::Off && depth == 1 {
+                        30_000
+                    } else {
+                        300_000
+                    };
+                    let cost = measure(&options, &file, (cache, sleep), depth, reads)?;
+                    println!(
+                        "cached_read_4k_cpu_us ring={ring:?} cache={cache:?} sleep={sleep:?} \
+                         qd={depth}: {cost:.2}"
+                    );
+                }
             }
         }
     }
@@ -60,7 +73,7 @@ fn main() -> std::io::Result<()> {
 fn measure(
     options: &HostEngineOptions,
     file: &File,
-    cache: Cache,
+    (cache, sleep): (Cache, Sleep),
     depth: usize,
     reads: usize,
 ) -> std::io::Result<f64> {
@@ -101,7 +114,13 @@ fn measure(
             );
             submitted += 1;
         }
-        engine.wait(None)?;
+        match sleep {
+            Sleep::Wait => engine.wait(None)?,
+            Sleep::Notifier => {
+                engine.kick()?;
+                poll(&mut [PollFd::new(&engine.notifier(), PollFlags::IN)], None)?;
+            }
+        }
         engine.reap(&mut |done| {
             assert_eq!(done.result, Ok(READ as u64));
             idle.extend(done.buf);
