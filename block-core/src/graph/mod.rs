@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::request::announce::Claims;
 use crate::request::map::{Access, EdgeIndex, Extent, Lookup, Mapping};
 
+pub mod info;
 pub mod open;
 pub mod perm;
 pub mod policy;
