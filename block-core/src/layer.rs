@@ -16,6 +16,7 @@ use crate::backend::Backend;
 use crate::driver::{CheckReport, Preallocation, Repair};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::events::Events;
 use crate::graph::open::{NoDrivers, Registry};
 use crate::graph::perm::{Role, Use};
 use crate::graph::policy::{DenyAll, OpenPolicy};
@@ -50,6 +51,7 @@ struct Shared {
     backends: Mutex<Vec<Arc<Backend>>>,
     registry: Arc<dyn Registry>,
     policy: Arc<dyn OpenPolicy>,
+    events: Events,
 }
 
 impl Default for Layer {
@@ -77,6 +79,7 @@ impl Layer {
             backends: Mutex::default(),
             registry,
             policy,
+            events: Events::default(),
         }))
     }
 
@@ -88,6 +91,11 @@ impl Layer {
     /// Who decides about names found inside images.
     pub fn policy(&self) -> &Arc<dyn OpenPolicy> {
         &self.0.policy
+    }
+
+    /// Who hears what happens by itself, and where to say so.
+    pub fn events(&self) -> &Events {
+        &self.0.events
     }
 
     /// A queue over an engine; start it on the thread that will run it.
