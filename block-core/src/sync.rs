@@ -4,7 +4,8 @@
 //! Invariant: a waiter registers before it looks, a waker changes before it looks, both with a
 //! full fence between; so no wake-up is lost and an idle list costs its waker one load.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::task::{Poll, Waker};
 
@@ -109,4 +110,14 @@ impl Drop for AsyncMutexGuard<'_> {
         self.mutex.held.store(false, Ordering::Release);
         self.mutex.waiters.wake_all();
     }
+}
+
+/// The value of `work`, or nothing when `limit` ends first.
+pub async fn first<T>(work: impl Future<Output = T>, limit: impl Future<Output = ()>) -> Option<T> {
+    let (mut work, mut limit) = (pin!(work), pin!(limit));
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
+    })
+    .await
 }
