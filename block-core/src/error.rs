@@ -104,13 +104,13 @@ pub enum Error {
         name: String,
     },
     /// No backend has this name.
-    #[error("Cannot find device '{device}'")]
+    #[error("Cannot find device='{device}' nor node-name=''")]
     DeviceNotFound {
         /// The name that was looked up.
         device: String,
     },
     /// No node has this name.
-    #[error("Cannot find node '{node}'")]
+    #[error("Cannot find device='' nor node-name='{node}'")]
     NodeNotFound {
         /// The name that was looked up.
         node: String,
@@ -169,13 +169,14 @@ impl Error {
         }
     }
 
-    /// The whole chain of causes in one line, outermost first.
+    /// The whole chain of causes in one line, outermost first; the kernel's errors by their text
+    /// alone, without their number.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();
         let mut next = std::error::Error::source(self);
         while let Some(cause) = next {
             text.push_str(": ");
-            text.push_str(&cause.to_string());
+            text.push_str(&cause_text(cause));
             next = cause.source();
         }
         text
@@ -208,5 +209,17 @@ impl Error {
             option: option.into(),
             reason: reason.into(),
         }
+    }
+}
+
+fn cause_text(cause: &(dyn std::error::Error + 'static)) -> String {
+    let text = cause.to_string();
+    let number = cause
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::raw_os_error)
+        .map(|number| format!(" (os error {number})"));
+    match number.and_then(|number| text.strip_suffix(&number).map(str::to_owned)) {
+        Some(short) => short,
+        None => text,
     }
 }

@@ -183,7 +183,7 @@ impl Opener {
     /// Opens a child from options, or takes the node that they refer to.
     ///
     /// # Errors
-    /// What opening the child answers; `NodeNotFound`.
+    /// What opening the child answers; `InvalidOption` for an unknown reference.
     pub async fn child(&mut self, name: &str, role: Role, child: BlockdevRef) -> Result<EdgeIndex> {
         let index = match child {
             BlockdevRef::Reference(reference) => self.referred(&reference)?,
@@ -304,8 +304,10 @@ impl Opener {
             .graph()
             .find(reference)
             .or_else(by_backend)
-            .ok_or_else(|| Error::DeviceNotFound {
-                device: reference.to_owned(),
+            .ok_or_else(|| {
+                let reason =
+                    format!("Cannot find device='{reference}' nor node-name='{reference}'");
+                Error::invalid("reference", reason)
             })
     }
 
