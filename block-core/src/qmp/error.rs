@@ -1,0 +1,68 @@
+//! Errors as QMP clients see them: the class, and the chain of causes in one line.
+
+use block_schema::ErrorClass;
+
+use crate::error::{Class, Error};
+
+impl From<Error> for block_schema::Error {
+    fn from(error: Error) -> block_schema::Error {
+        let class = match error.class() {
+            Class::GenericError => ErrorClass::GenericError,
+            Class::DeviceNotFound => ErrorClass::DeviceNotFound,
+            Class::DeviceNotActive => ErrorClass::DeviceNotActive,
+        };
+        let desc = match &error {
+            // Whole texts already.
+            Error::InvalidOption { .. }
+            | Error::PermissionConflict { .. }
+            | Error::DeviceNotFound { .. }
+            | Error::NodeNotFound { .. } => error.chain(),
+            Error::Io { .. }
+            | Error::Open { .. }
+            | Error::Corrupt { .. }
+            | Error::Unsupported { .. }
+            | Error::ReadOnly { .. }
+            | Error::OutOfRange { .. }
+            | Error::Denied { .. }
+            | Error::ShutDown => sentence(error.chain()),
+        };
+        block_schema::Error::new(class, desc)
+    }
+}
+
+/// Our phrases begin in lower case; clients know sentences.
+fn sentence(mut text: String) -> String {
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_joined_without_numbers() {
+        let error = Error::Open {
+            path: "/nonexistent".to_owned(),
+            source: std::io::Error::from_raw_os_error(2),
+        };
+        let error = block_schema::Error::from(error);
+        assert_eq!(error.class, ErrorClass::GenericError);
+        assert_eq!(
+            error.desc,
+            "Could not open '/nonexistent': No such file or directory"
+        );
+    }
+
+    #[test]
+    fn an_unknown_device_has_a_class_of_its_own() {
+        let error = Error::DeviceNotFound {
+            device: "zz".to_owned(),
+        };
+        let error = block_schema::Error::from(error);
+        assert_eq!(error.class, ErrorClass::DeviceNotFound);
+        assert_eq!(error.desc, "Cannot find device='zz' nor node-name=''");
+    }
+}

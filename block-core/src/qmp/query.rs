@@ -1,0 +1,227 @@
+//! Commands that only look.
+
+use std::sync::Arc;
+
+use block_schema::types::{
+    BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, BlockdevCacheInfo,
+    BlockdevDetectZeroesOptions, CommandInfo, SchemaInfo, VersionInfo, VersionInfoQemu,
+};
+use block_schema::{COMMANDS, Unknown, Wire, introspect};
+
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::graph::info::{Below, image_info, signed};
+use crate::graph::{DetectZeroes, Graph, NodeIndex};
+use crate::layer::Layer;
+use crate::queue::LocalQueue;
+use crate::stats::Kind;
+
+/// The version of QEMU whose commands these are, and our own as its package.
+pub(super) fn version() -> VersionInfo {
+    VersionInfo {
+        qemu: VersionInfoQemu {
+            major: 10,
+            minor: 0,
+            micro: 2,
+        },
+        package: concat!("qblk ", env!("CARGO_PKG_VERSION")).to_owned(),
+    }
+}
+
+pub(super) fn commands() -> Vec<CommandInfo> {
+    let info = |spec: &block_schema::CommandSpec| CommandInfo {
+        name: spec.name.to_owned(),
+    };
+    COMMANDS.iter().map(info).collect()
+}
+
+pub(super) fn schema() -> Result<Vec<SchemaInfo>, block_schema::Error> {
+    let entries = introspect::value()?;
+    Vec::<SchemaInfo>::decode(entries, Unknown::Refuse).map_err(Into::into)
+}
+
+/// `query-block`: the devices, that is, the backends with a name.
+pub(super) async fn devices(queue: &LocalQueue) -> Result<Vec<BlockInfo>> {
+    let graph = queue.layer().graph();
+    let mut devices = Vec::new();
+    for backend in queue.layer().backends() {
+        if backend.name().is_empty() {
+            continue;
+        }
+        // No guest's drive is attached: the medium could be taken out.
+        let mut info = BlockInfo::new(backend.name().to_owned(), "unknown".to_owned(), true, false);
+        if let Some(root) = graph.index_of(backend.root()) {
+            info.inserted = Some(node_info(queue, &graph, root).await?);
+        }
+        devices.push(info);
+    }
+    Ok(devices)
+}
+
+/// `query-named-block-nodes`: every node, the newest first.
+pub(super) async fn nodes(queue: &LocalQueue) -> Result<Vec<BlockDeviceInfo>> {
+    let graph = queue.layer().graph();
+    let mut indices: Vec<NodeIndex> = graph.entries().map(|(index, _)| index).collect();
+    indices.sort_by_key(|&index| std::cmp::Reverse(graph.entry(index).node.id()));
+    let mut nodes = Vec::new();
+    for index in indices {
+        nodes.push(node_info(queue, &graph, index).await?);
+    }
+    Ok(nodes)
+}
+
+async fn node_info(queue: &LocalQueue, graph: &Graph, index: NodeIndex) -> Result<BlockDeviceInfo> {
+    let node = &graph.entry(index).node;
+    let facts = node.facts();
+    let described = node.driver().describe();
+    let image = image_info(queue, graph, index, Below::Backing).await?;
+    let backing = graph.backing(index).map(|index| &graph.entry(index).node);
+    let depth = std::iter::successors(graph.backing(index), |&below| graph.backing(below)).count();
+    Ok(BlockDeviceInfo {
+        file: facts.filename.clone(),
+        node_name: Some(facts.name.clone()),
+        ro: facts.read_only,
+        drv: node.driver().format_name().to_owned(),
+        backing_file: backing.map(|node| node.facts().filename.clone()),
+        backing_file_depth: i64::try_from(depth).unwrap_or(i64::MAX),
+        encrypted: described.encrypted,
+        encryption_key_missing: described.encryption_key_missing,
+        detect_zeroes: match facts.detect_zeroes {
+            DetectZeroes::Off => BlockdevDetectZeroesOptions::Off,
+            DetectZeroes::On => BlockdevDetectZeroesOptions::On,
+            DetectZeroes::Unmap => BlockdevDetectZeroesOptions::Unmap,
+        },
+        bps: 0,
+        bps_rd: 0,
+        bps_wr: 0,
+        iops: 0,
+        iops_rd: 0,
+        iops_wr: 0,
+        image,
+        bps_max: None,
+        bps_rd_max: None,
+        bps_wr_max: None,
+        iops_max: None,
+        iops_rd_max: None,
+        iops_wr_max: None,
+        iops_size: None,
+        active: Some(true),
+        bps_max_length: None,
+        bps_rd_max_length: None,
+        bps_wr_max_length: None,
+        iops_max_length: None,
+        iops_rd_max_length: None,
+        iops_wr_max_length: None,
+        group: None,
+        cache: Some(BlockdevCacheInfo {
+            writeback: facts.cache.writeback,
+            direct: facts.cache.direct,
+            no_flush: facts.cache.no_flush,
+        }),
+        write_threshold: Some(0),
+        dirty_bitmaps: None,
+    })
+}
+
+/// `query-blockstats`: each device with the nodes below it.
+pub(super) fn stats(layer: &Layer) -> Vec<BlockStats> {
+    let graph = layer.graph();
+    let device = |backend: &Arc<Backend>| {
+        let mut stats = match graph.index_of(backend.root()) {
+            Some(root) => node_stats(&graph, root),
+            None => BlockStats::new(no_requests()),
+        };
+        stats.device = Some(backend.name().to_owned());
+        count_requests(&mut stats.stats, backend);
+        stats
+    };
+    let backends = layer.backends();
+    let devices = backends.iter().filter(|backend| !backend.name().is_empty());
+    devices.map(device).collect()
+}
+
+/// A node's own figures, its file as `parent` and its backing file as `backing`.
+fn node_stats(graph: &Graph, index: NodeIndex) -> BlockStats {
+    let mut stats = BlockStats::new(no_requests());
+    stats.node_name = Some(graph.entry(index).node.name().to_owned());
+    stats.stats.wr_highest_offset = signed(highest_written(graph, index));
+    let below = |index| Box::new(node_stats(graph, index));
+    stats.parent = graph.primary(index).map(below);
+    stats.backing = graph.backing(index).map(below);
+    stats
+}
+
+/// The end of the highest byte written: to the node's own file, or to that of the node whose bytes
+/// these are.
+fn highest_written(graph: &Graph, index: NodeIndex) -> u64 {
+    let entry = graph.entry(index);
+    let driver = entry.node.driver();
+    if let Some(leaf) = driver.leaf() {
+        return leaf.highest_written();
+    }
+    match driver.shifted_child() {
+        Some((edge, shift)) => match entry.edges.get(usize::from(edge.0)) {
+            Some(edge) => highest_written(graph, edge.child).saturating_sub(shift),
+            None => 0,
+        },
+        None => graph
+            .primary(index)
+            .map_or(0, |below| highest_written(graph, below)),
+    }
+}
+
+fn count_requests(stats: &mut BlockDeviceStats, backend: &Backend) {
+    let reads = backend.totals(Kind::Read);
+    stats.rd_bytes = signed(reads.bytes);
+    stats.rd_operations = signed(reads.operations);
+    stats.rd_total_time_ns = signed(reads.time_ns);
+    stats.failed_rd_operations = Some(signed(reads.failed));
+    let writes = backend.totals(Kind::Write);
+    stats.wr_bytes = signed(writes.bytes);
+    stats.wr_operations = signed(writes.operations);
+    stats.wr_total_time_ns = signed(writes.time_ns);
+    stats.failed_wr_operations = Some(signed(writes.failed));
+    let flushes = backend.totals(Kind::Flush);
+    stats.flush_operations = signed(flushes.operations);
+    stats.flush_total_time_ns = signed(flushes.time_ns);
+    stats.failed_flush_operations = Some(signed(flushes.failed));
+    let discards = backend.totals(Kind::Discard);
+    stats.unmap_bytes = Some(signed(discards.bytes));
+    stats.unmap_operations = Some(signed(discards.operations));
+    stats.unmap_total_time_ns = Some(signed(discards.time_ns));
+    stats.failed_unmap_operations = Some(signed(discards.failed));
+}
+
+fn no_requests() -> BlockDeviceStats {
+    BlockDeviceStats {
+        rd_bytes: 0,
+        wr_bytes: 0,
+        rd_operations: 0,
+        wr_operations: 0,
+        flush_operations: 0,
+        flush_total_time_ns: 0,
+        wr_total_time_ns: 0,
+        rd_total_time_ns: 0,
+        wr_highest_offset: 0,
+        unmap_bytes: Some(0),
+        unmap_operations: Some(0),
+        unmap_total_time_ns: Some(0),
+        rd_merged: Some(0),
+        wr_merged: Some(0),
+        unmap_merged: Some(0),
+        idle_time_ns: None,
+        failed_rd_operations: Some(0),
+        failed_wr_operations: Some(0),
+        failed_flush_operations: Some(0),
+        failed_unmap_operations: Some(0),
+        invalid_rd_operations: Some(0),
+        invalid_wr_operations: Some(0),
+        invalid_flush_operations: Some(0),
+        invalid_unmap_operations: Some(0),
+        account_invalid: Some(false),
+        account_failed: Some(true),
+        rd_latency_histogram: None,
+        wr_latency_histogram: None,
+        flush_latency_histogram: None,
+    }
+}
