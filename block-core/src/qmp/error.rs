@@ -23,6 +23,7 @@ impl From<Error> for block_schema::Error {
             | Error::Unsupported { .. }
             | Error::ReadOnly { .. }
             | Error::OutOfRange { .. }
+            | Error::ImageLocked { .. }
             | Error::Denied { .. }
             | Error::ShutDown => sentence(error.chain()),
         };
