@@ -5,6 +5,7 @@
 //! whoever waits for the table waits for the requests. Not here: sockets (`listener.rs`).
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -188,30 +189,34 @@ impl NbdServer {
     /// # Cancel safety
     /// The removal goes on.
     pub async fn remove_export(&self, name: &str, mode: RemoveMode) -> Result<(), ServerError> {
-        let export = {
-            let mut state = self.shared.state.lock();
-            let not_found = || ServerError::NotFound {
-                name: name.to_owned(),
-            };
-            let export = Arc::clone(state.exports.get(name).ok_or_else(not_found)?);
-            if mode == RemoveMode::Safe && state.users(&export).next().is_some() {
-                return Err(ServerError::InUse {
-                    name: name.to_owned(),
-                });
-            }
-            state.exports.remove(name);
-            state.users(&export).for_each(Client::cut);
-            state.leaving.push(Arc::clone(&export));
-            export
-        };
-        let gone = || self.shared.state.lock().users(&export).next().is_none();
-        self.shared.changed.wait_until(gone).await;
-        self.shared
-            .state
-            .lock()
-            .leaving
-            .retain(|other| !Arc::ptr_eq(other, &export));
+        self.begin_remove(name, mode)?.await;
         Ok(())
+    }
+
+    /// Removes an export; no client finds it any more. The future is ready when no request of it
+    /// is in flight.
+    ///
+    /// # Errors
+    /// When there is none of this name, or it is in use and `mode` is safe.
+    pub fn begin_remove(
+        &self,
+        name: &str,
+        mode: RemoveMode,
+    ) -> Result<impl Future<Output = ()> + 'static, ServerError> {
+        let mut state = self.shared.state.lock();
+        let not_found = || ServerError::NotFound {
+            name: name.to_owned(),
+        };
+        let export = Arc::clone(state.exports.get(name).ok_or_else(not_found)?);
+        if mode == RemoveMode::Safe && state.users(&export).next().is_some() {
+            return Err(ServerError::InUse {
+                name: name.to_owned(),
+            });
+        }
+        state.exports.remove(name);
+        state.users(&export).for_each(Client::cut);
+        state.leaving.push(Arc::clone(&export));
+        Ok(Arc::clone(&self.shared).left_by_all(export))
     }
 
     /// All exports, those on their way out included.
@@ -394,6 +399,14 @@ impl Shared {
             client.export = Some(Arc::clone(export));
         }
         true
+    }
+
+    /// Waits for the last client of an export that was removed.
+    async fn left_by_all(self: Arc<Self>, export: Arc<Export>) {
+        let gone = || self.state.lock().users(&export).next().is_none();
+        self.changed.wait_until(gone).await;
+        let mut state = self.state.lock();
+        state.leaving.retain(|other| !Arc::ptr_eq(other, &export));
     }
 
     fn begin_stop(&self) {
