@@ -213,10 +213,17 @@ impl Error {
 }
 
 fn cause_text(cause: &(dyn std::error::Error + 'static)) -> String {
-    let text = cause.to_string();
-    let number = cause
-        .downcast_ref::<io::Error>()
-        .and_then(io::Error::raw_os_error)
+    match cause.downcast_ref::<io::Error>() {
+        Some(error) => kernel_text(error),
+        None => cause.to_string(),
+    }
+}
+
+/// What the kernel says, without the number.
+pub fn kernel_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    let number = error
+        .raw_os_error()
         .map(|number| format!(" (os error {number})"));
     match number.and_then(|number| text.strip_suffix(&number).map(str::to_owned)) {
         Some(short) => short,

@@ -1,0 +1,206 @@
+//! The exports that are built in, as the list of live exports drives them.
+//!
+//! Called by [`Exports`](block_core::export::Exports) on the control plane's queue. Not here: ids,
+//! users of nodes, events (that list), and the protocols themselves.
+
+use std::cell::RefCell;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use block_core::Result;
+use block_core::backend::Backend;
+use block_core::error::{Error, kernel_text};
+use block_core::export::{Closing, Export, ExportDrivers, InUse};
+use block_core::queue::QueueHandle;
+use block_schema::commands::NbdServerStart;
+use block_schema::types::{
+    BlockExportOptions, BlockExportOptionsBranch, BlockExportOptionsNbd, BlockExportRemoveMode,
+    InetSocketAddress, SocketAddressLegacy, UnixSocketAddress,
+};
+
+use super::nbd::{
+    Address, DEFAULT_HANDSHAKE_MAX, DEFAULT_MAX_CONNECTIONS, ExportOptions, NbdServer, RemoveMode,
+    ServerError, ServerOptions,
+};
+
+/// The exports of this crate, and the one NBD server they stand on.
+pub struct BuiltInExports {
+    queues: Vec<QueueHandle>,
+    nbd: RefCell<Option<Rc<NbdServer>>>,
+}
+
+impl BuiltInExports {
+    /// Exports whose clients are served by `queues` in turn; there is at least one.
+    pub fn new(queues: Vec<QueueHandle>) -> BuiltInExports {
+        BuiltInExports {
+            queues,
+            nbd: RefCell::default(),
+        }
+    }
+
+    fn running(&self) -> Result<Rc<NbdServer>> {
+        let not_running = || Error::invalid("type", "NBD server not running");
+        self.nbd.borrow().clone().ok_or_else(not_running)
+    }
+}
+
+impl ExportDrivers for BuiltInExports {
+    fn start_server(&self, options: &NbdServerStart) -> Result<()> {
+        if self.is_server_running() {
+            return Err(Error::invalid("addr", "NBD server already running"));
+        }
+        if let Some(id) = &options.tls_creds {
+            let reason = format!("No TLS credentials with id '{id}'");
+            return Err(Error::invalid("tls-creds", reason));
+        }
+        if options.tls_authz.is_some() {
+            let reason = "Parameter 'tls-authz' needs TLS credentials";
+            return Err(Error::invalid("tls-authz", reason));
+        }
+        let (address, shown) = address_of(&options.addr)?;
+        let mut server = ServerOptions::new(address);
+        server.max_connections = match options.max_connections {
+            None => Some(DEFAULT_MAX_CONNECTIONS),
+            Some(0) => None,
+            Some(limit) => Some(limit),
+        };
+        server.handshake_max = match options.handshake_max_seconds {
+            None => Some(DEFAULT_HANDSHAKE_MAX),
+            Some(0) => None,
+            Some(seconds) => Some(Duration::from_secs(u64::from(seconds))),
+        };
+        let started = NbdServer::start(server, self.queues.clone());
+        let server = started.map_err(|error| cannot_bind(&shown, &error))?;
+        *self.nbd.borrow_mut() = Some(Rc::new(server));
+        Ok(())
+    }
+
+    fn is_server_running(&self) -> bool {
+        self.nbd.borrow().is_some()
+    }
+
+    fn stop_server(&self) -> Closing {
+        let server = self.nbd.take();
+        Box::pin(async move {
+            if let Some(server) = server {
+                server.stop().await;
+            }
+        })
+    }
+
+    fn create(
+        &self,
+        options: &BlockExportOptions,
+        backend: &Arc<Backend>,
+    ) -> Result<Rc<dyn Export>> {
+        match &options.r#type {
+            BlockExportOptionsBranch::Nbd(nbd) => {
+                Ok(Rc::new(self.create_nbd(options, nbd, backend)?))
+            }
+        }
+    }
+}
+
+impl BuiltInExports {
+    fn create_nbd(
+        &self,
+        options: &BlockExportOptions,
+        nbd: &BlockExportOptionsNbd,
+        backend: &Arc<Backend>,
+    ) -> Result<NbdExport> {
+        let server = self.running()?;
+        let name = nbd.name.as_ref().unwrap_or(&options.node_name).clone();
+        let added = server.add_export(ExportOptions {
+            name: name.clone(),
+            description: nbd.description.clone().unwrap_or_default(),
+            backend: Arc::clone(backend),
+            writethrough: options.writethrough.unwrap_or(false),
+        });
+        added.map_err(|error| Error::invalid("name", error.to_string()))?;
+        Ok(NbdExport { server, name })
+    }
+}
+
+/// A node under a name on the NBD server.
+struct NbdExport {
+    server: Rc<NbdServer>,
+    name: String,
+}
+
+impl Export for NbdExport {
+    fn close(&self, mode: BlockExportRemoveMode) -> Result<Closing, InUse> {
+        let mode = match mode {
+            BlockExportRemoveMode::Safe => RemoveMode::Safe,
+            BlockExportRemoveMode::Hard => RemoveMode::Hard,
+        };
+        match self.server.begin_remove(&self.name, mode) {
+            Ok(left) => Ok(Box::pin(left)),
+            Err(ServerError::InUse { .. }) => Err(InUse),
+            // It is gone, which is what was asked for.
+            Err(
+                ServerError::NotFound { .. }
+                | ServerError::Stopping
+                | ServerError::TooLong { .. }
+                | ServerError::Exists { .. },
+            ) => Ok(Box::pin(std::future::ready(()))),
+        }
+    }
+}
+
+/// Where to listen, and how messages call it.
+fn address_of(address: &SocketAddressLegacy) -> Result<(Address, String)> {
+    match address {
+        SocketAddressLegacy::Unix(unix) => unix_address(unix),
+        SocketAddressLegacy::Inet(inet) => inet_address(inet),
+    }
+}
+
+fn unix_address(unix: &UnixSocketAddress) -> Result<(Address, String)> {
+    let shown = unix.path.clone();
+    if unix.r#abstract != Some(true) {
+        if unix.tight.is_some() {
+            let reason = "Parameter 'tight' needs 'abstract'";
+            return Err(Error::invalid("addr.tight", reason));
+        }
+        return Ok((Address::Unix(unix.path.clone().into()), shown));
+    }
+    if unix.tight == Some(false) {
+        let reason = "Parameter 'tight' is supported as 'true' only";
+        return Err(Error::invalid("addr.tight", reason));
+    }
+    let listener = SocketAddr::from_abstract_name(&unix.path)
+        .and_then(|address| UnixListener::bind_addr(&address))
+        .map_err(|error| cannot_bind(&shown, &error))?;
+    Ok((Address::Listening(listener.into()), shown))
+}
+
+fn inet_address(inet: &InetSocketAddress) -> Result<(Address, String)> {
+    let unsupported = [
+        ("to", inet.to.is_some()),
+        ("ipv4", inet.ipv4.is_some()),
+        ("ipv6", inet.ipv6.is_some()),
+        ("keep-alive", inet.keep_alive.is_some()),
+    ];
+    if let Some((name, _)) = unsupported.iter().find(|(_, given)| *given) {
+        let reason = format!("Parameter 'addr.data.{name}' is not supported here");
+        return Err(Error::invalid(format!("addr.data.{name}"), reason));
+    }
+    let Ok(port) = inet.port.parse() else {
+        let reason = format!(
+            "Parameter 'addr.data.port' expects a port, not '{}'",
+            inet.port
+        );
+        return Err(Error::invalid("addr.data.port", reason));
+    };
+    let shown = format!("{}:{port}", inet.host);
+    let host = inet.host.clone();
+    Ok((Address::Inet { host, port }, shown))
+}
+
+fn cannot_bind(place: &str, error: &std::io::Error) -> Error {
+    let why = kernel_text(error);
+    Error::invalid("addr", format!("Failed to bind socket to {place}: {why}"))
+}
