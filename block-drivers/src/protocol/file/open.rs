@@ -240,7 +240,7 @@ fn open_path(path: &std::path::Path, want: Wanted) -> Result<(OwnedFd, bool), Er
     }
     match open_blocking(path, flags | OFlags::RDWR) {
         Ok(fd) => Ok((fd, false)),
-        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) if want.auto_read_only => {
+        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::TXTBSY) if want.auto_read_only => {
             Ok((open_blocking(path, flags | OFlags::RDONLY)?, true))
         }
         Err(errno) => Err(errno),
