@@ -1,12 +1,14 @@
 //! The project's chores, one file each. `cargo xtask <chore> --help` tells more.
 
 mod regen;
+mod tidy;
 
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask <chore> [arguments]
 
-  regen [--check]  writes schema/src/generated from schema/*.json; --check only compares";
+  regen [--check]  writes schema/src/generated from schema/*.json; --check only compares
+  tidy             checks rules of the tree that no lint knows";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -14,6 +16,7 @@ fn main() -> ExitCode {
     let rest: Vec<String> = arguments.collect();
     let result = match chore.as_deref() {
         Some("regen") => regen::run(&rest),
+        Some("tidy") => tidy::run(&rest),
         _ => Err(USAGE.to_owned()),
     };
     match result {
