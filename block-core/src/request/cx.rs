@@ -320,13 +320,13 @@ impl Child {
     ///
     /// # Panics
     /// When the node has no such child.
-    pub(crate) fn child(&self, edge: EdgeIndex) -> Child {
+    pub fn child(&self, edge: EdgeIndex) -> Child {
         let index = self.snapshot.graph.entry(self.index).edges[usize::from(edge.0)].child;
         Child::new(self.queue.clone(), Rc::clone(&self.snapshot), index)
     }
 
     /// The backing file, if the node has one.
-    pub(crate) fn backing(&self) -> Option<Child> {
+    pub fn backing(&self) -> Option<Child> {
         let index = self.snapshot.graph.backing(self.index)?;
         Some(Child::new(
             self.queue.clone(),
