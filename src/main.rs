@@ -1,2 +1,138 @@
 //! Disk image tool and storage daemon.
-fn main() {}
+//!
+//! `qblk SUBCOMMAND …`; called by a link named `qemu-img`, `qemu-io` or `qemu-storage-daemon` it
+//! is that tool. Each subcommand is a file; the shapes of their options are in `opts/`.
+
+mod bench;
+mod check;
+mod compare;
+mod create;
+mod human;
+mod image;
+mod info;
+mod map;
+mod opts;
+mod progress;
+mod qmp;
+mod report;
+mod resize;
+mod session;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::Parser;
+
+use report::{Failure, Outcome};
+
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (as QEMU 10.0.2)");
+
+/// Disk image tool and storage daemon, compatible with QEMU's
+#[derive(Parser)]
+#[command(name = "qblk", version = VERSION, disable_help_subcommand = true)]
+struct Program {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Bench(bench::Args),
+    Check(check::Args),
+    Compare(compare::Args),
+    Create(create::Args),
+    Info(info::Args),
+    Map(map::Args),
+    Qmp(qmp::Args),
+    Resize(resize::Args),
+}
+
+fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    report::set_program(&words.next().unwrap_or_default().to_string_lossy());
+    let code = match dispatch(words.collect()) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    };
+    ExitCode::from(code)
+}
+
+fn dispatch(words: Vec<OsString>) -> Outcome {
+    match parse::<Program>(words)?.map(|program| program.command) {
+        None => Ok(0),
+        Some(Command::Bench(args)) => bench::run(args),
+        Some(Command::Check(args)) => check::run(args),
+        Some(Command::Compare(args)) => compare::run(args),
+        Some(Command::Create(args)) => create::run(args),
+        Some(Command::Info(args)) => info::run(args),
+        Some(Command::Map(args)) => map::run(args),
+        Some(Command::Qmp(args)) => qmp::run(args),
+        Some(Command::Resize(args)) => resize::run(args),
+    }
+}
+
+/// Parses a command line; `None` when it asked for help or the version, which was printed.
+fn parse<P: Parser>(words: Vec<OsString>) -> Result<Option<P>, Failure> {
+    let program = OsString::from(report::program());
+    let command = P::command()
+        .name(report::program())
+        .bin_name(report::program());
+    let matches = command.try_get_matches_from(std::iter::once(program).chain(words));
+    match matches.and_then(|mut matches| P::from_arg_matches_mut(&mut matches)) {
+        Ok(parsed) => Ok(Some(parsed)),
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                print!("{error}");
+                Ok(None)
+            }
+            _ => Err(Failure::usage(&complaint(&error))),
+        },
+    }
+}
+
+/// What is wrong with a command line, in one line that names the word.
+fn complaint(error: &clap::Error) -> String {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "",
+    };
+    let argument = context(ContextKind::InvalidArg);
+    // clap shows `--output <human|json>`.
+    let option = argument.split(' ').next().unwrap_or_default();
+    match error.kind() {
+        ErrorKind::UnknownArgument if argument.starts_with('-') => {
+            format!("unrecognized option '{argument}'")
+        }
+        ErrorKind::UnknownArgument => format!("Unexpected argument: {argument}"),
+        ErrorKind::InvalidSubcommand => {
+            format!(
+                "Command not found: {}",
+                context(ContextKind::InvalidSubcommand)
+            )
+        }
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            "Not enough arguments".to_owned()
+        }
+        ErrorKind::InvalidValue => {
+            let value = context(ContextKind::InvalidValue);
+            let valid = match error.get(ContextKind::ValidValue) {
+                Some(ContextValue::Strings(valid)) => valid.as_slice(),
+                _ => &[],
+            };
+            match (value, valid) {
+                ("", _) => format!("missing argument for option '{option}'"),
+                (value, []) => format!("Invalid value '{value}' for '{option}'"),
+                (value, valid) => {
+                    let valid: Vec<String> = valid.iter().map(|v| format!("'{v}'")).collect();
+                    format!("{option} expects {} not '{value}'", valid.join(" or "))
+                }
+            }
+        }
+        _ => {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            first.trim_start_matches("error: ").to_owned()
+        }
+    }
+}

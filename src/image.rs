@@ -1,0 +1,311 @@
+//! Images as subcommands use them: opened by name, read and written through a backend.
+//!
+//! Formats are guessed where the user gives none, as tools do and the library does not. Invariant:
+//! an image whose format was guessed to be raw never gets a first sector that another format would
+//! be guessed from, or the next program to open it would follow what a guest wrote there.
+
+use std::sync::Arc;
+
+use block_core::driver::{Child, ZeroFlags};
+use block_core::error::{Error, Result};
+use block_core::graph::NodeId;
+use block_core::graph::open::Registry;
+use block_core::{Backend, BackendSlot, IoBuf, Layer, LocalQueue, Request};
+use block_drivers::Drivers;
+use block_schema::types::BlockdevDriver;
+
+use crate::opts::image::{Access, Backing, ImageName, OpenHow, Target, format_over};
+use crate::report::{self, Failure};
+use crate::session::Session;
+
+/// Bytes that formats are guessed from.
+const HEAD_LEN: usize = 2048;
+
+/// An open image.
+pub(crate) struct Image {
+    queue: LocalQueue,
+    node: NodeId,
+    backend: Arc<Backend>,
+    slot: BackendSlot,
+    name: String,
+    head: Head,
+    /// Whether each write is durable when it completes.
+    writethrough: bool,
+}
+
+/// What may be written to the start of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Head {
+    /// Anything.
+    Free,
+    /// Nothing that looks like a format's header.
+    StaysRaw,
+}
+
+impl Image {
+    /// Opens an image. `node_name` is the `node-name` it gets.
+    ///
+    /// # Errors
+    /// `Could not open 'NAME': …`.
+    pub(crate) async fn open(
+        session: &Session,
+        name: &ImageName,
+        node_name: &str,
+        how: OpenHow,
+    ) -> Result<Image, Failure> {
+        Image::open_unprefixed(session, name, node_name, how)
+            .await
+            .map_err(|failure| failure.while_doing(&format!("Could not open '{}'", name.text)))
+    }
+
+    /// As [`open`](Image::open), with the bare reason as error.
+    ///
+    /// # Errors
+    /// What is wrong with the name; what opening answers.
+    pub(crate) async fn open_unprefixed(
+        session: &Session,
+        name: &ImageName,
+        node_name: &str,
+        how: OpenHow,
+    ) -> Result<Image, Failure> {
+        let (queue, layer) = (session.queue(), session.layer());
+        let (node, head) = open_node(queue, layer, name, node_name, &how).await?;
+        let read_only = how.access == Access::Read;
+        let backend = layer.add_backend("", node, read_only).await?;
+        if head == Head::StaysRaw && !read_only {
+            warn_of_guessed_raw(&name.text);
+        }
+        Ok(Image {
+            queue: queue.clone(),
+            node,
+            slot: queue.attach(&backend),
+            backend,
+            name: name.text.clone(),
+            head,
+            writethrough: !how.cache.writeback,
+        })
+    }
+
+    /// What the user calls it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The node's identity.
+    pub(crate) fn id(&self) -> NodeId {
+        self.node
+    }
+
+    /// The queue that it was opened on.
+    pub(crate) fn queue(&self) -> &LocalQueue {
+        &self.queue
+    }
+
+    /// Its place on that queue, for requests without a future each.
+    pub(crate) fn slot(&self) -> BackendSlot {
+        self.slot
+    }
+
+    /// The node in the current graph.
+    ///
+    /// # Errors
+    /// `NodeNotFound` after it was closed.
+    pub(crate) fn node(&self) -> Result<Child> {
+        self.queue.layer().node(&self.queue, self.node)
+    }
+
+    /// Bytes of the image.
+    ///
+    /// # Errors
+    /// As [`node`](Image::node).
+    pub(crate) fn len(&self) -> Result<u64> {
+        Ok(self.node()?.len())
+    }
+
+    /// Fills `buf` from `offset`.
+    ///
+    /// # Errors
+    /// What the graph answers.
+    pub(crate) async fn read(&self, offset: u64, buf: IoBuf) -> Result<IoBuf> {
+        self.queue
+            .request(self.slot, Request::read(offset, buf))
+            .await
+    }
+
+    /// Writes `buf` at `offset`; it is under way when this returns its future.
+    ///
+    /// # Errors
+    /// What the graph answers; `Io` with `PERM` for a header that must not be.
+    pub(crate) fn write(
+        &self,
+        offset: u64,
+        buf: IoBuf,
+        fua: Durable,
+    ) -> impl Future<Output = Result<IoBuf>> {
+        let guarded = self.head == Head::StaysRaw && offset < HEAD_LEN as u64;
+        let request = match fua {
+            Durable::Now => Request::write(offset, buf.clone()).with_fua(),
+            Durable::Later if self.writethrough => Request::write(offset, buf.clone()).with_fua(),
+            Durable::Later => Request::write(offset, buf.clone()),
+        };
+        let started = (!guarded).then(|| self.queue.request(self.slot, request.clone()));
+        async move {
+            match started {
+                Some(started) => started.await,
+                None => {
+                    self.check_head(offset, &buf).await?;
+                    self.queue.request(self.slot, request).await
+                }
+            }
+        }
+    }
+
+    /// Makes a range read as zeroes.
+    ///
+    /// # Errors
+    /// What the graph answers.
+    pub(crate) async fn write_zeroes(
+        &self,
+        offset: u64,
+        len: u64,
+        flags: ZeroFlags,
+        fua: Durable,
+    ) -> Result<()> {
+        let mut request = Request::write_zeroes(offset, len, flags);
+        if fua == Durable::Now || self.writethrough {
+            request = request.with_fua();
+        }
+        self.queue.request(self.slot, request).await.map(drop)
+    }
+
+    /// Gives a range back.
+    ///
+    /// # Errors
+    /// What the graph answers.
+    pub(crate) async fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        let request = Request::discard(offset, len);
+        self.queue.request(self.slot, request).await.map(drop)
+    }
+
+    /// Makes everything durable that has completed.
+    ///
+    /// # Errors
+    /// What the graph answers.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        self.queue
+            .request(self.slot, Request::flush())
+            .await
+            .map(drop)
+    }
+
+    /// Flushes and closes the image; its files are unlocked then.
+    ///
+    /// # Errors
+    /// What closing answers.
+    pub(crate) async fn close(self) -> Result<()> {
+        let layer = self.queue.layer().clone();
+        layer.remove_backend(&self.backend).await;
+        layer.remove_node(&self.queue, self.node).await
+    }
+
+    /// Looks at what the first bytes would be with `buf` at `offset`.
+    async fn check_head(&self, offset: u64, buf: &IoBuf) -> Result<()> {
+        let node = self.node()?;
+        let len = node.len().min(HEAD_LEN as u64);
+        let len = usize::try_from(len).unwrap_or(HEAD_LEN);
+        let mut head = node.read_bytes(0, len).await?.to_vec();
+        let start = usize::try_from(offset).unwrap_or(len).min(len);
+        let count = buf.len().min(len - start);
+        buf.copy_out(0, &mut head[start..start + count]);
+        if Drivers.probe(&head) == BlockdevDriver::Raw {
+            return Ok(());
+        }
+        Err(Error::Io {
+            node: node.node_name().to_owned(),
+            op: "write",
+            offset,
+            len: buf.len() as u64,
+            source: rustix::io::Errno::PERM.into(),
+        })
+    }
+}
+
+/// When a write must be durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durable {
+    /// When it completes.
+    Now,
+    /// After the next flush.
+    Later,
+}
+
+async fn open_node(
+    queue: &LocalQueue,
+    layer: &Layer,
+    name: &ImageName,
+    node_name: &str,
+    how: &OpenHow,
+) -> Result<(NodeId, Head), Failure> {
+    match name.target(node_name, how)? {
+        Target::Known(options) => {
+            let node = layer.blockdev_add(queue, options).await?;
+            Ok((node, Head::Free))
+        }
+        Target::Probe { protocol, format } => {
+            let protocol_name = protocol.node_name.clone().unwrap_or_default();
+            let protocol = layer.blockdev_add(queue, protocol).await?;
+            let guessed = probe(&layer.node(queue, protocol)?).await?;
+            let options = format_over(guessed, &protocol_name, format, how.backing)?;
+            let node = layer.blockdev_add(queue, options).await?;
+            let head = match guessed {
+                BlockdevDriver::Raw => Head::StaysRaw,
+                _ => Head::Free,
+            };
+            Ok((node, head))
+        }
+    }
+}
+
+/// Guesses the format of what a protocol node holds.
+async fn probe(protocol: &Child) -> Result<BlockdevDriver> {
+    let len = usize::try_from(protocol.len())
+        .unwrap_or(HEAD_LEN)
+        .min(HEAD_LEN);
+    let head = protocol.read_bytes(0, len).await?;
+    Ok(Drivers.probe(&head))
+}
+
+/// Guesses the format of an image by its name.
+///
+/// # Errors
+/// What opening and reading it answers.
+pub(crate) async fn guess_format(
+    session: &Session,
+    name: &ImageName,
+    how: OpenHow,
+) -> Result<BlockdevDriver, Failure> {
+    let how = OpenHow {
+        backing: Backing::Ignore,
+        ..how
+    };
+    let image = Image::open(session, name, "guess", how).await?;
+    let format = image.node()?.node().driver().format_name();
+    image.close().await?;
+    format
+        .parse()
+        .map_err(|_| Failure::new(format!("Unknown driver '{format}'")))
+}
+
+fn warn_of_guessed_raw(name: &str) {
+    eprintln!(
+        "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         \
+         Automatically detecting the format is dangerous for raw images, write operations on \
+         block 0 will be restricted.\n         \
+         Specify the 'raw' format explicitly to remove the restrictions."
+    );
+}
+
+/// What the kernel's word for an error is: `No space left on device`.
+pub(crate) fn errno_text(error: &Error) -> String {
+    report::system_text(&error.errno().into())
+}

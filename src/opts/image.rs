@@ -1,0 +1,426 @@
+//! Names of images: from what a user writes to the schema's `BlockdevOptions`.
+//!
+//! A name is a path, a URI that a driver understands, `json:{…}`, or with `--image-opts` a list of
+//! options. Called by every subcommand through `image.rs`. Invariant: names on the command line
+//! are explicit, so nothing here asks the policy. Not here: opening, probing.
+
+use block_core::graph::open::Registry;
+use block_core::graph::policy::protocol_of;
+use block_drivers::Drivers;
+use block_schema::types::{BlockdevDriver, BlockdevOptions, BlockdevRef};
+use block_schema::{Object, Unknown, Value, Wire};
+
+use super::cache::CacheMode;
+use super::{keyval, typed};
+use crate::report::Failure;
+use crate::session::ImplicitOpen;
+
+/// Options of every subcommand that opens an image.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct ImageArgs {
+    /// FILENAME is a list of options (driver=qcow2,file.filename=…) and not a name
+    #[arg(long)]
+    pub(crate) image_opts: bool,
+    /// Open the image although another program may be writing it
+    #[arg(short = 'U', long)]
+    pub(crate) force_share: bool,
+    #[command(flatten)]
+    pub(crate) implicit: ImplicitArgs,
+}
+
+/// What names found inside images may do.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub(crate) struct ImplicitArgs {
+    /// What to do with names found inside an image (backing file, data file)
+    #[arg(
+        long = "implicit-open",
+        value_enum,
+        default_value_t,
+        value_name = "POLICY"
+    )]
+    pub(crate) policy: ImplicitOpen,
+}
+
+/// What the user calls an image.
+#[derive(Clone, Debug)]
+pub(crate) struct ImageName {
+    /// As written.
+    pub(crate) text: String,
+    /// The format given for it.
+    pub(crate) format: Option<String>,
+    /// Whether `text` is a list of options.
+    pub(crate) is_options: bool,
+}
+
+/// The one image that a command line names.
+///
+/// # Errors
+/// When there is none, or there are more.
+pub(crate) fn one_name(names: &[String]) -> Result<&str, Failure> {
+    match names {
+        [name] => Ok(name),
+        _ => Err(Failure::usage("Expecting one image file name")),
+    }
+}
+
+/// How an image is to be opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenHow {
+    /// Whether it will be written.
+    pub(crate) access: Access,
+    /// Whether other programs may write it meanwhile.
+    pub(crate) force_share: bool,
+    /// Whether its backing file is opened too.
+    pub(crate) backing: Backing,
+    /// How it is cached.
+    pub(crate) cache: CacheMode,
+    /// The I/O backend; the driver's choice if `None`.
+    pub(crate) aio: Option<&'static str>,
+}
+
+/// What is done to an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// It is only read.
+    Read,
+    /// It is written.
+    Write,
+}
+
+/// Whether to follow an image to its backing file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backing {
+    /// As the image says.
+    Follow,
+    /// The image alone.
+    Ignore,
+}
+
+impl OpenHow {
+    /// For reading.
+    pub(crate) fn read(args: &ImageArgs) -> OpenHow {
+        OpenHow {
+            access: Access::Read,
+            force_share: args.force_share,
+            backing: Backing::Follow,
+            cache: CacheMode::WRITEBACK,
+            aio: None,
+        }
+    }
+
+    /// For reading and writing.
+    pub(crate) fn write(args: &ImageArgs) -> OpenHow {
+        OpenHow {
+            access: Access::Write,
+            ..OpenHow::read(args)
+        }
+    }
+
+    /// In another cache mode.
+    #[must_use]
+    pub(crate) fn with_cache(self, cache: CacheMode) -> OpenHow {
+        OpenHow { cache, ..self }
+    }
+
+    /// Sets what this says in a node's options, where they don't say it themselves.
+    fn apply(&self, options: &mut Object) -> Result<(), Failure> {
+        if self.force_share && options.get("force-share") == Some(&Value::Bool(false)) {
+            return Err(Failure::new(
+                "--force-share/-U conflicts with image options",
+            ));
+        }
+        default(options, "read-only", self.access == Access::Read);
+        if self.force_share {
+            default(options, "force-share", true);
+        }
+        default(options, "discard", "unmap");
+        if let Some(aio) = self.aio {
+            default(options, "aio", aio);
+        }
+        let mut cache = match options.remove("cache") {
+            Some(Value::Object(cache)) => cache,
+            _ => Object::new(),
+        };
+        default(&mut cache, "writeback", self.cache.writeback);
+        default(&mut cache, "direct", self.cache.direct);
+        default(&mut cache, "no-flush", self.cache.no_flush);
+        options.insert("cache", cache);
+        Ok(())
+    }
+}
+
+/// What to open for a name.
+pub(crate) enum Target {
+    /// This node, whose driver is known.
+    Known(BlockdevOptions),
+    /// This protocol node, and over it the format that its first bytes show.
+    Probe {
+        /// The node to look at.
+        protocol: BlockdevOptions,
+        /// Options for the format's node, but its driver and file.
+        format: Object,
+    },
+}
+
+/// The name that a protocol node gets while its format is guessed.
+const PROTOCOL_NODE: &str = "protocol";
+
+impl ImageName {
+    /// A name, with a format if the user gave one.
+    ///
+    /// # Errors
+    /// When a list of options comes with a format besides.
+    pub(crate) fn new(
+        text: &str,
+        format: Option<&str>,
+        args: &ImageArgs,
+    ) -> Result<ImageName, Failure> {
+        if args.image_opts && format.is_some() {
+            let text = "--image-opts and --format are mutually exclusive";
+            return Err(Failure::new(text));
+        }
+        Ok(ImageName {
+            text: text.to_owned(),
+            format: format.map(str::to_owned),
+            is_options: args.image_opts,
+        })
+    }
+
+    /// The options of the image's node. `name` becomes its `node-name`.
+    ///
+    /// # Errors
+    /// What is wrong with the name or the options.
+    pub(crate) fn target(&self, name: &str, how: &OpenHow) -> Result<Target, Failure> {
+        let mut options = self.options()?;
+        if let Some(format) = &self.format {
+            options.insert("driver", format.as_str());
+        }
+        default(&mut options, "node-name", name);
+        let driver = driver_of(&options)?;
+        let is_protocol = driver.is_some_and(|driver| !is_format(driver));
+        if is_protocol {
+            how.apply(&mut options)?;
+            return decode(options).map(Target::Known);
+        }
+        let filename = options.remove("filename");
+        match (options.remove("file"), filename) {
+            (Some(Value::Object(file)), _) => {
+                options.insert("file", with_driver(file)?);
+            }
+            (Some(file), _) => options.insert("file", file),
+            (None, Some(Value::String(filename))) => {
+                options.insert("file", protocol_of_name(&filename)?);
+            }
+            (None, _) => {}
+        }
+        how.apply(&mut options)?;
+        if how.backing == Backing::Ignore && driver.is_some_and(has_backing) {
+            options.insert("backing", "");
+        }
+        if driver.is_some() {
+            return decode(options).map(Target::Known);
+        }
+        let Some(Value::Object(mut protocol)) = options.remove("file") else {
+            let text = "A block device must be specified for \"file\"";
+            return Err(Failure::new(text));
+        };
+        protocol.insert("node-name", format!("{name}-{PROTOCOL_NODE}"));
+        how.apply(&mut protocol)?;
+        let protocol = decode(protocol)?;
+        Ok(Target::Probe {
+            protocol,
+            format: options,
+        })
+    }
+
+    /// The options that the name stands for, as far as it says.
+    fn options(&self) -> Result<Object, Failure> {
+        if self.is_options {
+            let options = keyval::parse(&self.text, None)?;
+            return typed::arguments_of("blockdev-add", options);
+        }
+        if let Some(json) = self.text.strip_prefix("json:") {
+            let value = Value::from_json(json)
+                .map_err(|e| Failure::new(format!("Could not parse the JSON options: {e}")))?;
+            let Value::Object(options) = value else {
+                return Err(Failure::new("Invalid JSON object given"));
+            };
+            return typed::arguments_of("blockdev-add", keyval::nested_keys(options)?);
+        }
+        let mut options = Object::new();
+        options.insert("filename", self.text.as_str());
+        // A name with a protocol and no format still means the image inside.
+        Ok(options)
+    }
+}
+
+/// The node's options for a format over a protocol node that is open.
+///
+/// # Errors
+/// When the format takes no file.
+pub(crate) fn format_over(
+    format: BlockdevDriver,
+    protocol: &str,
+    mut options: Object,
+    backing: Backing,
+) -> Result<BlockdevOptions, Failure> {
+    options.insert("driver", format.as_str());
+    options.insert("file", protocol);
+    if backing == Backing::Ignore && has_backing(format) {
+        options.insert("backing", "");
+    }
+    decode(options)
+}
+
+fn default(options: &mut Object, name: &str, value: impl Into<Value>) {
+    if !options.contains(name) {
+        options.insert(name, value);
+    }
+}
+
+fn driver_of(options: &Object) -> Result<Option<BlockdevDriver>, Failure> {
+    match options.get("driver") {
+        None => Ok(None),
+        Some(Value::String(name)) => match name.parse() {
+            Ok(driver) => Ok(Some(driver)),
+            Err(_) => Err(Failure::new(format!("Unknown driver '{name}'"))),
+        },
+        Some(_) => Err(Failure::new("Parameter 'driver' expects a string")),
+    }
+}
+
+/// Whether a driver reads images from a file below it.
+pub(crate) fn is_format(driver: BlockdevDriver) -> bool {
+    let file = BlockdevRef::Reference(String::new());
+    Drivers.format_over(driver, file).is_some()
+}
+
+fn has_backing(driver: BlockdevDriver) -> bool {
+    use BlockdevDriver as D;
+    matches!(driver, D::Qcow2 | D::Qcow | D::Qed | D::Cow | D::Vmdk)
+}
+
+/// A nested node's options; without a driver, its file name says which.
+fn with_driver(mut options: Object) -> Result<Object, Failure> {
+    if options.contains("driver") {
+        return Ok(options);
+    }
+    let Some(Value::String(filename)) = options.remove("filename") else {
+        let text = "A block device must be specified for \"file\"";
+        return Err(Failure::new(text));
+    };
+    let mut named = protocol_of_name(&filename)?;
+    for (name, value) in options {
+        named.insert(name, value);
+    }
+    Ok(named)
+}
+
+/// The options of the protocol node that a file name stands for.
+fn protocol_of_name(filename: &str) -> Result<Object, Failure> {
+    if protocol_of(filename) == Some("json") {
+        let text = "json: names are not allowed as file names of options";
+        return Err(Failure::new(text));
+    }
+    let branch = Drivers.parse_filename(filename)?;
+    match BlockdevOptions::new(branch).encode() {
+        Value::Object(options) => Ok(options),
+        _ => Ok(Object::new()),
+    }
+}
+
+fn decode(options: Object) -> Result<BlockdevOptions, Failure> {
+    BlockdevOptions::decode(Value::Object(options), Unknown::Refuse)
+        .map_err(|invalid| Failure::new(invalid.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, format: Option<&str>, is_options: bool, want: &str) {
+        let name = ImageName {
+            text: text.to_owned(),
+            format: format.map(str::to_owned),
+            is_options,
+        };
+        let how = OpenHow {
+            access: Access::Read,
+            force_share: false,
+            backing: Backing::Follow,
+            cache: CacheMode::WRITEBACK,
+            aio: None,
+        };
+        let shown = |options: BlockdevOptions| {
+            let mut value = options.encode();
+            if let Value::Object(object) = &mut value {
+                for common in ["read-only", "discard", "cache"] {
+                    object.remove(common);
+                }
+            }
+            value.to_ascii_json()
+        };
+        let got = match name.target("image", &how) {
+            Ok(Target::Known(options)) => shown(options),
+            Ok(Target::Probe { protocol, .. }) => format!("probe {}", shown(protocol)),
+            Err(failure) => failure.text().to_owned(),
+        };
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn names_become_options() {
+        check(
+            "a.img",
+            None,
+            false,
+            r#"probe {"driver": "file", "node-name": "image-protocol", "filename": "a.img"}"#,
+        );
+        check(
+            "a.img",
+            Some("raw"),
+            false,
+            concat!(
+                r#"{"driver": "raw", "node-name": "image", "#,
+                r#""file": {"driver": "file", "filename": "a.img"}}"#
+            ),
+        );
+        check(
+            "a.img",
+            Some("file"),
+            false,
+            r#"{"driver": "file", "node-name": "image", "filename": "a.img"}"#,
+        );
+        check(
+            r#"json:{"driver": "raw", "size": "4k", "file.filename": "x"}"#,
+            None,
+            false,
+            concat!(
+                r#"{"driver": "raw", "node-name": "image", "file": {"driver": "file", "filename": "x"}, "#,
+                r#""size": 4096}"#
+            ),
+        );
+        check(
+            "driver=qcow2,file.driver=file,file.filename=x",
+            None,
+            true,
+            concat!(
+                r#"{"driver": "qcow2", "node-name": "image", "#,
+                r#""file": {"driver": "file", "filename": "x"}}"#
+            ),
+        );
+    }
+
+    #[test]
+    fn what_no_driver_understands_is_refused() {
+        check("a.img", Some("nope"), false, "Unknown driver 'nope'");
+        check("gopher:x", None, false, "Unknown protocol 'gopher'");
+        check(
+            "driver=raw,file.driver=file,file.filename=x,bogus=1",
+            None,
+            true,
+            "Parameter 'bogus' is unexpected",
+        );
+    }
+}

@@ -1,0 +1,86 @@
+//! How far a long subcommand is (`-p`): a bar on a terminal, percentages elsewhere.
+
+use std::cell::Cell;
+use std::io::{IsTerminal, Write};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::human::as_float;
+
+/// Shows how much of `total` is done.
+pub(crate) struct Progress {
+    total: u64,
+    done: Cell<u64>,
+    shown: Shown,
+}
+
+enum Shown {
+    Nothing,
+    /// The percentage printed last, in hundredths.
+    Percent(Cell<u64>),
+    Bar(ProgressBar),
+}
+
+impl Progress {
+    /// Starts at nothing done; `wanted` is the user's `-p`.
+    pub(crate) fn start(wanted: bool, total: u64) -> Progress {
+        let shown = match wanted {
+            false => Shown::Nothing,
+            true if std::io::stdout().is_terminal() => Shown::Bar(bar(total)),
+            true => Shown::Percent(Cell::new(u64::MAX)),
+        };
+        let progress = Progress {
+            total,
+            done: Cell::new(0),
+            shown,
+        };
+        progress.show();
+        progress
+    }
+
+    /// Adds what was done since.
+    pub(crate) fn add(&self, bytes: u64) {
+        self.done
+            .set(self.done.get().saturating_add(bytes).min(self.total));
+        self.show();
+    }
+
+    /// Shows that all is done.
+    pub(crate) fn finish(&self) {
+        self.done.set(self.total);
+        self.show();
+        match &self.shown {
+            Shown::Nothing => {}
+            Shown::Percent(_) => println!(),
+            Shown::Bar(bar) => bar.finish(),
+        }
+    }
+
+    fn show(&self) {
+        match &self.shown {
+            Shown::Nothing => {}
+            Shown::Bar(bar) => bar.set_position(self.done.get()),
+            Shown::Percent(last) => {
+                let share = match self.total {
+                    0 => 10_000,
+                    total => {
+                        u64::try_from(u128::from(self.done.get()) * 10_000 / u128::from(total))
+                            .unwrap_or(10_000)
+                    }
+                };
+                if last.replace(share) != share {
+                    print!("    ({:.2}/100%)\r", as_float(share) / 100.0);
+                    // A closed pipe shows when the results are printed.
+                    std::io::stdout().flush().ok();
+                }
+            }
+        }
+    }
+}
+
+fn bar(total: u64) -> ProgressBar {
+    let template = "{bar:40} {percent:>3}%  {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta}";
+    let style = ProgressStyle::with_template(template);
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stdout()).with_style(style)
+}

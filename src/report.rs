@@ -1,0 +1,131 @@
+//! What a subcommand tells its caller: messages in the name of the tool that was called, and the
+//! exit code.
+
+use std::io;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use block_core::Error;
+
+/// How a subcommand ended: its exit code, or why not.
+pub(crate) type Outcome = Result<u8, Failure>;
+
+/// Why a subcommand ended early.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    text: String,
+    code: u8,
+}
+
+impl Failure {
+    /// A failure with exit code 1.
+    pub(crate) fn new(text: impl Into<String>) -> Failure {
+        Failure {
+            text: text.into(),
+            code: 1,
+        }
+    }
+
+    /// A command line that is not one; the message says where to find help.
+    pub(crate) fn usage(text: &str) -> Failure {
+        let help = std::env::args()
+            .nth(1)
+            .filter(|word| !word.starts_with('-'));
+        let command = match help {
+            Some(subcommand) => format!("{} {subcommand}", program()),
+            None => program().to_owned(),
+        };
+        Failure::new(format!("{text}\nTry '{command} --help' for more info"))
+    }
+
+    /// A failure whose messages have been printed.
+    pub(crate) fn reported() -> Failure {
+        Failure::new("")
+    }
+
+    /// Lets another exit code tell what failed.
+    #[must_use]
+    pub(crate) fn with_code(mut self, code: u8) -> Failure {
+        self.code = code;
+        self
+    }
+
+    /// Puts what was tried before why it failed.
+    #[must_use]
+    pub(crate) fn while_doing(mut self, what: &str) -> Failure {
+        self.text = format!("{what}: {}", self.text);
+        self
+    }
+
+    /// The message.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Prints the message, if there is one, and gives the exit code.
+    pub(crate) fn report(&self) -> u8 {
+        if !self.text.is_empty() {
+            error(&self.text);
+        }
+        self.code
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::new(chain_text(&error))
+    }
+}
+
+/// The chain of causes in one line, as a sentence begins.
+pub(crate) fn chain_text(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        match cause.downcast_ref::<io::Error>() {
+            Some(system) => text.push_str(&system_text(system)),
+            None => text.push_str(&cause.to_string()),
+        }
+        next = cause.source();
+    }
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) => first.to_uppercase().chain(chars).collect(),
+        None => text,
+    }
+}
+
+/// What the kernel's word for an error is, without its number.
+pub(crate) fn system_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    match (error.raw_os_error(), text.rfind(" (os error ")) {
+        (Some(_), Some(end)) => text[..end].to_owned(),
+        _ => text,
+    }
+}
+
+static PROGRAM: OnceLock<String> = OnceLock::new();
+
+/// Takes the tool's name from the path by which it was called.
+pub(crate) fn set_program(path: &str) {
+    let name = Path::new(path).file_name().and_then(|name| name.to_str());
+    PROGRAM.get_or_init(|| name.unwrap_or("qblk").to_owned());
+}
+
+/// The name by which the tool was called.
+pub(crate) fn program() -> &'static str {
+    PROGRAM.get().map_or("qblk", String::as_str)
+}
+
+/// Tells of an error that ends the command.
+pub(crate) fn error(text: &str) {
+    eprintln!("{}: {text}", program());
+}
+
+/// Tells of something the user should know.
+pub(crate) fn warning(text: &str) {
+    eprintln!("{}: warning: {text}", program());
+}
