@@ -6,13 +6,14 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use block_core::driver::{Cx, Driver, Pending, Preallocation, Status, ZeroFlags};
+use block_core::driver::{Cx, Description, Driver, Pending, Preallocation, Status, ZeroFlags};
 use block_core::engine::{Leaf, LeafFile};
 use block_core::graph::perm::Use;
 use block_core::limits::Limits;
 use block_core::request::align::{read_leaf, write_leaf};
 use block_core::request::map::{Access, Extent, Lookup, Mapping};
 use block_core::{IoBuf, Result};
+use block_schema::types::{ImageInfoSpecific, ImageInfoSpecificFile};
 
 mod create;
 mod lock;
@@ -77,6 +78,18 @@ impl Driver for FileDriver {
         Limits {
             request_alignment: self.leaf.request_alignment(),
             ..Limits::default()
+        }
+    }
+
+    fn describe(&self) -> Description {
+        let specific = match self.kind {
+            Kind::RegularFile => Some(ImageInfoSpecific::File(ImageInfoSpecificFile::default())),
+            Kind::HostDevice => None,
+        };
+        Description {
+            dirty: Some(false),
+            format_specific: specific,
+            ..Description::default()
         }
     }
 
