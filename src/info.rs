@@ -124,7 +124,7 @@ pub(crate) fn image_info(graph: &Graph, index: NodeIndex) -> ImageInfo {
     let mut info = ImageInfo::new(
         filename,
         driver.format_name().to_owned(),
-        signed(driver.len()),
+        signed(graph.len(index)),
     );
     let described = driver.describe();
     info.cluster_size = described.cluster_size.map(signed);
