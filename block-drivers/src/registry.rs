@@ -16,7 +16,7 @@ use block_schema::types::{
 };
 
 use crate::format::raw;
-use crate::protocol::file;
+use crate::protocol::{file, nbd};
 
 macro_rules! drivers {
     (built_in { $($variant:ident => $open:path,)* } absent { $($absent:ident,)* }) => {
@@ -44,9 +44,10 @@ drivers! {
         Raw => raw::open,
         File => file::open_file,
         HostDevice => file::open_host_device,
+        Nbd => nbd::open,
     }
     absent {
-        Qcow2, Nbd,
+        Qcow2,
         HostCdrom, HostFloppy, Http, Https, Ftp, Ftps, Tftp, Vvfat, Blkdebug,
         Blkverify, Bochs, Cloop, Cow, Dmg, Parallels, Qcow, Qed, Vdi, Vhdx, Vmdk, Vpc, Quorum,
         NullCo, NullAio,
@@ -128,6 +129,9 @@ impl Registry for Drivers {
     fn parse_filename(&self, name: &str) -> Result<BlockdevOptionsBranch> {
         match protocol_of(name) {
             None => Ok(file_named(name)),
+            Some("nbd" | "nbd+tcp" | "nbd+unix") => {
+                nbd::parse_filename(name).map(BlockdevOptionsBranch::Nbd)
+            }
             Some("file") => Ok(file_named(&name["file:".len()..])),
             Some(protocol) => Err(Error::invalid(
                 "filename",

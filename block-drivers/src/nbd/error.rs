@@ -100,6 +100,12 @@ pub enum WireError {
         /// The reply's cookie.
         cookie: u64,
     },
+    /// A simple reply to a request that must get a structured one.
+    #[error("simple reply to request {cookie:#x}, which needs a structured one")]
+    SimpleReply {
+        /// The reply's cookie.
+        cookie: u64,
+    },
     /// A chunk whose type or length does not fit its request.
     #[error("reply chunk of type {kind:#x} and {len} bytes does not fit request {cookie:#x}")]
     Chunk {

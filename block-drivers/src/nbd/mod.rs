@@ -1,16 +1,18 @@
 //! The NBD protocol's bytes, for the server (`export/nbd`) and the client (`protocol/nbd`).
 //!
-//! Everything here is pure: bytes in, checked values out, and back. Both sides of the handshake are
-//! state machines that neither wait nor own a socket, so that tests run one against the other.
-//! Invariant: past this module nobody sees a raw field, and no length from the wire has met an
+//! All but `input` and `outbox`, the two ends of a socket, is pure: bytes in, checked values out, and
+//! back. Both sides of the handshake are state machines that neither wait nor own a socket, so that
+//! tests run one against the other. Invariant: past this module nobody sees a raw field, and no length from the wire has met an
 //! allocation before its bound. Not here: sockets, limits on connections, the backend.
 //! Spec: NBD `doc/proto.md`.
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 pub(crate) mod client_handshake;
 mod error;
+pub(crate) mod input;
 pub(crate) mod layout;
 pub(crate) mod option;
+pub(crate) mod outbox;
 pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod server_handshake;
@@ -18,6 +20,10 @@ pub mod uri;
 
 pub use error::WireError;
 pub(crate) use error::{errno_to_wire, wire_to_errno};
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 
 use zerocopy::FromBytes;
 use zerocopy::big_endian::{U16, U32};
@@ -100,6 +106,19 @@ impl<'a> Reader<'a> {
 /// Lengths of what we send; all of it is built here and far below the limit.
 fn wire_len(len: usize) -> u32 {
     u32::try_from(len).expect("messages are built below 4 GiB")
+}
+
+/// The value of `work`, or nothing when `limit` ends first.
+pub(crate) async fn first<T>(
+    work: impl Future<Output = T>,
+    limit: impl Future<Output = ()>,
+) -> Option<T> {
+    let (mut work, mut limit) = (pin!(work), pin!(limit));
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
+    })
+    .await
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use block_core::driver::{Cx, Driver, Pending, Status, StatusKind, ZeroFlags};
 use block_core::engine::{
     Aio, Fallocate, HostEngine, HostEngineOptions, Leaf, LeafFacts, LeafFile, Pool, Ring, Seek,
 };
+use block_core::graph::policy::DenyAll;
 use block_core::graph::{Node, NodeFacts};
 use block_core::queue::{QueueHandle, block_on_thread};
 use block_core::request::map::{Access, Extent, Lookup, Mapping};
@@ -136,7 +137,7 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(queue_count: usize) -> Rig {
-        let layer = Layer::new();
+        let layer = Layer::with_drivers(Arc::new(crate::Drivers), Arc::new(DenyAll));
         let stop = Arc::new((AtomicBool::new(false), WaitList::new()));
         let mut rig = Rig {
             layer,

@@ -18,15 +18,14 @@ use std::task::Poll;
 use block_core::IoBuf;
 use block_core::queue::LocalQueue;
 
-use super::first;
-use super::input::Input;
-use super::replies::{Message, Replies, Share};
 use super::server::{ConnectionId, Export, Shared};
 use super::work::{Target, Ticket, Work, refusal};
-use crate::nbd::WireError;
+use crate::nbd::input::Input;
 use crate::nbd::layout::{MAX_PAYLOAD, transmission};
+use crate::nbd::outbox::{Message, Outbox, Share};
 use crate::nbd::request::{Action, Header, Terms, Verdict};
 use crate::nbd::server_handshake::{Agreed, Handshake, Step};
+use crate::nbd::{WireError, first};
 
 /// What one connection may hold at once; a single request of any legal size always fits.
 const BUDGET: Share = Share {
@@ -125,7 +124,7 @@ async fn negotiate(
 /// What the receiver, the collector and the sender share.
 struct State {
     working: RefCell<Vec<Work>>,
-    replies: RefCell<Replies>,
+    replies: RefCell<Outbox>,
     /// What is held of the budget.
     held: Cell<Share>,
     /// No more requests will come.
@@ -146,7 +145,7 @@ impl Connection {
     fn new(queue: LocalQueue, socket: Arc<OwnedFd>, agreed: &Agreed<Arc<Export>>) -> Connection {
         let state = State {
             working: RefCell::default(),
-            replies: RefCell::new(Replies::new()),
+            replies: RefCell::new(Outbox::new()),
             held: Cell::default(),
             received_all: Cell::new(false),
             progress: Cell::new(false),
@@ -316,14 +315,11 @@ impl Connection {
 
     async fn receive_payload(&self, input: &mut Input, len: usize) -> Result<IoBuf, End> {
         let payload = IoBuf::zeroed(len);
-        let mut at = input.take_payload(&payload);
-        while at < len {
-            let rest = payload.slice(at..len);
-            let count = input.fill_payload(&self.queue, &self.socket, &rest).await?;
-            if count == 0 {
-                return Err(WireError::Closed.into());
-            }
-            at += count;
+        if !input
+            .receive_all(&self.queue, &self.socket, &payload)
+            .await?
+        {
+            return Err(WireError::Closed.into());
         }
         Ok(payload)
     }

@@ -16,8 +16,8 @@ use block_core::queue::LocalQueue;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
-use super::first;
 use super::server::Shared;
+use crate::nbd::first;
 
 /// Where a server listens.
 #[derive(Debug)]

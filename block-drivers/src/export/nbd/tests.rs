@@ -688,10 +688,7 @@ fn nbdinfo_sees_the_export() {
             &["export=\"disk\""],
         );
         if let Some((success, text)) = run_tool("nbdinfo", &[&served.uri("none")]) {
-            assert!(
-                !success && text.contains("export is not available"),
-                "{text}"
-            );
+            assert!(!success && text.contains("for export: none"), "{text}");
         }
     });
 }

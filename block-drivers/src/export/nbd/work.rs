@@ -16,10 +16,10 @@ use block_core::request::Request;
 use block_core::{Backend, IoBuf, Result};
 use smallvec::{SmallVec, smallvec};
 
-use super::replies::{Message, Share};
 use super::server::Export;
 use crate::nbd::errno_to_wire;
 use crate::nbd::layout::allocation;
+use crate::nbd::outbox::{Message, Share};
 use crate::nbd::reply::{self, Extent, Head, MAX_EXTENTS, Position};
 use crate::nbd::request::{Action, Durability};
 use crate::nbd::server_handshake::ALLOCATION_CONTEXT;

@@ -1,13 +1,13 @@
-//! Replies that wait to be sent, gathered into few system calls.
+//! Messages that wait to be sent, gathered into few system calls.
 //!
-//! Filled as requests finish, emptied by the connection's one sender. Invariant: the memory of a
+//! Filled by either side of a connection, emptied by its one sender. Invariant: the memory of a
 //! batch's heads is written only while no send is under way.
 
 use std::collections::VecDeque;
 
 use block_core::IoBuf;
 
-use crate::nbd::reply::{Head, MAX_EXTENTS};
+use super::reply::{Head, MAX_EXTENTS};
 
 /// Bytes of heads in one batch; the largest head is a full list of extents.
 const HEADS_CAPACITY: usize = 16 << 10;
@@ -20,62 +20,62 @@ const BATCH_SEGMENTS: usize = 256;
 /// A batch ends at the reply that passes this many bytes.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// What a request holds of its connection's budget until its reply is sent.
+/// What a request holds of its connection's budget until its reply is sent; a client keeps none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Share {
-    pub(super) requests: usize,
-    pub(super) bytes: usize,
+pub(crate) struct Share {
+    pub(crate) requests: usize,
+    pub(crate) bytes: usize,
 }
 
 impl Share {
-    pub(super) fn add(&mut self, other: Share) {
+    pub(crate) fn add(&mut self, other: Share) {
         self.requests += other.requests;
         self.bytes += other.bytes;
     }
 
-    pub(super) fn sub(&mut self, other: Share) {
+    pub(crate) fn sub(&mut self, other: Share) {
         self.requests -= other.requests;
         self.bytes -= other.bytes;
     }
 }
 
 /// One message: its head, its data, and what is given back when both are sent.
-pub(super) struct Message {
-    pub(super) head: Head,
-    pub(super) data: IoBuf,
-    pub(super) share: Share,
+pub(crate) struct Message {
+    pub(crate) head: Head,
+    pub(crate) data: IoBuf,
+    pub(crate) share: Share,
 }
 
 /// Messages to send at once.
-pub(super) struct Batch {
-    pub(super) buf: IoBuf,
-    pub(super) share: Share,
+pub(crate) struct Batch {
+    pub(crate) buf: IoBuf,
+    pub(crate) share: Share,
 }
 
-/// The queue of replies of one connection.
-pub(super) struct Replies {
+/// What one connection has to send.
+pub(crate) struct Outbox {
     waiting: VecDeque<Message>,
     heads: IoBuf,
 }
 
-impl Replies {
-    pub(super) fn new() -> Replies {
-        Replies {
+impl Outbox {
+    pub(crate) fn new() -> Outbox {
+        Outbox {
             waiting: VecDeque::new(),
             heads: IoBuf::zeroed(HEADS_CAPACITY),
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    pub(super) fn push(&mut self, message: Message) {
+    pub(crate) fn push(&mut self, message: Message) {
         self.waiting.push_back(message);
     }
 
     /// Takes the messages of the next send; the last batch has been sent.
-    pub(super) fn next_batch(&mut self) -> Batch {
+    pub(crate) fn next_batch(&mut self) -> Batch {
         let mut batch = Batch {
             buf: IoBuf::empty(),
             share: Share::default(),

@@ -1,4 +1,4 @@
-//! What a connection received and has not parsed yet.
+//! What a connection, on either side, received and has not parsed yet.
 //!
 //! Invariant: `start <= end <= CAPACITY`; the bytes between are unread. Large payloads pass by:
 //! they are received into their own memory, with this buffer behind it, so that one system call
@@ -11,21 +11,21 @@ use std::sync::Arc;
 use block_core::IoBuf;
 use block_core::queue::LocalQueue;
 
-use crate::nbd::server_handshake::INPUT_CAPACITY;
+use super::server_handshake::INPUT_CAPACITY;
 
 /// Bytes of the buffer: some fifty 28-byte requests with room to spare, or sixteen 4 KiB writes.
 const CAPACITY: usize = 64 << 10;
 const _: () = assert!(INPUT_CAPACITY <= CAPACITY, "the longest option fits");
 
 /// The receive buffer of one connection.
-pub(super) struct Input {
+pub(crate) struct Input {
     buf: IoBuf,
     start: usize,
     end: usize,
 }
 
 impl Input {
-    pub(super) fn new() -> Input {
+    pub(crate) fn new() -> Input {
         Input {
             buf: IoBuf::zeroed(CAPACITY),
             start: 0,
@@ -34,17 +34,17 @@ impl Input {
     }
 
     /// Unread bytes.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.end - self.start
     }
 
     /// A copy of all unread bytes.
-    pub(super) fn unread(&self) -> Vec<u8> {
+    pub(crate) fn unread(&self) -> Vec<u8> {
         self.buf.slice(self.start..self.end).to_vec()
     }
 
     /// Copies the next bytes out, if there are enough, and moves past them.
-    pub(super) fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(crate) fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         if self.len() < N {
             return None;
         }
@@ -55,7 +55,7 @@ impl Input {
     }
 
     /// Moves past up to `len` bytes; says how many.
-    pub(super) fn skip(&mut self, len: usize) -> usize {
+    pub(crate) fn skip(&mut self, len: usize) -> usize {
         let skipped = len.min(self.len());
         self.start += skipped;
         if self.start == self.end {
@@ -65,15 +65,15 @@ impl Input {
         skipped
     }
 
-    /// Moves up to `payload.len()` bytes to `payload`; says how many.
-    pub(super) fn take_payload(&mut self, payload: &IoBuf) -> usize {
-        let len = payload.len().min(self.len());
-        payload.copy_from(0, &self.buf, self.start, len);
-        self.skip(len)
+    /// Copies the next bytes to the front of `bytes`, without moving past them; says how many.
+    pub(crate) fn peek(&self, bytes: &mut [u8]) -> usize {
+        let count = bytes.len().min(self.len());
+        self.buf.copy_out(self.start, &mut bytes[..count]);
+        count
     }
 
     /// Receives behind the unread bytes; 0 when the peer has closed.
-    pub(super) async fn fill(
+    pub(crate) async fn fill(
         &mut self,
         queue: &LocalQueue,
         socket: &Arc<OwnedFd>,
@@ -92,21 +92,29 @@ impl Input {
         Ok(count)
     }
 
-    /// Receives into `payload` first, and what comes behind it into the buffer, which must be
-    /// empty; says how many bytes of the payload came, 0 when the peer has closed.
-    pub(super) async fn fill_payload(
+    /// Fills `payload` from what is here and from the socket; false when the peer closed before.
+    pub(crate) async fn receive_all(
         &mut self,
         queue: &LocalQueue,
         socket: &Arc<OwnedFd>,
         payload: &IoBuf,
-    ) -> io::Result<usize> {
-        debug_assert_eq!(self.len(), 0, "bytes of the payload would be overtaken");
-        let mut both = payload.clone();
-        both.append(self.buf.clone());
-        let (count, _) = queue.recv(socket, both).await?;
-        let of_payload = count.min(payload.len());
-        self.start = 0;
-        self.end = count - of_payload;
-        Ok(of_payload)
+    ) -> io::Result<bool> {
+        let mut at = payload.len().min(self.len());
+        payload.copy_from(0, &self.buf, self.start, at);
+        self.skip(at);
+        while at < payload.len() {
+            // Nothing is unread here. What comes behind the payload goes to the buffer.
+            let mut rest = payload.slice(at..payload.len());
+            let missing = rest.len();
+            rest.append(self.buf.clone());
+            let (count, _) = queue.recv(socket, rest).await?;
+            if count == 0 {
+                return Ok(false);
+            }
+            at += count.min(missing);
+            self.start = 0;
+            self.end = count.saturating_sub(missing);
+        }
+        Ok(true)
     }
 }
