@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use block_core::driver::{Driver, StatusKind, ZeroFlags};
-use block_core::engine::{HostEngine, HostEngineOptions, Pool, Ring};
+use block_core::engine::sim::{Sim, SimEngine};
+use block_core::engine::{Engine, HostEngine, HostEngineOptions, Pool, Ring};
 use block_core::graph::perm::Role;
 use block_core::graph::{Node, NodeFacts, NodeId};
 use block_core::{Backend, BackendSlot, IoBuf, Layer, Queue, Request, Result};
@@ -66,7 +67,15 @@ impl Rig {
             ring: Ring::Auto,
             pool: Arc::clone(&POOL),
         };
-        let engine = HostEngine::new(&options).unwrap();
+        Rig::over(layer, HostEngine::new(&options).unwrap())
+    }
+
+    /// On a simulated machine.
+    pub(crate) fn sim(sim: &Sim) -> Rig {
+        Rig::over(Layer::new(), SimEngine::new(sim))
+    }
+
+    fn over(layer: Layer, engine: impl Engine + 'static) -> Rig {
         let queue = layer.new_queue(Box::new(engine)).start();
         Rig { layer, queue }
     }
