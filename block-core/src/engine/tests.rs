@@ -373,6 +373,23 @@ fn syncs_succeed_and_a_failed_one_sticks() {
 }
 
 #[test]
+fn a_failed_sync_past_the_page_cache_may_be_tried_again() {
+    on_hosts(|rig| {
+        let (pipe, _other) = rustix::pipe::pipe().unwrap();
+        let facts = LeafFacts {
+            aio: Aio::IoUring,
+            request_alignment: 512,
+            memory_alignment: 512,
+            len: 0,
+        };
+        let leaf = Leaf::new(LeafFile::Host(pipe), facts);
+        let slot = rig.engine.attach(leaf);
+        assert_eq!(rig.run(Operation::Sync { slot }).result, Err(Errno::INVAL));
+        assert_eq!(rig.run(Operation::Sync { slot }).result, Err(Errno::INVAL));
+    });
+}
+
+#[test]
 fn fallocate_changes_what_is_stored() {
     everywhere(|rig| {
         rig.write(0, &[5; 16384], false);

@@ -4,7 +4,14 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::buffer::IoBuf;
+use crate::driver::Driver;
 use crate::engine::{Engine, Operation, Slot};
+use crate::graph::{Node, NodeFacts};
+use crate::layer::Layer;
+use crate::queue::block_on_thread;
+use crate::request::Request;
+use crate::request::cx::Cx;
+use crate::request::map::{Access, Extent, Lookup, Mapping};
 
 /// One engine on one file.
 struct Rig {
@@ -379,4 +386,83 @@ fn a_crashed_machine_boots_with_its_files() {
     assert_eq!(sim.contents(FILE), state.contents(FILE));
     assert_eq!(sim.open(FILE).len(), 3);
     assert_eq!(sim.crash_states(CrashOptions::default()).count(), 1);
+}
+
+/// A file as a node.
+struct FileNode(Arc<Leaf>);
+
+impl Driver for FileNode {
+    fn format_name(&self) -> &'static str {
+        "file"
+    }
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+    fn leaf(&self) -> Option<&Arc<Leaf>> {
+        Some(&self.0)
+    }
+    fn try_map(&self, _: Access, range: Range<u64>, out: &mut Mapping) -> Lookup {
+        let extent = Extent::Leaf {
+            leaf: self.0.id(),
+            offset: range.start,
+        };
+        out.push(range.end - range.start, extent)
+    }
+    fn flush<'a>(&'a self, cx: &'a Cx) -> crate::driver::Pending<'a> {
+        Box::pin(async move { cx.leaf(&self.0).sync().await })
+    }
+}
+
+/// Two queues on one thread write and flush a file; the history is that of the seed, and no
+/// power cut loses what was flushed.
+fn history(seed: u64) -> Vec<u64> {
+    let sim = Sim::new(seed);
+    let leaf = sim.create_file(&[b'.'; 8]);
+    let layer = Layer::new();
+    let backend = block_on_thread(async {
+        let facts = NodeFacts {
+            name: "disk".into(),
+            ..NodeFacts::default()
+        };
+        let node = layer
+            .add_node(Node::new(facts, Box::new(FileNode(leaf))), &[])
+            .await
+            .unwrap();
+        layer.add_backend("disk", node, false).await.unwrap()
+    });
+    let queues = [0, 1].map(|_| layer.new_queue(Box::new(SimEngine::new(&sim))).start());
+    let slots = queues.each_ref().map(|queue| queue.attach(&backend));
+    let mut order = Vec::new();
+    for at in 0..8u64 {
+        let queue = usize::try_from(at % 2).unwrap();
+        let request = Request::write(at, IoBuf::copy_of(b"x"));
+        queues[queue].submit(slots[queue], request, at);
+    }
+    while order.len() < 8 {
+        sim.step();
+        for queue in &queues {
+            queue.reap(|done| order.push(done.token));
+        }
+    }
+    queues[0].submit(slots[0], Request::flush(), 8);
+    while order.len() < 9 {
+        queues[0].wait(None);
+        queues[0].reap(|done| order.push(done.token));
+    }
+    let flushed = sim.journal_len();
+    let mut cuts = 0;
+    for state in sim.crash_states(CrashOptions::default()) {
+        if state.cut() >= flushed {
+            assert_eq!(state.contents(FILE), b"xxxxxxxx", "{state:?}");
+            cuts += 1;
+        }
+    }
+    assert_eq!(cuts, 1);
+    order
+}
+
+#[test]
+fn queues_run_on_it_and_repeat_their_history() {
+    assert_eq!(history(3), history(3));
+    assert_ne!(history(3), history(4));
 }
