@@ -72,7 +72,7 @@ async fn own_info(queue: &LocalQueue, graph: &Graph, index: NodeIndex) -> Result
     let mut info = ImageInfo::new(
         filename,
         driver.format_name().to_owned(),
-        signed(driver.len()),
+        signed(graph.len(index)),
     );
     info.dirty_flag = described.dirty;
     info.actual_size = allocated_size(queue, graph, index).await?.map(signed);

@@ -64,6 +64,14 @@ impl Server for Commands {
         Ok(query::stats(self.daemon.queue().layer()))
     }
 
+    async fn query_block_jobs(
+        &self,
+        _: commands::QueryBlockJobs,
+    ) -> Result<Vec<types::BlockJobInfo>, Error> {
+        // No command starts one yet.
+        Ok(Vec::new())
+    }
+
     async fn blockdev_add(&self, arguments: commands::BlockdevAdd) -> Result<(), Error> {
         Ok(blockdev::add(self.daemon.queue(), arguments).await?)
     }

@@ -1,0 +1,8 @@
+//! QMP on the wire: the session, the order and texts of its checks, and the commands about nodes
+//! and exports. Texts are those of QEMU 10; `docs/compat.md` names the exceptions.
+
+mod commands;
+mod interop;
+mod nbd_guest;
+mod rig;
+mod session;
