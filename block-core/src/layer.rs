@@ -22,7 +22,7 @@ use crate::graph::perm::{Role, Use};
 use crate::graph::policy::{DenyAll, OpenPolicy};
 use crate::graph::{Draft, Edge, Graph, Node, NodeId, NodeIndex};
 use crate::queue::{LocalQueue, QueueBuilder, QueueShared};
-use crate::request::announce::{ClaimKind, Reach};
+use crate::request::announce::{ClaimKind, Reach, Reader};
 use crate::request::cx::Child;
 use crate::request::map::{Access, EdgeIndex};
 use crate::sync::{AsyncMutex, WaitList};
@@ -192,6 +192,17 @@ impl Layer {
                     }
             })
         })
+    }
+
+    /// The readers of a node that are announced now, on any queue.
+    pub(crate) fn readers(&self, node: NodeId) -> Readers {
+        fence(Ordering::SeqCst);
+        let graph = self.0.graph.load();
+        let of = |queue: &Arc<QueueShared>| {
+            let readers = queue.in_flight.readers(|n| n == node || graph.reaches(n, node));
+            (!readers.is_empty()).then(|| (Arc::clone(queue), readers))
+        };
+        Readers(self.0.queues.load().iter().filter_map(of).collect())
     }
 
     /// The backends, in the order in which they were added.
@@ -571,6 +582,22 @@ impl Change<'_> {
         draft.check_permissions(&roots)?;
         layer.backends.lock().push(Arc::clone(&backend));
         Ok(backend)
+    }
+}
+
+/// Readers that were announced at one moment. What they may have looked up then (a cluster that was
+/// given up since) must not be used for anything else before they have left.
+#[derive(Default)]
+pub struct Readers(Vec<(Arc<QueueShared>, Vec<Reader>)>);
+
+impl Readers {
+    /// Whether none of them is left; later readers do not count.
+    pub fn have_left(&mut self) -> bool {
+        self.0.retain_mut(|(queue, readers)| {
+            readers.retain(|reader| queue.in_flight.is_there(reader));
+            !readers.is_empty()
+        });
+        self.0.is_empty()
     }
 }
 

@@ -54,6 +54,9 @@ const VALID: u64 = 1;
 const WRITE: u64 = 2;
 const INDIRECT: u64 = 4;
 const INERT: u64 = 8;
+/// A count that tells one announcement in a place from the next.
+const TURN: u64 = 16;
+const TURNS: u64 = (1 << NODE_SHIFT) - TURN;
 const NODE_SHIFT: u32 = 32;
 
 #[derive(Default)]
@@ -61,6 +64,8 @@ struct Entry {
     state: AtomicU64,
     start: AtomicU64,
     end: AtomicU64,
+    /// Only its own queue looks at this.
+    turn: AtomicU64,
 }
 
 /// The announcements of one queue. Only that queue's thread calls what changes them.
@@ -99,7 +104,9 @@ impl InFlight {
             Access::Read => 0,
             Access::Write => WRITE,
         };
-        let state = VALID | write | reach_bits(reach) | u64::from(node.0) << NODE_SHIFT;
+        let turn = entry.turn.load(Ordering::Relaxed).wrapping_add(TURN) & TURNS;
+        entry.turn.store(turn, Ordering::Relaxed);
+        let state = VALID | write | reach_bits(reach) | turn | u64::from(node.0) << NODE_SHIFT;
         entry.state.store(state, Ordering::Release);
         fence(Ordering::SeqCst);
     }
@@ -118,6 +125,27 @@ impl InFlight {
         self.entries[usize::from(slot)]
             .state
             .store(0, Ordering::Release);
+    }
+
+    /// The announcements of readers that satisfy `f`, to ask later whether they have left.
+    /// The caller has fenced since its own write.
+    pub(crate) fn readers(&self, mut f: impl FnMut(NodeId) -> bool) -> Vec<Reader> {
+        let high = self.high.load(Ordering::Relaxed);
+        let reader = |(slot, entry): (usize, &Entry)| {
+            let state = entry.state.load(Ordering::Acquire);
+            let empty =
+                entry.start.load(Ordering::Relaxed) == entry.end.load(Ordering::Relaxed);
+            let reads = state & (VALID | WRITE) == VALID && !empty;
+            let node = NodeId(u32::try_from(state >> NODE_SHIFT).unwrap_or(u32::MAX));
+            (reads && f(node)).then_some(Reader { slot, state: state & !(INDIRECT | INERT) })
+        };
+        self.entries[..high].iter().enumerate().filter_map(reader).collect()
+    }
+
+    /// Whether a reader is still announced.
+    pub(crate) fn is_there(&self, reader: &Reader) -> bool {
+        let state = self.entries[reader.slot].state.load(Ordering::Acquire);
+        state & !(INDIRECT | INERT) == reader.state
     }
 
     /// Whether any announcement satisfies `f`. The caller has fenced since its own write.
@@ -143,6 +171,13 @@ impl InFlight {
                 })
         })
     }
+}
+
+/// A reader's announcement, told from later ones in the same place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reader {
+    slot: usize,
+    state: u64,
 }
 
 fn reach_bits(reach: Reach) -> u64 {
@@ -255,6 +290,21 @@ mod tests {
         assert!(table.any(|a| a.reach == Reach::Inert && a.access == Access::Write));
         table.leave(3);
         assert!(!table.any(|_| true));
+    }
+
+    #[test]
+    fn a_reader_is_told_from_the_next_in_its_place() {
+        let table = InFlight::new();
+        table.announce(0, NodeId(7), Access::Read, Reach::Direct, &(0..4096));
+        table.announce(1, NodeId(7), Access::Write, Reach::Direct, &(0..4096));
+        table.announce(2, NodeId(7), Access::Read, Reach::Indirect, &(0..0));
+        let readers = table.readers(|node| node == NodeId(7));
+        assert_eq!(readers.len(), 1);
+        table.set_reach(0, Reach::Indirect);
+        assert!(table.is_there(&readers[0]));
+        table.leave(0);
+        table.announce(0, NodeId(7), Access::Read, Reach::Direct, &(0..4096));
+        assert!(!table.is_there(&readers[0]));
     }
 
     #[test]

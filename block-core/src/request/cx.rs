@@ -21,7 +21,7 @@ use crate::driver::{Pending, Preallocation, Status, ZeroFlags};
 use crate::engine::{Completion, Fallocate, Leaf, Operation, Seek};
 use crate::error::{Error, Result};
 use crate::graph::{Node, NodeIndex};
-use crate::layer::Obstacle;
+use crate::layer::{Obstacle, Readers};
 use crate::limits::Limits;
 use crate::queue::{Announced, LocalQueue, OpFuture, Snapshot};
 use crate::request::announce::Reach;
@@ -186,6 +186,12 @@ impl Cx {
             .await;
         *self.held.borrow_mut() = Some((range, kind));
         claim
+    }
+
+    /// The readers of this node that are announced now: what they may have looked up before this
+    /// call must not be used for anything else while they are there. See [`Readers::have_left`].
+    pub fn readers(&self) -> Readers {
+        self.queue.layer().readers(self.node().id())
     }
 
     /// Runs a computation that takes long (decompression, hashing) on the thread pool.
