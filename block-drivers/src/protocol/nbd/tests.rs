@@ -17,7 +17,7 @@ use super::*;
 use crate::export::nbd::{Address, ExportOptions, NbdServer, ServerOptions};
 use crate::nbd::layout::{STRUCTURED_REPLY_MAGIC, transmission};
 use crate::nbd::reply;
-use crate::nbd::rig::{Rig, bytes_at, pattern};
+use crate::nbd::rig::{Rig, pattern};
 use crate::nbd::server_handshake::{Catalog, Handshake, Step};
 use crate::nbd::{BlockSize, ExportInfo};
 
@@ -448,7 +448,7 @@ fn check_hostile(
         chain.ends_with(want),
         "'{chain}' does not end with '{want}'"
     );
-    let fits = want == "done" || want.contains("os error");
+    let fits = want == "done" || !want.contains("repl");
     if !fits {
         // The connection is cut, and stays so.
         assert!(client.read(0, 0, 1).is_err());
@@ -552,17 +552,17 @@ fn chunks_come_in_any_order_and_errors_have_meaning() {
     check_hostile(
         read(),
         |c| reply::error(c, 28, "full").to_vec(),
-        "(os error 28)",
+        "No space left on device",
     );
     check_hostile(
         read(),
         |c| reply::error(c, 4711, "").to_vec(),
-        "(os error 22)",
+        "Invalid argument",
     );
     check_hostile(
         Request::flush(),
         |c| reply::simple(c, 5).to_vec(),
-        "(os error 5)",
+        "Input/output error",
     );
     check_hostile(Request::flush(), |c| reply::simple(c, 0).to_vec(), "done");
 }
