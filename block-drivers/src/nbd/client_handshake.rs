@@ -3,6 +3,7 @@
 //! Asks for structured replies, then `base:allocation`, then the export by `GO`; where the server
 //! knows none of them, falls back to `EXPORT_NAME`. The connection feeds it what it received and
 //! sends what it wrote. Spec: "Newstyle negotiation", "Option reply types".
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use zerocopy::FromBytes;
 use zerocopy::IntoBytes;
@@ -16,7 +17,7 @@ use super::option::{put_go, put_option, put_set_meta_context};
 use super::{BlockSize, Reader, WireError};
 
 /// The longest reply we hold: the largest string with room for what is around it.
-const MAX_REPLY_DATA: u32 = 2 * MAX_STRING as u32 + 64;
+const MAX_REPLY_DATA: usize = 2 * MAX_STRING + 64;
 /// The most replies of one handshake.
 const MAX_REPLIES: u32 = 256;
 
@@ -174,10 +175,10 @@ impl Handshake {
             option: number,
             kind,
         };
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
         if number != self.asked() || len > MAX_REPLY_DATA {
             return Err(malformed);
         }
-        let len = usize::try_from(len).map_err(|_| malformed.clone())?;
         let Some(data) = reader.take(len) else {
             return Ok((0, Step::More));
         };
@@ -252,7 +253,7 @@ impl Handshake {
                 let message = String::from_utf8_lossy(data).escape_debug().to_string();
                 return Err(WireError::Refused {
                     name: self.export.clone(),
-                    kind,
+                    reason: refusal(kind),
                     message,
                 });
             }
@@ -316,5 +317,20 @@ impl Handshake {
             structured: self.structured,
             allocation: self.allocation,
         })
+    }
+}
+
+/// Error replies in words.
+fn refusal(kind: u32) -> &'static str {
+    match kind {
+        reply::ERR_POLICY => "the server's policy forbids it",
+        reply::ERR_INVALID => "the server finds the request invalid",
+        reply::ERR_PLATFORM => "the server's platform does not support it",
+        reply::ERR_TLS_REQD => "the server requires TLS",
+        reply::ERR_UNKNOWN => "the server has no such export",
+        reply::ERR_SHUTDOWN => "the server is shutting down",
+        reply::ERR_BLOCK_SIZE_REQD => "the server requires its block sizes",
+        reply::ERR_TOO_BIG => "the server finds the request too big",
+        _ => "the server gives no known reason",
     }
 }

@@ -63,12 +63,12 @@ pub enum WireError {
         kind: u32,
     },
     /// The server refuses the export.
-    #[error("server refuses export '{name}' with reply {kind:#x}: {message}")]
+    #[error("export '{name}' is refused: {reason} ({message})")]
     Refused {
         /// The export asked for.
         name: String,
-        /// The reply's type.
-        kind: u32,
+        /// What the reply's type means.
+        reason: &'static str,
         /// The server's words.
         message: String,
     },

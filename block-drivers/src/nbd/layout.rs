@@ -2,6 +2,7 @@
 //!
 //! Invariant: every structure is exactly its bytes on the wire (big-endian, no padding).
 //! Spec: NBD `doc/proto.md`, with the values of "Values".
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use zerocopy::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

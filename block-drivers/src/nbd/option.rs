@@ -1,6 +1,7 @@
 //! Options: what a client says while the two sides haggle, and what a server answers.
 //!
 //! Called by both handshakes. Spec: "Option types", "Option reply types".
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use zerocopy::IntoBytes;
 use zerocopy::big_endian::{U16, U32};

@@ -2,6 +2,7 @@
 //!
 //! A server builds them here, a client takes them apart and checks each against its request.
 //! Spec: "Simple reply message", "Structured reply chunk message", "Structured reply types".
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use smallvec::SmallVec;
 use zerocopy::big_endian::{U32, U64};

@@ -2,6 +2,7 @@
 //!
 //! Called by a server for every request; a client builds headers here. Spec: "Request types",
 //! "Command flags", "Error values".
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use std::ops::Range;
 

@@ -4,6 +4,7 @@
 //! option, so what a client can make us hold is one answer. Invariant: after `EXPORT_NAME` or `GO`
 //! succeeded nothing more is parsed as an option. TLS is refused by policy.
 //! Spec: "Newstyle negotiation", "Fixed newstyle negotiation". Not here: time limits.
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use zerocopy::IntoBytes;
 use zerocopy::big_endian::{U16, U32};

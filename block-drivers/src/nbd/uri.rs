@@ -4,6 +4,7 @@
 //!
 //! Called by whoever turns names into options. Spec: NBD `doc/uri.md`; the last two are QEMU's
 //! older form. Not here: options given by member.
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use super::layout::DEFAULT_PORT;
 

@@ -1,3 +1,5 @@
+#![expect(clippy::cast_possible_truncation, reason = "the disks of these tests are small")]
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
