@@ -97,9 +97,9 @@ mod ext;
 mod generated;
 
 pub use generated::runtime::{
-    CallError, Command, CommandSpec, Error, ErrorClass, Fields, Invalid, JsonStream, Members, Null,
-    Object, Refusal, Request, Session, Timestamp, Unknown, UnknownName, Value, Wire, decode_reply,
-    not_built_in, reply,
+    CallError, Command, CommandSpec, Context, Error, ErrorClass, Fields, Invalid, JsonStream,
+    Members, Null, Object, Refusal, Request, Session, Timestamp, Unknown, UnknownName, Value, Wire,
+    decode_reply, not_built_in, reply,
 };
 pub use generated::{
     COMMANDS, Event, Server, commands, dispatch, events, introspect, runtime, types,

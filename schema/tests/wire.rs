@@ -477,3 +477,16 @@ fn dispatch_can_run_on_other_threads() {
     fn is_send<T: Send>(_: &T) {}
     is_send(&dispatch(&Daemon, "quit", Object::new()));
 }
+
+#[test]
+fn nesting_is_bounded_before_the_stack_is() {
+    let nested = |levels: usize| {
+        let open = r#"{"driver": "qcow2", "file": "#.repeat(levels);
+        add(&format!("{open}\"end\"{}", "}".repeat(levels)))
+    };
+    check_desc(&nested(127), "would open qcow2");
+    check_desc(
+        &nested(1021),
+        "Parameter 'driver' is nested deeper than 128 levels",
+    );
+}

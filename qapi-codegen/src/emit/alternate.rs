@@ -20,7 +20,7 @@ pub(super) fn emit(context: &Context<'_>, entity: &Entity, alternate: &Alternate
         let (ty, _) = union_::branch_type(context, entity, branch);
         variants.push(quote!(#doc #variant(#ty)));
         let pattern = pattern(context.schema.json_type(&branch.ty));
-        decodes.push(quote!(#pattern => Self::#variant(Wire::decode(value, unknown)?)));
+        decodes.push(quote!(#pattern => Self::#variant(Wire::read(value, context)?)));
         idents.push(variant);
     }
     quote! {
@@ -29,7 +29,7 @@ pub(super) fn emit(context: &Context<'_>, entity: &Entity, alternate: &Alternate
         pub enum #ident { #(#variants,)* }
 
         impl Wire for #ident {
-            fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
+            fn read(value: Value, context: Context) -> Result<Self, Invalid> {
                 Ok(match value {
                     #(#decodes,)*
                     _ => return Err(Invalid::no_branch(#name)),

@@ -62,8 +62,8 @@ pub(super) fn definition(
         }
 
         impl Wire for #ident {
-            fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-                decode_name(value, Self::VARIANTS, Self::as_str)
+            fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+                read_name(value, context, Self::VARIANTS, Self::as_str)
             }
 
             fn encode(&self) -> Value {

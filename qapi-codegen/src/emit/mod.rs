@@ -135,16 +135,16 @@ impl Spaces {
 /// written with its path or in `extra`.
 fn imports(tokens: &TokenStream, extra: &[&str]) -> TokenStream {
     const NAMES: [&str; 12] = [
+        "Context",
         "Fields",
         "Invalid",
         "Members",
         "Object",
-        "Unknown",
         "UnknownName",
         "Value",
         "Wire",
-        "decode_fields",
-        "decode_name",
+        "read_fields",
+        "read_name",
         "encode_fields",
         "find_name",
     ];
@@ -232,8 +232,8 @@ impl Context<'_> {
 fn wire_by_fields(ident: &Ident) -> TokenStream {
     quote! {
         impl Wire for #ident {
-            fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-                decode_fields(value, unknown)
+            fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+                read_fields(value, context)
             }
 
             fn encode(&self) -> Value {

@@ -141,16 +141,20 @@ fn branches(
         let variant = names::variant(value);
         let Some(branch) = union.branches.iter().find(|branch| branch.name == *value) else {
             variants.push(quote!(#doc #variant));
-            takes.push(quote!(#tag::#variant => Self::#variant));
+            takes.push(quote!(#tag::#variant => Ok(Self::#variant)));
             puts.push(quote!(Self::#variant => {}));
             kinds.push(quote!(Self::#variant => #tag::#variant));
             continue;
         };
         let (ty, boxed) = branch_type(context, entity, branch);
-        let take = quote!(Fields::take(members)?);
-        let take = if boxed { quote!(Box::new(#take)) } else { take };
+        // Without a value of every branch in this one frame, which is part of every recursion.
+        let take = if boxed {
+            quote!(members.branch(|branch| Self::#variant(Box::new(branch))))
+        } else {
+            quote!(members.branch(Self::#variant))
+        };
         variants.push(quote!(#doc #variant(#ty)));
-        takes.push(quote!(#tag::#variant => Self::#variant(#take)));
+        takes.push(quote!(#tag::#variant => #take));
         puts.push(quote!(Self::#variant(branch) => branch.put(object)));
         kinds.push(quote!(Self::#variant(_) => #tag::#variant));
     }
@@ -171,7 +175,7 @@ fn branches(
             }
 
             fn take(tag: #tag, members: &mut Members) -> Result<Self, Invalid> {
-                Ok(match tag { #(#takes,)* })
+                match tag { #(#takes,)* }
             }
 
             fn put(&self, object: &mut Object) {

@@ -4,8 +4,8 @@
 /// Types.
 pub(crate) mod types {
     use super::super::super::runtime::{
-        Fields, Invalid, Members, Object, Unknown, UnknownName, Value, Wire,
-        decode_fields, decode_name, encode_fields, find_name,
+        Context, Fields, Invalid, Members, Object, UnknownName, Value, Wire, read_fields,
+        read_name, encode_fields, find_name,
     };
     use super::super::super::types;
     /// A switch that may be left to the program.
@@ -42,8 +42,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for OnOffAuto {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -83,8 +83,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for SocketAddressType {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -123,8 +123,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for InetSocketAddress {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -173,8 +173,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for UnixSocketAddress {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -201,8 +201,8 @@ pub(crate) mod types {
         pub str: String,
     }
     impl Wire for FdSocketAddress {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -223,8 +223,8 @@ pub(crate) mod types {
         pub r#type: types::SocketAddressType,
     }
     impl Wire for SocketAddressBase {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -257,8 +257,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for SocketAddress {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -298,13 +298,11 @@ pub(crate) mod types {
             tag: types::SocketAddressType,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
-            Ok(
-                match tag {
-                    types::SocketAddressType::Inet => Self::Inet(Fields::take(members)?),
-                    types::SocketAddressType::Unix => Self::Unix(Fields::take(members)?),
-                    types::SocketAddressType::Fd => Self::Fd(Fields::take(members)?),
-                },
-            )
+            match tag {
+                types::SocketAddressType::Inet => members.branch(Self::Inet),
+                types::SocketAddressType::Unix => members.branch(Self::Unix),
+                types::SocketAddressType::Fd => members.branch(Self::Fd),
+            }
         }
         fn put(&self, object: &mut Object) {
             match self {
@@ -344,8 +342,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevOptionsNbd {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -382,8 +380,8 @@ pub(crate) mod types {
         pub read_zeroes: Option<bool>,
     }
     impl Wire for BlockdevOptionsNull {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -424,8 +422,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevOptionsRaw {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -476,8 +474,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevQcow2EncryptionFormat {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -490,8 +488,8 @@ pub(crate) mod types {
         pub format: types::BlockdevQcow2EncryptionFormat,
     }
     impl Wire for BlockdevQcow2EncryptionBase {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -514,8 +512,8 @@ pub(crate) mod types {
         pub key_secret: Option<String>,
     }
     impl Wire for QCryptoBlockOptionsQCow {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -538,8 +536,8 @@ pub(crate) mod types {
         pub key_secret: Option<String>,
     }
     impl Wire for QCryptoBlockOptionsLUKS {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -572,8 +570,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevQcow2Encryption {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -610,16 +608,10 @@ pub(crate) mod types {
             tag: types::BlockdevQcow2EncryptionFormat,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
-            Ok(
-                match tag {
-                    types::BlockdevQcow2EncryptionFormat::Aes => {
-                        Self::Aes(Fields::take(members)?)
-                    }
-                    types::BlockdevQcow2EncryptionFormat::Luks => {
-                        Self::Luks(Fields::take(members)?)
-                    }
-                },
-            )
+            match tag {
+                types::BlockdevQcow2EncryptionFormat::Aes => members.branch(Self::Aes),
+                types::BlockdevQcow2EncryptionFormat::Luks => members.branch(Self::Luks),
+            }
         }
         fn put(&self, object: &mut Object) {
             match self {
@@ -656,8 +648,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevQcowEncryptionFormat {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -670,8 +662,8 @@ pub(crate) mod types {
         pub format: types::BlockdevQcowEncryptionFormat,
     }
     impl Wire for BlockdevQcowEncryptionBase {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -704,8 +696,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevQcowEncryption {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -739,13 +731,9 @@ pub(crate) mod types {
             tag: types::BlockdevQcowEncryptionFormat,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
-            Ok(
-                match tag {
-                    types::BlockdevQcowEncryptionFormat::Aes => {
-                        Self::Aes(Fields::take(members)?)
-                    }
-                },
-            )
+            match tag {
+                types::BlockdevQcowEncryptionFormat::Aes => members.branch(Self::Aes),
+            }
         }
         fn put(&self, object: &mut Object) {
             match self {
@@ -774,8 +762,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevOptionsQcow {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -837,8 +825,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for Qcow2OverlapCheckMode {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -875,8 +863,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for Qcow2CompressionType {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -913,8 +901,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for Qcow2BitmapInfoFlags {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -931,8 +919,8 @@ pub(crate) mod types {
         pub flags: Vec<types::Qcow2BitmapInfoFlags>,
     }
     impl Wire for Qcow2BitmapInfo {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -976,8 +964,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for QCryptoBlockInfoLUKSSlot {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1024,8 +1012,8 @@ pub(crate) mod types {
         pub slots: Vec<types::QCryptoBlockInfoLUKSSlot>,
     }
     impl Wire for QCryptoBlockInfoLUKS {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1076,8 +1064,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for ImageInfoSpecificQCow2Encryption {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1114,14 +1102,10 @@ pub(crate) mod types {
             tag: types::BlockdevQcow2EncryptionFormat,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
-            Ok(
-                match tag {
-                    types::BlockdevQcow2EncryptionFormat::Aes => Self::Aes,
-                    types::BlockdevQcow2EncryptionFormat::Luks => {
-                        Self::Luks(Fields::take(members)?)
-                    }
-                },
-            )
+            match tag {
+                types::BlockdevQcow2EncryptionFormat::Aes => Ok(Self::Aes),
+                types::BlockdevQcow2EncryptionFormat::Luks => members.branch(Self::Luks),
+            }
         }
         fn put(&self, object: &mut Object) {
             match self {
@@ -1137,8 +1121,8 @@ pub(crate) mod types {
         pub extent_size_hint: Option<u64>,
     }
     impl Wire for ImageInfoSpecificFile {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1163,8 +1147,8 @@ pub(crate) mod types {
         pub info: types::ImageInfo,
     }
     impl Wire for BlockChildInfo {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1193,8 +1177,8 @@ pub(crate) mod types {
         pub no_flush: bool,
     }
     impl Wire for BlockdevCacheInfo {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1284,8 +1268,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for JobStatus {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -1300,8 +1284,8 @@ pub(crate) mod types {
         pub bins: Vec<u64>,
     }
     impl Wire for BlockLatencyHistogramInfo {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)

@@ -4,8 +4,8 @@
 /// Types.
 pub(crate) mod types {
     use super::super::super::runtime::{
-        Fields, Invalid, Members, Object, Unknown, UnknownName, Value, Wire,
-        decode_fields, decode_name, encode_fields, find_name,
+        Context, Fields, Invalid, Members, Object, UnknownName, Value, Wire, read_fields,
+        read_name, encode_fields, find_name,
     };
     use super::super::super::types;
     /// A snapshot inside an image.
@@ -27,8 +27,8 @@ pub(crate) mod types {
         pub vm_clock_nsec: i64,
     }
     impl Wire for SnapshotInfo {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -98,8 +98,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for ImageInfoSpecificQCow2 {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -146,8 +146,8 @@ pub(crate) mod types {
         pub extents: Vec<types::ImageInfo>,
     }
     impl Wire for ImageInfoSpecificVmdk {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -190,8 +190,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for ImageInfoSpecific {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -250,8 +250,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for ImageInfoSpecificKind {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -314,8 +314,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for ImageInfo {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -407,8 +407,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for ImageCheck {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -519,8 +519,8 @@ pub(crate) mod types {
         pub dirty_bitmaps: Option<Vec<types::BlockDirtyInfo>>,
     }
     impl Wire for BlockDeviceInfo {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -636,8 +636,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockDeviceIoStatus {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -682,8 +682,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockDeviceMapEntry {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -748,8 +748,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockDirtyInfo {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -821,8 +821,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockInfo {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -917,8 +917,8 @@ pub(crate) mod types {
         pub flush_latency_histogram: Option<types::BlockLatencyHistogramInfo>,
     }
     impl Wire for BlockDeviceStats {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1020,8 +1020,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockStats {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1089,8 +1089,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevOnError {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -1130,8 +1130,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for MirrorSyncMode {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -1179,8 +1179,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockJobType {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -1217,8 +1217,8 @@ pub(crate) mod types {
         pub error: Option<String>,
     }
     impl Wire for BlockJobInfo {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1289,8 +1289,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for NewImageMode {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -1326,8 +1326,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevSnapshot {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1389,8 +1389,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for DriveBackup {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1451,8 +1451,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevDiscardOptions {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -1492,8 +1492,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevDetectZeroesOptions {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -1537,8 +1537,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevAioOptions {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -1555,8 +1555,8 @@ pub(crate) mod types {
         pub no_flush: Option<bool>,
     }
     impl Wire for BlockdevCacheOptions {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1718,8 +1718,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevDriver {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -1773,8 +1773,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevOptionsBase {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1827,8 +1827,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevOptionsFile {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1873,8 +1873,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevOptionsVVFAT {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1905,8 +1905,8 @@ pub(crate) mod types {
         pub file: types::BlockdevRef,
     }
     impl Wire for BlockdevOptionsGenericFormat {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1935,8 +1935,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevOptionsGenericCOWFormat {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -2011,8 +2011,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevOptionsQcow2 {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -2222,8 +2222,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlkdebugEvent {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -2259,8 +2259,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlkdebugInjectErrorOptions {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -2307,8 +2307,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlkdebugSetStateOptions {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -2355,8 +2355,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevOptionsBlkdebug {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -2389,8 +2389,8 @@ pub(crate) mod types {
         pub raw: types::BlockdevRef,
     }
     impl Wire for BlockdevOptionsBlkverify {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -2429,8 +2429,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevOptionsQuorum {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -2502,8 +2502,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockdevOptions {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -2656,53 +2656,37 @@ pub(crate) mod types {
             tag: types::BlockdevDriver,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
-            Ok(
-                match tag {
-                    types::BlockdevDriver::File => Self::File(Fields::take(members)?),
-                    types::BlockdevDriver::HostDevice => {
-                        Self::HostDevice(Fields::take(members)?)
-                    }
-                    types::BlockdevDriver::HostCdrom => {
-                        Self::HostCdrom(Fields::take(members)?)
-                    }
-                    types::BlockdevDriver::HostFloppy => {
-                        Self::HostFloppy(Fields::take(members)?)
-                    }
-                    types::BlockdevDriver::Http => Self::Http(Fields::take(members)?),
-                    types::BlockdevDriver::Https => Self::Https(Fields::take(members)?),
-                    types::BlockdevDriver::Ftp => Self::Ftp(Fields::take(members)?),
-                    types::BlockdevDriver::Ftps => Self::Ftps(Fields::take(members)?),
-                    types::BlockdevDriver::Tftp => Self::Tftp(Fields::take(members)?),
-                    types::BlockdevDriver::Vvfat => Self::Vvfat(Fields::take(members)?),
-                    types::BlockdevDriver::Blkdebug => {
-                        Self::Blkdebug(Fields::take(members)?)
-                    }
-                    types::BlockdevDriver::Blkverify => {
-                        Self::Blkverify(Fields::take(members)?)
-                    }
-                    types::BlockdevDriver::Bochs => Self::Bochs(Fields::take(members)?),
-                    types::BlockdevDriver::Cloop => Self::Cloop(Fields::take(members)?),
-                    types::BlockdevDriver::Cow => Self::Cow(Fields::take(members)?),
-                    types::BlockdevDriver::Dmg => Self::Dmg(Fields::take(members)?),
-                    types::BlockdevDriver::Parallels => {
-                        Self::Parallels(Fields::take(members)?)
-                    }
-                    types::BlockdevDriver::Qcow => Self::Qcow(Fields::take(members)?),
-                    types::BlockdevDriver::Qcow2 => Self::Qcow2(Fields::take(members)?),
-                    types::BlockdevDriver::Qed => Self::Qed(Fields::take(members)?),
-                    types::BlockdevDriver::Raw => Self::Raw(Fields::take(members)?),
-                    types::BlockdevDriver::Vdi => Self::Vdi(Fields::take(members)?),
-                    types::BlockdevDriver::Vhdx => Self::Vhdx(Fields::take(members)?),
-                    types::BlockdevDriver::Vmdk => Self::Vmdk(Fields::take(members)?),
-                    types::BlockdevDriver::Vpc => Self::Vpc(Fields::take(members)?),
-                    types::BlockdevDriver::Quorum => Self::Quorum(Fields::take(members)?),
-                    types::BlockdevDriver::Nbd => Self::Nbd(Fields::take(members)?),
-                    types::BlockdevDriver::NullCo => Self::NullCo(Fields::take(members)?),
-                    types::BlockdevDriver::NullAio => {
-                        Self::NullAio(Fields::take(members)?)
-                    }
-                },
-            )
+            match tag {
+                types::BlockdevDriver::File => members.branch(Self::File),
+                types::BlockdevDriver::HostDevice => members.branch(Self::HostDevice),
+                types::BlockdevDriver::HostCdrom => members.branch(Self::HostCdrom),
+                types::BlockdevDriver::HostFloppy => members.branch(Self::HostFloppy),
+                types::BlockdevDriver::Http => members.branch(Self::Http),
+                types::BlockdevDriver::Https => members.branch(Self::Https),
+                types::BlockdevDriver::Ftp => members.branch(Self::Ftp),
+                types::BlockdevDriver::Ftps => members.branch(Self::Ftps),
+                types::BlockdevDriver::Tftp => members.branch(Self::Tftp),
+                types::BlockdevDriver::Vvfat => members.branch(Self::Vvfat),
+                types::BlockdevDriver::Blkdebug => members.branch(Self::Blkdebug),
+                types::BlockdevDriver::Blkverify => members.branch(Self::Blkverify),
+                types::BlockdevDriver::Bochs => members.branch(Self::Bochs),
+                types::BlockdevDriver::Cloop => members.branch(Self::Cloop),
+                types::BlockdevDriver::Cow => members.branch(Self::Cow),
+                types::BlockdevDriver::Dmg => members.branch(Self::Dmg),
+                types::BlockdevDriver::Parallels => members.branch(Self::Parallels),
+                types::BlockdevDriver::Qcow => members.branch(Self::Qcow),
+                types::BlockdevDriver::Qcow2 => members.branch(Self::Qcow2),
+                types::BlockdevDriver::Qed => members.branch(Self::Qed),
+                types::BlockdevDriver::Raw => members.branch(Self::Raw),
+                types::BlockdevDriver::Vdi => members.branch(Self::Vdi),
+                types::BlockdevDriver::Vhdx => members.branch(Self::Vhdx),
+                types::BlockdevDriver::Vmdk => members.branch(Self::Vmdk),
+                types::BlockdevDriver::Vpc => members.branch(Self::Vpc),
+                types::BlockdevDriver::Quorum => members.branch(Self::Quorum),
+                types::BlockdevDriver::Nbd => members.branch(Self::Nbd),
+                types::BlockdevDriver::NullCo => members.branch(Self::NullCo),
+                types::BlockdevDriver::NullAio => members.branch(Self::NullAio),
+            }
         }
         fn put(&self, object: &mut Object) {
             match self {
@@ -2747,11 +2731,11 @@ pub(crate) mod types {
         Reference(String),
     }
     impl Wire for BlockdevRef {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
             Ok(
                 match value {
-                    Value::Object(_) => Self::Definition(Wire::decode(value, unknown)?),
-                    Value::String(_) => Self::Reference(Wire::decode(value, unknown)?),
+                    Value::Object(_) => Self::Definition(Wire::read(value, context)?),
+                    Value::String(_) => Self::Reference(Wire::read(value, context)?),
                     _ => return Err(Invalid::no_branch("BlockdevRef")),
                 },
             )
@@ -2797,8 +2781,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockErrorAction {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -2808,7 +2792,7 @@ pub(crate) mod types {
 /// Commands.
 pub(crate) mod commands {
     use super::super::super::runtime::{
-        Fields, Invalid, Members, Object, Unknown, Value, Wire, decode_fields,
+        Context, Fields, Invalid, Members, Object, Value, Wire, read_fields,
         encode_fields, Command,
     };
     use super::super::super::types;
@@ -2816,8 +2800,8 @@ pub(crate) mod commands {
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QueryBlock {}
     impl Wire for QueryBlock {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -2838,8 +2822,8 @@ pub(crate) mod commands {
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QueryBlockstats {}
     impl Wire for QueryBlockstats {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -2860,8 +2844,8 @@ pub(crate) mod commands {
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QueryBlockJobs {}
     impl Wire for QueryBlockJobs {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -2899,8 +2883,8 @@ pub(crate) mod commands {
         }
     }
     impl Wire for BlockPasswd {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -2946,8 +2930,8 @@ pub(crate) mod commands {
         }
     }
     impl Wire for BlockResize {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -2979,8 +2963,8 @@ pub(crate) mod commands {
         pub types::BlockdevSnapshot,
     );
     impl Wire for BlockdevSnapshotSync {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -3023,8 +3007,8 @@ pub(crate) mod commands {
         }
     }
     impl Wire for BlockCommit {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -3058,8 +3042,8 @@ pub(crate) mod commands {
         pub types::DriveBackup,
     );
     impl Wire for DriveBackup {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -3082,8 +3066,8 @@ pub(crate) mod commands {
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QueryNamedBlockNodes {}
     impl Wire for QueryNamedBlockNodes {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -3142,8 +3126,8 @@ pub(crate) mod commands {
         }
     }
     impl Wire for DriveMirror {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -3244,8 +3228,8 @@ pub(crate) mod commands {
         }
     }
     impl Wire for BlockSetIoThrottle {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -3316,8 +3300,8 @@ pub(crate) mod commands {
         }
     }
     impl Wire for BlockStream {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -3353,8 +3337,8 @@ pub(crate) mod commands {
         pub speed: i64,
     }
     impl Wire for BlockJobSetSpeed {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -3392,8 +3376,8 @@ pub(crate) mod commands {
         }
     }
     impl Wire for BlockJobCancel {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -3423,8 +3407,8 @@ pub(crate) mod commands {
         pub device: String,
     }
     impl Wire for BlockJobPause {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -3452,8 +3436,8 @@ pub(crate) mod commands {
         pub device: String,
     }
     impl Wire for BlockJobResume {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -3481,8 +3465,8 @@ pub(crate) mod commands {
         pub device: String,
     }
     impl Wire for BlockJobComplete {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -3512,8 +3496,8 @@ pub(crate) mod commands {
         pub options: types::BlockdevOptions,
     }
     impl Wire for BlockdevAdd {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)

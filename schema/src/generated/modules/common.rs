@@ -4,8 +4,8 @@
 /// Types.
 pub(crate) mod types {
     use super::super::super::runtime::{
-        Fields, Invalid, Members, Object, Unknown, UnknownName, Value, Wire,
-        decode_fields, decode_name, encode_fields, find_name,
+        Context, Fields, Invalid, Members, Object, UnknownName, Value, Wire, read_fields,
+        read_name, encode_fields, find_name,
     };
     use super::super::super::types;
     /// What kind of error a reply holds.
@@ -58,8 +58,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for ErrorClass {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -76,8 +76,8 @@ pub(crate) mod types {
         pub micro: i64,
     }
     impl Wire for VersionInfoQemu {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -106,8 +106,8 @@ pub(crate) mod types {
         pub package: String,
     }
     impl Wire for VersionInfo {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -132,8 +132,8 @@ pub(crate) mod types {
         pub name: String,
     }
     impl Wire for CommandInfo {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -151,7 +151,7 @@ pub(crate) mod types {
 /// Commands.
 pub(crate) mod commands {
     use super::super::super::runtime::{
-        Fields, Invalid, Members, Object, Unknown, Value, Wire, decode_fields,
+        Context, Fields, Invalid, Members, Object, Value, Wire, read_fields,
         encode_fields, Command,
     };
     use super::super::super::types;
@@ -159,8 +159,8 @@ pub(crate) mod commands {
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QueryVersion {}
     impl Wire for QueryVersion {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -181,8 +181,8 @@ pub(crate) mod commands {
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QueryCommands {}
     impl Wire for QueryCommands {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)

@@ -4,8 +4,8 @@
 /// Types.
 pub(crate) mod types {
     use super::super::super::runtime::{
-        Fields, Invalid, Members, Object, Unknown, UnknownName, Value, Wire,
-        decode_fields, decode_name, encode_fields, find_name,
+        Context, Fields, Invalid, Members, Object, UnknownName, Value, Wire, read_fields,
+        read_name, encode_fields, find_name,
     };
     use super::super::super::types;
     /// What a client may turn on for its session.
@@ -36,8 +36,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for QMPCapability {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -97,8 +97,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for SchemaMetaType {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -162,8 +162,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for JSONType {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -190,8 +190,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for SchemaInfoBase {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -218,8 +218,8 @@ pub(crate) mod types {
         pub json_type: types::JSONType,
     }
     impl Wire for SchemaInfoBuiltin {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -250,8 +250,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for SchemaInfoEnumMember {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -278,8 +278,8 @@ pub(crate) mod types {
         pub values: Vec<String>,
     }
     impl Wire for SchemaInfoEnum {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -304,8 +304,8 @@ pub(crate) mod types {
         pub element_type: String,
     }
     impl Wire for SchemaInfoArray {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -345,8 +345,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for SchemaInfoObjectMember {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -377,8 +377,8 @@ pub(crate) mod types {
         pub r#type: String,
     }
     impl Wire for SchemaInfoObjectVariant {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -417,8 +417,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for SchemaInfoObject {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -445,8 +445,8 @@ pub(crate) mod types {
         pub r#type: String,
     }
     impl Wire for SchemaInfoAlternateMember {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -469,8 +469,8 @@ pub(crate) mod types {
         pub members: Vec<types::SchemaInfoAlternateMember>,
     }
     impl Wire for SchemaInfoAlternate {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -507,8 +507,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for SchemaInfoCommand {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -535,8 +535,8 @@ pub(crate) mod types {
         pub arg_type: String,
     }
     impl Wire for SchemaInfoEvent {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -577,8 +577,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for SchemaInfo {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -634,23 +634,15 @@ pub(crate) mod types {
             tag: types::SchemaMetaType,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
-            Ok(
-                match tag {
-                    types::SchemaMetaType::Builtin => {
-                        Self::Builtin(Fields::take(members)?)
-                    }
-                    types::SchemaMetaType::Enum => Self::Enum(Fields::take(members)?),
-                    types::SchemaMetaType::Array => Self::Array(Fields::take(members)?),
-                    types::SchemaMetaType::Object => Self::Object(Fields::take(members)?),
-                    types::SchemaMetaType::Alternate => {
-                        Self::Alternate(Fields::take(members)?)
-                    }
-                    types::SchemaMetaType::Command => {
-                        Self::Command(Fields::take(members)?)
-                    }
-                    types::SchemaMetaType::Event => Self::Event(Fields::take(members)?),
-                },
-            )
+            match tag {
+                types::SchemaMetaType::Builtin => members.branch(Self::Builtin),
+                types::SchemaMetaType::Enum => members.branch(Self::Enum),
+                types::SchemaMetaType::Array => members.branch(Self::Array),
+                types::SchemaMetaType::Object => members.branch(Self::Object),
+                types::SchemaMetaType::Alternate => members.branch(Self::Alternate),
+                types::SchemaMetaType::Command => members.branch(Self::Command),
+                types::SchemaMetaType::Event => members.branch(Self::Event),
+            }
         }
         fn put(&self, object: &mut Object) {
             match self {
@@ -682,8 +674,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for SocketAddressLegacy {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -737,8 +729,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for SocketAddressLegacyKind {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -775,8 +767,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockExportRemoveMode {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -810,8 +802,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockExportType {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -857,8 +849,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockExportOptionsBase {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -897,8 +889,8 @@ pub(crate) mod types {
         pub description: Option<String>,
     }
     impl Wire for BlockExportOptionsNbd {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -960,8 +952,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for BlockExportOptions {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1018,11 +1010,9 @@ pub(crate) mod types {
             tag: types::BlockExportType,
             members: &mut Members,
         ) -> Result<Self, Invalid> {
-            Ok(
-                match tag {
-                    types::BlockExportType::Nbd => Self::Nbd(Fields::take(members)?),
-                },
-            )
+            match tag {
+                types::BlockExportType::Nbd => members.branch(Self::Nbd),
+            }
         }
         fn put(&self, object: &mut Object) {
             match self {
@@ -1043,8 +1033,8 @@ pub(crate) mod types {
         pub shutting_down: bool,
     }
     impl Wire for BlockExportInfo {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1070,7 +1060,7 @@ pub(crate) mod types {
 /// Commands.
 pub(crate) mod commands {
     use super::super::super::runtime::{
-        Fields, Invalid, Members, Object, Unknown, Value, Wire, decode_fields,
+        Context, Fields, Invalid, Members, Object, Value, Wire, read_fields,
         encode_fields, Command,
     };
     use super::super::super::types;
@@ -1081,8 +1071,8 @@ pub(crate) mod commands {
         pub enable: Option<Vec<types::QMPCapability>>,
     }
     impl Wire for QmpCapabilities {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1107,8 +1097,8 @@ pub(crate) mod commands {
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct Quit {}
     impl Wire for Quit {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1129,8 +1119,8 @@ pub(crate) mod commands {
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct Stop {}
     impl Wire for Stop {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1151,8 +1141,8 @@ pub(crate) mod commands {
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct Cont {}
     impl Wire for Cont {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1178,8 +1168,8 @@ pub(crate) mod commands {
         pub id: Option<String>,
     }
     impl Wire for BlockdevDel {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1206,8 +1196,8 @@ pub(crate) mod commands {
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QueryQmpSchema {}
     impl Wire for QueryQmpSchema {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1251,8 +1241,8 @@ pub(crate) mod commands {
         }
     }
     impl Wire for NbdServerStart {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1308,8 +1298,8 @@ pub(crate) mod commands {
         }
     }
     impl Wire for NbdServerAdd {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1353,8 +1343,8 @@ pub(crate) mod commands {
         }
     }
     impl Wire for NbdServerRemove {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1381,8 +1371,8 @@ pub(crate) mod commands {
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct NbdServerStop {}
     impl Wire for NbdServerStop {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1406,8 +1396,8 @@ pub(crate) mod commands {
         pub types::BlockExportOptions,
     );
     impl Wire for BlockExportAdd {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1441,8 +1431,8 @@ pub(crate) mod commands {
         }
     }
     impl Wire for BlockExportDel {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1469,8 +1459,8 @@ pub(crate) mod commands {
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QueryBlockExports {}
     impl Wire for QueryBlockExports {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -1491,7 +1481,7 @@ pub(crate) mod commands {
 /// Events.
 pub(crate) mod events {
     use super::super::super::runtime::{
-        Fields, Invalid, Members, Object, Unknown, Value, Wire, decode_fields,
+        Context, Fields, Invalid, Members, Object, Value, Wire, read_fields,
         encode_fields,
     };
     /// An export is gone, and its `id` is free.
@@ -1501,8 +1491,8 @@ pub(crate) mod events {
         pub id: String,
     }
     impl Wire for BlockExportDeleted {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)

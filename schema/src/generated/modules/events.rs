@@ -4,7 +4,7 @@
 /// Types.
 pub(crate) mod types {
     use super::super::super::runtime::{
-        Invalid, Unknown, UnknownName, Value, Wire, decode_name, find_name,
+        Context, Invalid, UnknownName, Value, Wire, read_name, find_name,
     };
     /// Direction of a request that failed.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,8 +37,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for IoOperationType {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -78,8 +78,8 @@ pub(crate) mod types {
         }
     }
     impl Wire for QuorumOpType {
-        fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
-            decode_name(value, Self::VARIANTS, Self::as_str)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
@@ -89,7 +89,7 @@ pub(crate) mod types {
 /// Events.
 pub(crate) mod events {
     use super::super::super::runtime::{
-        Fields, Invalid, Members, Object, Unknown, Value, Wire, decode_fields,
+        Context, Fields, Invalid, Members, Object, Value, Wire, read_fields,
         encode_fields,
     };
     use super::super::super::types;
@@ -132,8 +132,8 @@ pub(crate) mod events {
         }
     }
     impl Wire for BlockIoError {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -197,8 +197,8 @@ pub(crate) mod events {
         }
     }
     impl Wire for BlockJobCompleted {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -239,8 +239,8 @@ pub(crate) mod events {
         pub speed: i64,
     }
     impl Wire for BlockJobCancelled {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -275,8 +275,8 @@ pub(crate) mod events {
         pub action: types::BlockErrorAction,
     }
     impl Wire for BlockJobError {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -311,8 +311,8 @@ pub(crate) mod events {
         pub speed: i64,
     }
     impl Wire for BlockJobReady {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -366,8 +366,8 @@ pub(crate) mod events {
         }
     }
     impl Wire for BlockImageCorrupted {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -404,8 +404,8 @@ pub(crate) mod events {
         pub sectors_count: i64,
     }
     impl Wire for QuorumFailure {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)
@@ -457,8 +457,8 @@ pub(crate) mod events {
         }
     }
     impl Wire for QuorumReportBad {
-        fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-            decode_fields(value, unknown)
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
         }
         fn encode(&self) -> Value {
             encode_fields(self)

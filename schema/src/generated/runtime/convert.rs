@@ -20,13 +20,43 @@ pub enum Unknown {
     Ignore,
 }
 
+/// How deep typed data may nest. Types that contain themselves are read by recursion, which must
+/// fit a small stack whatever the input is.
+const MAX_DEPTH: u32 = 128;
+
+/// How to read a value, and how deep in the input it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Context {
+    unknown: Unknown,
+    depth: u32,
+}
+
+impl Context {
+    /// For a member or element of what is read in this context.
+    fn deeper(self) -> Result<Self, Invalid> {
+        let depth = self.depth + 1;
+        if depth > MAX_DEPTH {
+            return Err(Invalid::new(Reason::TooDeep));
+        }
+        Ok(Self { depth, ..self })
+    }
+}
+
 /// Typed data with a form on the wire.
 pub trait Wire: Sized {
     /// Reads it from `value`.
     ///
     /// # Errors
-    /// The first thing that does not fit the schema.
-    fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid>;
+    /// The first thing that does not fit the schema; a value nested deeper than 128 levels.
+    fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
+        Self::read(value, Context { unknown, depth: 0 })
+    }
+
+    /// Reads it from `value`, which may be inside another. What `decode` does.
+    ///
+    /// # Errors
+    /// As `decode`.
+    fn read(value: Value, context: Context) -> Result<Self, Invalid>;
 
     /// Its form on the wire.
     fn encode(&self) -> Value;
@@ -44,12 +74,12 @@ pub trait Fields: Wire {
     fn put(&self, object: &mut Object);
 }
 
-/// `decode` of a type that is the members of an object.
+/// `read` of a type that is the members of an object.
 ///
 /// # Errors
 /// The first member that does not fit the schema.
-pub fn decode_fields<T: Fields>(value: Value, unknown: Unknown) -> Result<T, Invalid> {
-    let mut members = Members::new(value, unknown)?;
+pub fn read_fields<T: Fields>(value: Value, context: Context) -> Result<T, Invalid> {
+    let mut members = Members::new(value, context)?;
     let fields = T::take(&mut members)?;
     members.end()?;
     Ok(fields)
@@ -66,7 +96,7 @@ pub fn encode_fields<T: Fields>(fields: &T) -> Value {
 #[derive(Debug)]
 pub struct Members {
     left: Vec<(String, Option<Value>)>,
-    unknown: Unknown,
+    context: Context,
 }
 
 impl Members {
@@ -74,22 +104,15 @@ impl Members {
     ///
     /// # Errors
     /// When it is not an object.
-    pub fn new(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-        match value {
-            Value::Object(object) => Ok(Self::of(object, unknown)),
-            _ => Err(Invalid::mistyped("object")),
-        }
-    }
-
-    /// The members of `object`.
-    pub fn of(object: Object, unknown: Unknown) -> Self {
-        Self {
-            left: object
-                .into_iter()
-                .map(|(name, value)| (name, Some(value)))
-                .collect(),
-            unknown,
-        }
+    fn new(value: Value, context: Context) -> Result<Self, Invalid> {
+        let Value::Object(object) = value else {
+            return Err(Invalid::mistyped("object"));
+        };
+        let left = object
+            .into_iter()
+            .map(|(name, value)| (name, Some(value)))
+            .collect();
+        Ok(Self { left, context })
     }
 
     fn take(&mut self, name: &str) -> Option<Value> {
@@ -118,9 +141,19 @@ impl Members {
         let Some(value) = self.take(name) else {
             return Ok(None);
         };
-        T::decode(value, self.unknown)
-            .map(Some)
-            .map_err(|error| error.at(name))
+        let read = self
+            .context
+            .deeper()
+            .and_then(|context| T::read(value, context));
+        read.map(Some).map_err(|error| error.at(name))
+    }
+
+    /// The members of a union's branch, which `make` wraps.
+    ///
+    /// # Errors
+    /// The first member that does not fit the schema.
+    pub fn branch<T: Fields, U>(&mut self, make: fn(T) -> U) -> Result<U, Invalid> {
+        T::take(self).map(make)
     }
 
     /// Whether member `name` is there and was not taken.
@@ -135,7 +168,7 @@ impl Members {
     /// # Errors
     /// When a member is left and unknown members are refused.
     pub fn end(self) -> Result<(), Invalid> {
-        if self.unknown == Unknown::Ignore {
+        if self.context.unknown == Unknown::Ignore {
             return Ok(());
         }
         match self.left.into_iter().find(|(_, value)| value.is_some()) {
@@ -172,6 +205,7 @@ enum Reason {
     OutOfRange(&'static str),
     NotAName(String),
     Unexpected,
+    TooDeep,
 }
 
 impl Invalid {
@@ -205,7 +239,7 @@ impl Invalid {
 
     /// The same error, seen from the object that has it at member `name`.
     #[must_use]
-    pub fn at(mut self, name: &'static str) -> Self {
+    fn at(mut self, name: &'static str) -> Self {
         self.path.push(Step::Known(name));
         self
     }
@@ -272,6 +306,13 @@ impl fmt::Display for Invalid {
                 )
             }
             Reason::Unexpected => write!(f, "Parameter '{path}' is unexpected"),
+            Reason::TooDeep => {
+                let last = self.last_name();
+                write!(
+                    f,
+                    "Parameter '{last}' is nested deeper than {MAX_DEPTH} levels"
+                )
+            }
         }
     }
 }
@@ -300,12 +341,13 @@ impl std::error::Error for UnknownName {}
 ///
 /// # Errors
 /// When it is not a string, or none has this name.
-pub fn decode_name<T: Copy>(
+pub fn read_name<T: Copy>(
     value: Value,
+    context: Context,
     all: &[T],
     name: fn(T) -> &'static str,
 ) -> Result<T, Invalid> {
-    let text = String::decode(value, Unknown::Refuse)?;
+    let text = String::read(value, context)?;
     find_name(&text, all, name).map_err(|_| Invalid::new(Reason::NotAName(text)))
 }
 
@@ -327,7 +369,7 @@ pub fn find_name<T: Copy>(
 pub struct Null;
 
 impl Wire for Null {
-    fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
+    fn read(value: Value, _: Context) -> Result<Self, Invalid> {
         match value {
             Value::Null => Ok(Self),
             _ => Err(Invalid::mistyped("null")),
@@ -348,8 +390,8 @@ impl Fields for () {
 }
 
 impl Wire for () {
-    fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-        decode_fields(value, unknown)
+    fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+        read_fields(value, context)
     }
 
     fn encode(&self) -> Value {
@@ -358,7 +400,7 @@ impl Wire for () {
 }
 
 impl Wire for Value {
-    fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
+    fn read(value: Value, _: Context) -> Result<Self, Invalid> {
         Ok(value)
     }
 
@@ -387,8 +429,8 @@ impl Fields for Object {
 }
 
 impl Wire for Object {
-    fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-        decode_fields(value, unknown)
+    fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+        read_fields(value, context)
     }
 
     fn encode(&self) -> Value {
@@ -397,7 +439,7 @@ impl Wire for Object {
 }
 
 impl Wire for bool {
-    fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
+    fn read(value: Value, _: Context) -> Result<Self, Invalid> {
         match value {
             Value::Bool(flag) => Ok(flag),
             _ => Err(Invalid::mistyped("boolean")),
@@ -410,7 +452,7 @@ impl Wire for bool {
 }
 
 impl Wire for String {
-    fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
+    fn read(value: Value, _: Context) -> Result<Self, Invalid> {
         match value {
             Value::String(text) => Ok(text),
             _ => Err(Invalid::mistyped("string")),
@@ -427,7 +469,7 @@ impl Wire for f64 {
         clippy::cast_precision_loss,
         reason = "a JSON number is read as the nearest double"
     )]
-    fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
+    fn read(value: Value, _: Context) -> Result<Self, Invalid> {
         match value {
             Value::Float(number) => Ok(number),
             Value::Int(number) => Ok(number as f64),
@@ -442,7 +484,7 @@ impl Wire for f64 {
 }
 
 impl Wire for i64 {
-    fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
+    fn read(value: Value, _: Context) -> Result<Self, Invalid> {
         match value {
             Value::Int(number) => Ok(number),
             _ => Err(Invalid::mistyped("integer")),
@@ -455,7 +497,7 @@ impl Wire for i64 {
 }
 
 impl Wire for u64 {
-    fn decode(value: Value, _: Unknown) -> Result<Self, Invalid> {
+    fn read(value: Value, _: Context) -> Result<Self, Invalid> {
         match value {
             // A negative number wraps: QEMU keeps this for old clients.
             Value::Int(number) => Ok(number.cast_unsigned()),
@@ -472,8 +514,8 @@ impl Wire for u64 {
 macro_rules! narrow {
     ($($ty:ty, $wide:ty, $name:literal;)*) => {$(
         impl Wire for $ty {
-            fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-                let wide = <$wide>::decode(value, unknown)?;
+            fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+                let wide = <$wide>::read(value, context)?;
                 Self::try_from(wide).map_err(|_| Invalid::new(Reason::OutOfRange($name)))
             }
 
@@ -494,11 +536,12 @@ narrow! {
 }
 
 impl<T: Wire> Wire for Vec<T> {
-    fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
+    fn read(value: Value, context: Context) -> Result<Self, Invalid> {
         let Value::Array(items) = value else {
             return Err(Invalid::mistyped("array"));
         };
-        let item = |(index, item)| T::decode(item, unknown).map_err(|error| error.at_index(index));
+        let context = context.deeper()?;
+        let item = |(index, item)| T::read(item, context).map_err(|error| error.at_index(index));
         items.into_iter().enumerate().map(item).collect()
     }
 
@@ -508,8 +551,8 @@ impl<T: Wire> Wire for Vec<T> {
 }
 
 impl<T: Wire> Wire for Box<T> {
-    fn decode(value: Value, unknown: Unknown) -> Result<Self, Invalid> {
-        T::decode(value, unknown).map(Box::new)
+    fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+        T::read(value, context).map(Box::new)
     }
 
     fn encode(&self) -> Value {

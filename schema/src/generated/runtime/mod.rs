@@ -15,8 +15,8 @@ mod write;
 
 pub use client::{CallError, Command, decode_reply};
 pub use convert::{
-    Fields, Invalid, Members, Null, Unknown, UnknownName, Wire, decode_fields, decode_name,
-    encode_fields, find_name,
+    Context, Fields, Invalid, Members, Null, Unknown, UnknownName, Wire, encode_fields, find_name,
+    read_fields, read_name,
 };
 pub use error::{Error, ErrorClass};
 pub use json::JsonStream;
