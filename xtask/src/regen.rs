@@ -139,3 +139,28 @@ fn write(folder: &Path, made: &Files, found: &Files) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn committed_code_is_what_the_generator_makes() {
+        let found = read_folder(&crate::root().join("schema/src/generated")).unwrap();
+        compare(&make().unwrap(), &found).unwrap();
+    }
+
+    #[test]
+    fn a_difference_names_the_file_and_the_command() {
+        let file = |name: &str, text: &str| (PathBuf::from(name), text.to_owned());
+        let made = Files::from([file("a.rs", "1\n2\n"), file("b.rs", "")]);
+        let found = Files::from([file("a.rs", "1\n3\n"), file("c.rs", "")]);
+        let message = compare(&made, &found).unwrap_err();
+        assert_eq!(
+            message,
+            "differs: a.rs, line 2\nmissing: b.rs\nleft over: c.rs\n\
+             schema/src/generated is out of date: run `cargo xtask regen`"
+        );
+        assert_eq!(make(), make());
+    }
+}
