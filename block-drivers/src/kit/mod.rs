@@ -1,4 +1,6 @@
 //! What drivers share; no format is named here.
 
+pub(crate) mod addr;
+pub(crate) mod layout;
 #[cfg(test)]
 pub(crate) mod script;
