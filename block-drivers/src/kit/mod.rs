@@ -1,6 +1,7 @@
 //! What drivers share; no format is named here.
 
 pub(crate) mod addr;
+pub(crate) mod compress;
 pub(crate) mod layout;
 #[cfg(test)]
 pub(crate) mod script;

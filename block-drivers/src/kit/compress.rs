@@ -1,0 +1,157 @@
+//! Decompression of clusters, bounded by the length that the format says they have.
+//!
+//! Formats store how many sectors a compressed cluster touches, not how many bytes it has, so what
+//! follows the stream is not an error; nor is a stream that never says that it ends, once the
+//! output is whole. Writers differ in both. Not here: where the bytes come from.
+
+use flate2::{Decompress, FlushDecompress, Status};
+
+/// What is wrong with compressed bytes.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DecompressError {
+    /// The bytes are not a stream of the expected kind.
+    #[error("compressed data is not a valid stream")]
+    Invalid,
+    /// The stream ended, or the input did, before the output was whole.
+    #[error("compressed data holds {got} of {want} bytes")]
+    Short {
+        /// Bytes that came out.
+        got: usize,
+        /// Bytes that the format says there are.
+        want: usize,
+    },
+    /// The build leaves this kind of compression out.
+    #[cfg(not(feature = "zstd"))]
+    #[error("{0} compression is not built in")]
+    NotBuiltIn(&'static str),
+}
+
+/// Inflates raw deflate data (no zlib header) until `out` is full.
+///
+/// # Errors
+/// When the input is not deflate data, or ends before `out` is full.
+pub(crate) fn inflate_raw(input: &[u8], out: &mut [u8]) -> Result<(), DecompressError> {
+    let mut stream = Decompress::new(false);
+    let mut got = 0;
+    let mut used = 0;
+    loop {
+        let (before_in, before_out) = (stream.total_in(), stream.total_out());
+        let rest = out.get_mut(got..).unwrap_or_default();
+        let status = stream
+            .decompress(
+                input.get(used..).unwrap_or_default(),
+                rest,
+                FlushDecompress::Finish,
+            )
+            .map_err(|_| DecompressError::Invalid)?;
+        let produced = usize::try_from(stream.total_out() - before_out).unwrap_or(0);
+        let consumed = usize::try_from(stream.total_in() - before_in).unwrap_or(0);
+        got += produced;
+        used += consumed;
+        if got == out.len() {
+            return Ok(());
+        }
+        if status == Status::StreamEnd || (produced == 0 && consumed == 0) {
+            return Err(DecompressError::Short {
+                got,
+                want: out.len(),
+            });
+        }
+    }
+}
+
+/// Decompresses one or several zstd frames until `out` is full.
+///
+/// # Errors
+/// When the input is not zstd data, or ends before `out` is full.
+#[cfg(feature = "zstd")]
+pub(crate) fn unzstd(input: &[u8], out: &mut [u8]) -> Result<(), DecompressError> {
+    use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
+    let want = out.len();
+    let mut decoder = Decoder::new().map_err(|_| DecompressError::Invalid)?;
+    let mut source = InBuffer::around(input);
+    let mut target = OutBuffer::around(out);
+    while target.pos() < want {
+        let before = (source.pos(), target.pos());
+        decoder
+            .run(&mut source, &mut target)
+            .map_err(|_| DecompressError::Invalid)?;
+        if before == (source.pos(), target.pos()) {
+            return Err(DecompressError::Short {
+                got: target.pos(),
+                want,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Says that zstd is not built in.
+#[cfg(not(feature = "zstd"))]
+pub(crate) fn unzstd(_input: &[u8], _out: &mut [u8]) -> Result<(), DecompressError> {
+    Err(DecompressError::NotBuiltIn("zstd"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::{Compress, Compression, FlushCompress};
+
+    fn deflate(bytes: &[u8], finish: FlushCompress) -> Vec<u8> {
+        let mut out = vec![0; bytes.len() + 64];
+        let mut stream = Compress::new(Compression::default(), false);
+        stream.compress(bytes, &mut out, finish).unwrap();
+        out.truncate(usize::try_from(stream.total_out()).unwrap());
+        out
+    }
+
+    #[test]
+    fn garbage_behind_the_stream_is_ignored() {
+        let data: Vec<u8> = (0..4096u32).map(|i| i.to_le_bytes()[0]).collect();
+        let mut packed = deflate(&data, FlushCompress::Finish);
+        packed.extend([0xff; 300]);
+        let mut out = vec![0; 4096];
+        assert_eq!(inflate_raw(&packed, &mut out), Ok(()));
+        assert_eq!(out, data);
+    }
+
+    #[test]
+    fn a_stream_without_its_end_is_accepted_when_the_output_is_whole() {
+        let data = vec![7; 4096];
+        let packed = deflate(&data, FlushCompress::Sync);
+        let mut out = vec![0; 4096];
+        assert_eq!(inflate_raw(&packed, &mut out), Ok(()));
+        assert_eq!(out, data);
+    }
+
+    #[test]
+    fn output_is_bounded_and_short_streams_are_errors() {
+        let packed = deflate(&vec![0; 1 << 20], FlushCompress::Finish);
+        assert_eq!(inflate_raw(&packed, &mut [1; 512]), Ok(()));
+        let packed = deflate(&[1; 100], FlushCompress::Finish);
+        assert_eq!(
+            inflate_raw(&packed, &mut [0; 512]),
+            Err(DecompressError::Short {
+                got: 100,
+                want: 512
+            })
+        );
+        assert_eq!(
+            inflate_raw(&[0xff; 64], &mut [0; 512]),
+            Err(DecompressError::Invalid)
+        );
+        assert!(inflate_raw(&[], &mut [0; 512]).is_err());
+    }
+
+    #[cfg(feature = "zstd")]
+    #[test]
+    fn several_zstd_frames_make_one_cluster() {
+        let mut packed = zstd::bulk::compress(&[1; 256], 3).unwrap();
+        packed.extend(zstd::bulk::compress(&[2; 256], 3).unwrap());
+        packed.extend([0; 100]);
+        let mut out = [0; 512];
+        assert_eq!(unzstd(&packed, &mut out), Ok(()));
+        assert!(out[..256].iter().all(|&b| b == 1) && out[256..].iter().all(|&b| b == 2));
+        assert!(unzstd(&packed[..10], &mut [0; 512]).is_err());
+    }
+}
