@@ -5,3 +5,4 @@ pub(crate) mod compress;
 pub(crate) mod layout;
 #[cfg(test)]
 pub(crate) mod script;
+pub(crate) mod table_cache;
