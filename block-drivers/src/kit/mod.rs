@@ -2,7 +2,10 @@
 
 pub(crate) mod addr;
 pub(crate) mod compress;
+pub(crate) mod image_file;
 pub(crate) mod layout;
 #[cfg(test)]
 pub(crate) mod script;
 pub(crate) mod table_cache;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,160 @@
+//! What a format needs around it: the file that holds its image, the image behind it, and a thread
+//! for long computations. Implemented by the request path's handles, and by memory for tests, so
+//! that a format's algorithms run without a graph.
+//! Not here: claims and announcements, which are taken before a format's algorithm starts.
+
+use std::future::Future;
+use std::ops::Range;
+
+use block_core::driver::{Child, Cx, Preallocation, ZeroFlags};
+use block_core::request::map::EdgeIndex;
+use block_core::{AlignedBuf, Error, IoBuf, LocalQueue, Result};
+
+/// A file that holds an image, or an image behind another one.
+///
+/// Offsets and lengths are bytes on no boundary. A read behind the end gives zeroes, a write behind
+/// the end lengthens the file where it can grow.
+pub(crate) trait ImageFile {
+    /// Bytes in the file now.
+    fn len(&self) -> u64;
+    /// The node's name, for errors.
+    fn name(&self) -> &str;
+    /// Fills `buf` from `offset`.
+    fn read(&self, offset: u64, buf: IoBuf) -> impl Future<Output = Result<()>>;
+    /// Writes all of `buf` at `offset`.
+    fn write(&self, offset: u64, buf: IoBuf) -> impl Future<Output = Result<()>>;
+    /// Makes `range` read as zeroes.
+    fn write_zeroes(&self, range: Range<u64>, flags: ZeroFlags)
+    -> impl Future<Output = Result<()>>;
+    /// Gives the bytes of `range` back.
+    fn discard(&self, range: Range<u64>) -> impl Future<Output = Result<()>>;
+    /// Makes everything durable that has completed.
+    fn flush(&self) -> impl Future<Output = Result<()>>;
+    /// Sets the length.
+    fn resize(&self, len: u64, preallocation: Preallocation) -> impl Future<Output = Result<()>>;
+
+    /// Reads `len` bytes into memory of our own; callers have bounded `len`.
+    fn read_bytes(&self, offset: u64, len: usize) -> impl Future<Output = Result<AlignedBuf>> {
+        async move {
+            let buf = IoBuf::zeroed(len);
+            self.read(offset, buf.clone()).await?;
+            // Another handle can only be left when a read was detached; then the bytes are copied.
+            Ok(buf
+                .try_into_aligned()
+                .unwrap_or_else(|buf| AlignedBuf::copy_of(&buf.to_vec())))
+        }
+    }
+
+    /// Writes a copy of `bytes`.
+    fn write_bytes(&self, offset: u64, bytes: &[u8]) -> impl Future<Output = Result<()>> {
+        self.write(offset, IoBuf::copy_of(bytes))
+    }
+}
+
+/// What one call of a format's algorithm may use.
+pub(crate) trait Surroundings {
+    /// The kind of file.
+    type File: ImageFile;
+    /// The file that holds the image.
+    fn file(&self) -> &Self::File;
+    /// The image behind this one.
+    fn backing(&self) -> Option<&Self::File>;
+    /// Runs `work` where it holds up nobody.
+    fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = Result<T>>;
+}
+
+impl ImageFile for Child {
+    fn len(&self) -> u64 {
+        Child::len(self)
+    }
+
+    fn name(&self) -> &str {
+        self.node_name()
+    }
+
+    fn read(&self, offset: u64, buf: IoBuf) -> impl Future<Output = Result<()>> {
+        Child::read(self, offset, buf)
+    }
+
+    fn write(&self, offset: u64, buf: IoBuf) -> impl Future<Output = Result<()>> {
+        Child::write(self, offset, buf)
+    }
+
+    fn write_zeroes(
+        &self,
+        range: Range<u64>,
+        flags: ZeroFlags,
+    ) -> impl Future<Output = Result<()>> {
+        Child::write_zeroes(self, range, flags)
+    }
+
+    fn discard(&self, range: Range<u64>) -> impl Future<Output = Result<()>> {
+        Child::discard(self, range)
+    }
+
+    fn flush(&self) -> impl Future<Output = Result<()>> {
+        Child::flush(self)
+    }
+
+    fn resize(&self, len: u64, preallocation: Preallocation) -> impl Future<Output = Result<()>> {
+        Child::resize(self, len, preallocation)
+    }
+}
+
+/// A driver's surroundings on one queue.
+pub(crate) struct OnQueue {
+    queue: LocalQueue,
+    file: Child,
+    backing: Option<Child>,
+}
+
+impl OnQueue {
+    /// What a call of a driver sees; `file` is the edge to the file that holds the image.
+    pub(crate) fn of(cx: &Cx, file: EdgeIndex) -> OnQueue {
+        OnQueue {
+            queue: cx.queue().clone(),
+            file: cx.child(file),
+            backing: cx.backing(),
+        }
+    }
+
+    /// A file alone: for opening and creating.
+    pub(crate) fn file(queue: &LocalQueue, file: Child) -> OnQueue {
+        OnQueue {
+            queue: queue.clone(),
+            file,
+            backing: None,
+        }
+    }
+}
+
+impl Surroundings for OnQueue {
+    type File = Child;
+
+    fn file(&self) -> &Child {
+        &self.file
+    }
+
+    fn backing(&self) -> Option<&Child> {
+        self.backing.as_ref()
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        self.queue
+            .blocking(move || Ok(work()))
+            .await
+            .map_err(|source| Error::Io {
+                node: self.file.node_name().to_owned(),
+                op: "compute",
+                offset: 0,
+                len: 0,
+                source,
+            })
+    }
+}

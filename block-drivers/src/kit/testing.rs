@@ -1,0 +1,235 @@
+//! For tests of formats: a file in memory that remembers what was written between which flushes,
+//! and an executor that polls until done.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::ops::Range;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use block_core::driver::{Preallocation, ZeroFlags};
+use block_core::{Error, IoBuf, Result};
+
+use super::image_file::{ImageFile, Surroundings};
+
+/// Something that changed a [`MemoryFile`].
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    Write(u64, Vec<u8>),
+    Resize(u64),
+    Flush,
+}
+
+/// A file in memory.
+#[derive(Default)]
+pub(crate) struct MemoryFile {
+    bytes: RefCell<Vec<u8>>,
+    /// Everything that changed the file, in order, while recording.
+    events: RefCell<Option<Vec<Event>>>,
+    /// Writes and flushes left before they fail; `None` never fails.
+    budget: Cell<Option<u64>>,
+}
+
+impl MemoryFile {
+    pub(crate) fn new(bytes: Vec<u8>) -> MemoryFile {
+        MemoryFile {
+            bytes: RefCell::new(bytes),
+            ..MemoryFile::default()
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.bytes.borrow().clone()
+    }
+
+    /// Starts to remember events.
+    pub(crate) fn record(&self) {
+        *self.events.borrow_mut() = Some(Vec::new());
+    }
+
+    pub(crate) fn events(&self) -> Vec<Event> {
+        self.events.borrow().clone().unwrap_or_default()
+    }
+
+    /// Lets `count` more writes and flushes succeed, then fails all.
+    pub(crate) fn fail_after(&self, count: Option<u64>) {
+        self.budget.set(count);
+    }
+
+    fn happens(&self, op: &'static str, event: Event) -> Result<()> {
+        match self.budget.get() {
+            Some(0) => {
+                let source = std::io::Error::from_raw_os_error(5);
+                return Err(Error::Io {
+                    node: "memory".into(),
+                    op,
+                    offset: 0,
+                    len: 0,
+                    source,
+                });
+            }
+            Some(left) => self.budget.set(Some(left - 1)),
+            None => {}
+        }
+        apply(&mut self.bytes.borrow_mut(), &event);
+        if let Some(events) = self.events.borrow_mut().as_mut() {
+            events.push(event);
+        }
+        Ok(())
+    }
+}
+
+/// Does to `bytes` what an event did to the file.
+pub(crate) fn apply(bytes: &mut Vec<u8>, event: &Event) {
+    match event {
+        Event::Write(offset, data) => {
+            let start = usize::try_from(*offset).unwrap();
+            let end = start + data.len();
+            if bytes.len() < end {
+                bytes.resize(end, 0);
+            }
+            bytes[start..end].copy_from_slice(data);
+        }
+        Event::Resize(len) => bytes.resize(usize::try_from(*len).unwrap(), 0),
+        Event::Flush => {}
+    }
+}
+
+impl ImageFile for MemoryFile {
+    fn len(&self) -> u64 {
+        self.bytes.borrow().len() as u64
+    }
+
+    fn name(&self) -> &str {
+        "memory"
+    }
+
+    async fn read(&self, offset: u64, buf: IoBuf) -> Result<()> {
+        yield_once().await;
+        let bytes = self.bytes.borrow();
+        let start = usize::try_from(offset).unwrap().min(bytes.len());
+        let end = (start + buf.len()).min(bytes.len());
+        buf.copy_in(0, &bytes[start..end]);
+        buf.fill(end - start..buf.len(), 0);
+        Ok(())
+    }
+
+    async fn write(&self, offset: u64, buf: IoBuf) -> Result<()> {
+        yield_once().await;
+        self.happens("write", Event::Write(offset, buf.to_vec()))
+    }
+
+    async fn write_zeroes(&self, range: Range<u64>, _flags: ZeroFlags) -> Result<()> {
+        yield_once().await;
+        let len = usize::try_from(range.end - range.start).unwrap();
+        self.happens("write zeroes", Event::Write(range.start, vec![0; len]))
+    }
+
+    async fn discard(&self, range: Range<u64>) -> Result<()> {
+        yield_once().await;
+        // What was discarded may read as anything.
+        let end = range.end.min(self.len());
+        let Some(len) = end.checked_sub(range.start).filter(|&len| len > 0) else {
+            return Ok(());
+        };
+        let len = usize::try_from(len).unwrap();
+        self.happens("discard", Event::Write(range.start, vec![0xdd; len]))
+    }
+
+    async fn flush(&self) -> Result<()> {
+        yield_once().await;
+        self.happens("flush", Event::Flush)
+    }
+
+    async fn resize(&self, len: u64, _preallocation: Preallocation) -> Result<()> {
+        self.happens("resize", Event::Resize(len))
+    }
+}
+
+/// A file and what is behind it.
+pub(crate) struct Bench {
+    pub(crate) file: MemoryFile,
+    pub(crate) backing: Option<MemoryFile>,
+}
+
+impl Surroundings for Bench {
+    type File = MemoryFile;
+
+    fn file(&self) -> &MemoryFile {
+        &self.file
+    }
+
+    fn backing(&self) -> Option<&MemoryFile> {
+        self.backing.as_ref()
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        Ok(work())
+    }
+}
+
+/// Lets other tasks of the test run.
+pub(crate) async fn yield_once() {
+    let mut first = true;
+    std::future::poll_fn(|_| {
+        if std::mem::take(&mut first) {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    })
+    .await;
+}
+
+/// Polls until the future is done.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let mut cx = Context::from_waker(Waker::noop());
+    for _ in 0..10_000_000 {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut cx) {
+            return value;
+        }
+    }
+    panic!("the future waits for something that never happens");
+}
+
+/// Polls several futures in turns of a seeded order until all are done.
+pub(crate) fn run_all<T>(
+    seed: u64,
+    futures: Vec<std::pin::Pin<Box<dyn Future<Output = T> + '_>>>,
+) -> Vec<T> {
+    let mut random = Random(seed | 1);
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut results: Vec<Option<T>> = futures.iter().map(|_| None).collect();
+    let mut waiting: Vec<_> = futures.into_iter().enumerate().collect();
+    for _ in 0..10_000_000 {
+        if waiting.is_empty() {
+            break;
+        }
+        let pick = usize::try_from(random.below(waiting.len() as u64)).unwrap();
+        let (index, future) = &mut waiting[pick];
+        if let Poll::Ready(value) = future.as_mut().poll(&mut cx) {
+            results[*index] = Some(value);
+            drop(waiting.swap_remove(pick));
+        }
+    }
+    results
+        .into_iter()
+        .map(|r| r.expect("no task waits for ever"))
+        .collect()
+}
+
+/// Numbers that repeat with their seed (xorshift).
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % end
+    }
+}
