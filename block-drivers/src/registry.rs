@@ -15,7 +15,7 @@ use block_schema::types::{
     BlockdevRef,
 };
 
-use crate::format::raw;
+use crate::format::{qcow2, raw};
 use crate::protocol::{file, nbd};
 
 macro_rules! drivers {
@@ -42,12 +42,12 @@ macro_rules! drivers {
 drivers! {
     built_in {
         Raw => raw::open,
+        Qcow2 => qcow2::open,
         File => file::open_file,
         HostDevice => file::open_host_device,
         Nbd => nbd::open,
     }
     absent {
-        Qcow2,
         HostCdrom, HostFloppy, Http, Https, Ftp, Ftps, Tftp, Vvfat, Blkdebug,
         Blkverify, Bochs, Cloop, Cow, Dmg, Parallels, Qcow, Qed, Vdi, Vhdx, Vmdk, Vpc, Quorum,
         NullCo, NullAio,
@@ -58,7 +58,7 @@ drivers! {
 type Probe = (BlockdevDriver, fn(&[u8]) -> bool);
 
 /// Formats that can be told by their first bytes; raw is what is left.
-const PROBES: &[Probe] = &[];
+const PROBES: &[Probe] = &[(BlockdevDriver::Qcow2, qcow2::probe)];
 
 /// The drivers of this crate.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,0 +1,764 @@
+//! Refcounts: which host clusters are in use, and finding ones that are not.
+//! Called by `write` and `resize` (reserve), `discard` and `write` (free), `cache` (write back).
+//! Invariants: a cluster is reserved in memory before anything is written to it; a count falls only
+//! after the removal of what pointed there is durable, so a free cluster is free on disk too; a new
+//! refcount block is durable before the table entry that names it.
+//! Spec: qcow2 "Host cluster management". Not here: when things are written (`cache.rs`).
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use block_core::sync::AsyncMutex;
+use block_core::{Error, Result};
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use super::cache::write_copy;
+use super::error::ImageError;
+use super::geometry::Geometry;
+use super::header::MAX_REFCOUNT_TABLE_BYTES;
+use super::image::Image;
+use super::layout::{CompressedCluster, HOST_LIMIT, RefcountTableEntry};
+use crate::kit::addr::HostOffset;
+use crate::kit::image_file::{ImageFile, Surroundings};
+use crate::kit::layout::{bytes_be, words_be};
+use crate::kit::table_cache::{Acquire, Loading, Needs, Pinned, TableCache};
+
+/// The refcounts of an image.
+pub(super) struct Refcounts {
+    geometry: Geometry,
+    table: Mutex<Table>,
+    pub(super) blocks: TableCache,
+    state: Mutex<State>,
+    /// The end of the file at open, or of the last cluster that was ever reserved. What lies behind
+    /// was never written: it reads as zeroes.
+    host_end: AtomicU64,
+    growing: AsyncMutex,
+}
+
+/// The refcount table in memory.
+struct Table {
+    entries: Vec<u64>,
+    /// Entries that differ from the disk.
+    unwritten: BTreeSet<u64>,
+    /// Where the table goes, when it has outgrown its place.
+    moved: Option<Place>,
+}
+
+/// Where a table is.
+#[derive(Clone, Copy)]
+struct Place {
+    offset: HostOffset,
+    clusters: u32,
+}
+
+struct State {
+    /// No cluster before this one is free.
+    cursor: u64,
+    freed: Vec<Freed>,
+}
+
+/// References to a cluster that were given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Freed {
+    cluster: u64,
+    reason: FreeReason,
+}
+
+/// Why a cluster is freed: what the schema's `pass-discard-*` options distinguish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FreeReason {
+    /// A guest discarded it.
+    Request,
+    /// Something else took its place.
+    Other,
+}
+
+/// Clusters that nobody else can get; given back when dropped before [`commit`](Self::commit).
+pub(super) struct Reservation<'a> {
+    refcounts: &'a Refcounts,
+    block: Pinned<'a>,
+    first: u64,
+    count: u64,
+    fresh: bool,
+}
+
+impl Reservation<'_> {
+    /// The first byte.
+    pub(super) fn offset(&self) -> HostOffset {
+        self.refcounts.geometry.host_of(self.first)
+    }
+
+    /// How many clusters there are, at least 1.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether they are known to read as zeroes.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// Keeps the clusters: something in memory points at them now.
+    pub(super) fn commit(mut self) {
+        self.count = 0;
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if self.count == 0 {
+            return;
+        }
+        // Writes to the clusters have settled: whoever drops this has awaited them.
+        let mut state = self.refcounts.state.lock();
+        for cluster in self.first..self.first + self.count {
+            self.refcounts.set_count(&self.block, cluster, 0);
+        }
+        state.cursor = state.cursor.min(self.first);
+    }
+}
+
+impl Refcounts {
+    pub(super) fn new(
+        geometry: Geometry,
+        entries: Vec<u64>,
+        blocks: TableCache,
+        file_len: u64,
+    ) -> Refcounts {
+        Refcounts {
+            geometry,
+            table: Mutex::new(Table {
+                entries,
+                unwritten: BTreeSet::new(),
+                moved: None,
+            }),
+            blocks,
+            // Cluster 0 is the header; its offset never stands for an allocation.
+            state: Mutex::new(State {
+                cursor: 1,
+                freed: Vec::new(),
+            }),
+            host_end: AtomicU64::new(file_len),
+            growing: AsyncMutex::new(),
+        }
+    }
+
+    fn count(&self, block: &Pinned<'_>, cluster: u64) -> u64 {
+        let (word, shift) = self
+            .geometry
+            .refcount_place(cluster % self.geometry.block_reach());
+        (block.entry(word) >> shift) & self.geometry.max_refcount()
+    }
+
+    /// Sets a count. The caller holds `state`, which makes this read and write one step.
+    fn set_count(&self, block: &Pinned<'_>, cluster: u64, count: u64) {
+        let (word, shift) = self
+            .geometry
+            .refcount_place(cluster % self.geometry.block_reach());
+        let mask = self.geometry.max_refcount() << shift;
+        let value = (block.entry(word) & !mask) | (count << shift);
+        block.set(word, value, Needs::Nothing);
+    }
+
+    /// The first run of free clusters in `range`, at most `want` long.
+    fn find(&self, block: &Pinned<'_>, range: Range<u64>, want: u64) -> Option<Range<u64>> {
+        let mut clusters = range.clone();
+        let first = clusters.find(|&c| self.count(block, c) == 0)?;
+        let end = clusters
+            .take_while(|&c| self.count(block, c) == 0)
+            .take(usize::try_from(want - 1).unwrap_or(usize::MAX))
+            .last()
+            .map_or(first + 1, |last| last + 1);
+        Some(first..end)
+    }
+
+    /// Takes free clusters. The caller holds `state`.
+    fn take<'a>(&'a self, block: &Pinned<'a>, run: Range<u64>) -> Reservation<'a> {
+        for cluster in run.clone() {
+            self.set_count(block, cluster, 1);
+        }
+        let (start, end) = (
+            self.geometry.host_of(run.start),
+            self.geometry.host_of(run.end),
+        );
+        let before = self.host_end.fetch_max(end.0, Ordering::AcqRel);
+        Reservation {
+            refcounts: self,
+            block: block.clone(),
+            first: run.start,
+            count: run.end - run.start,
+            fresh: start.0 >= before,
+        }
+    }
+
+    /// Gives up a reference to each cluster of a host range, once the next flush has made durable
+    /// that nothing points there.
+    pub(super) fn free_later(&self, at: HostOffset, len: u64, reason: FreeReason) {
+        let first = self.geometry.cluster_of(at);
+        let last = self.geometry.cluster_of(at.plus(len.saturating_sub(1)));
+        self.state
+            .lock()
+            .freed
+            .extend((first..=last).map(|cluster| Freed { cluster, reason }));
+    }
+
+    /// As [`free_later`](Self::free_later), for a compressed cluster.
+    pub(super) fn free_compressed_later(&self, c: CompressedCluster, reason: FreeReason) {
+        self.free_later(c.host, c.len, reason);
+    }
+
+    pub(super) fn take_freed(&self) -> Vec<Freed> {
+        std::mem::take(&mut self.state.lock().freed)
+    }
+
+    pub(super) fn put_back(&self, freed: Vec<Freed>) {
+        self.state.lock().freed.extend(freed);
+    }
+}
+
+impl Image {
+    /// The first host byte that no entry may name: behind the file, and behind all reservations.
+    pub(super) fn host_end(&self) -> u64 {
+        self.refcounts.host_end.load(Ordering::Acquire)
+    }
+
+    /// Whether a cluster holds the header, the L1 table, the refcount table or the first snapshot.
+    pub(super) fn in_fixed_metadata(&self, at: HostOffset) -> bool {
+        let header = self.header.lock();
+        let within = |start: HostOffset, len: u64| {
+            at.0 < self.geometry.ceil(start.0 + len)
+                && start.0 < at.0 + self.geometry.cluster_size()
+        };
+        at.0 < self.geometry.cluster_size()
+            || within(header.l1_table, header.l1_bytes())
+            || within(header.refcount_table, header.refcount_table_bytes())
+            || (header.snapshot_count > 0 && within(header.snapshots, 1))
+    }
+
+    /// How many references a cluster has.
+    ///
+    /// # Errors
+    /// `Corrupt` when the refcount table is wrong; errors of the file.
+    pub(super) async fn refcount<E: Surroundings>(&self, env: &E, cluster: u64) -> Result<u64> {
+        let index = cluster / self.geometry.block_reach();
+        let block = self.block(env, index).await?;
+        Ok(block.map_or(0, |block| self.refcounts.count(&block, cluster)))
+    }
+
+    /// A refcount block; `None` when there is none.
+    async fn block<E: Surroundings>(&self, env: &E, index: u64) -> Result<Option<Pinned<'_>>> {
+        let Some(at) = self.block_place(index).map_err(|e| self.error(e))? else {
+            return Ok(None);
+        };
+        match self.acquire(env, &self.refcounts.blocks, index).await? {
+            Ok(block) => Ok(Some(block)),
+            Err(slot) => self.load_block(env, at, slot).await.map(Some),
+        }
+    }
+
+    async fn load_block<'a, E: Surroundings>(
+        &self,
+        env: &E,
+        at: HostOffset,
+        slot: Loading<'a>,
+    ) -> Result<Pinned<'a>> {
+        let bytes = env
+            .file()
+            .read_bytes(at.0, self.geometry.cluster_len())
+            .await?;
+        Ok(slot.fill(&words_be(&bytes)))
+    }
+
+    /// Where a refcount block is.
+    fn block_place(&self, index: u64) -> std::result::Result<Option<HostOffset>, ImageError> {
+        let entry = {
+            let table = self.refcounts.table.lock();
+            let place = usize::try_from(index).unwrap_or(usize::MAX);
+            table.entries.get(place).copied().unwrap_or(0)
+        };
+        let wrong = |what| ImageError::RefcountEntry { index, entry, what };
+        let entry = RefcountTableEntry(entry);
+        if entry.reserved() != 0 {
+            return Err(wrong("reserved bits set"));
+        }
+        let Some(at) = entry.block() else {
+            return Ok(None);
+        };
+        if self.geometry.within(at.0) != 0 {
+            return Err(wrong("an offset off a cluster boundary"));
+        }
+        if at.0 >= self.host_end() {
+            return Err(wrong("an offset behind the end of the file"));
+        }
+        if self.in_fixed_metadata(at) {
+            return Err(wrong(
+                "an offset inside the header, the L1 table or the refcount table",
+            ));
+        }
+        Ok(Some(at))
+    }
+
+    /// Reserves at least one and at most `want` clusters, next to each other.
+    ///
+    /// # Errors
+    /// `NOSPC` when no host offset is left; `Corrupt` when the refcounts are wrong; errors of the
+    /// file.
+    pub(super) async fn reserve<E: Surroundings>(
+        &self,
+        env: &E,
+        want: u64,
+    ) -> Result<Reservation<'_>> {
+        let reach = self.geometry.block_reach();
+        loop {
+            let index = self.refcounts.state.lock().cursor / reach;
+            let block = self.block_or_new(env, index).await?;
+            let mut state = self.refcounts.state.lock();
+            let here = index * reach..(index + 1) * reach;
+            let from = state.cursor.max(here.start);
+            if let Some(run) = self.refcounts.find(&block, from..here.end, want) {
+                let (start, end) = (run.start, run.end);
+                // Nothing before the run is free if the cursor was in this block or before it.
+                if state.cursor >= here.start {
+                    state.cursor = end;
+                }
+                self.check_free(start)?;
+                return Ok(self.refcounts.take(&block, run));
+            }
+            if here.contains(&state.cursor) {
+                state.cursor = here.end;
+            }
+        }
+    }
+
+    /// Reserves exactly `count` clusters next to each other, and commits them: for tables.
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
+    pub(super) async fn reserve_table<E: Surroundings>(
+        &self,
+        env: &E,
+        count: u64,
+    ) -> Result<HostOffset> {
+        let reach = self.geometry.block_reach();
+        if count == 1 {
+            let reserved = self.reserve(env, 1).await?;
+            let at = reserved.offset();
+            reserved.commit();
+            return Ok(at);
+        }
+        if count >= reach {
+            // No block has so many to itself.
+            let _one = self.refcounts.growing.lock().await;
+            return self.append_area(env, count).await;
+        }
+        let mut index = self.refcounts.state.lock().cursor / reach;
+        loop {
+            let block = self.block_or_new(env, index).await?;
+            let _state = self.refcounts.state.lock();
+            let mut from = (index * reach).max(1);
+            let end = (index + 1) * reach;
+            while let Some(run) = self.refcounts.find(&block, from..end, count) {
+                if run.end - run.start == count {
+                    self.check_free(run.start)?;
+                    let taken = self.refcounts.take(&block, run);
+                    let at = taken.offset();
+                    taken.commit();
+                    return Ok(at);
+                }
+                from = run.end;
+            }
+            index += 1;
+        }
+    }
+
+    /// A free cluster that is known to be in use means that the refcounts are wrong.
+    fn check_free(&self, cluster: u64) -> Result<()> {
+        let at = self.geometry.host_of(cluster);
+        if self.in_fixed_metadata(at) {
+            let what = "the header, the L1 table, the refcount table or the snapshot table";
+            return Err(self.error(ImageError::AllocatedInUse { offset: at.0, what }));
+        }
+        Ok(())
+    }
+
+    /// A refcount block, made if there is none.
+    async fn block_or_new<E: Surroundings>(&self, env: &E, index: u64) -> Result<Pinned<'_>> {
+        if let Some(block) = self.block(env, index).await? {
+            return Ok(block);
+        }
+        let growing = self.refcounts.growing.lock().await;
+        if let Some(block) = self.block(env, index).await? {
+            return Ok(block);
+        }
+        if (index + 1) * self.geometry.block_reach()
+            > self.geometry.cluster_of(HostOffset(HOST_LIMIT))
+        {
+            return Err(self.no_space(Errno::FBIG));
+        }
+        let capacity = self.refcounts.table.lock().entries.len() as u64;
+        if index >= capacity {
+            self.grow_table(env).await?;
+        }
+        let first = index * self.geometry.block_reach();
+        if self.refcounts.table.lock().entries.get(index_of(index)) == Some(&0) {
+            // A block describes itself: the first cluster of its own range, all of which is free.
+            let at = if first == 0 { 1 } else { first };
+            self.check_free(at)?;
+            let slots = self.new_slots(env, index..index + 1).await?;
+            let mut table = self.refcounts.table.lock();
+            self.fill_blocks(&mut table, slots, index, &(at..at + 1));
+        }
+        drop(growing);
+        match self.block(env, index).await? {
+            Some(block) => Ok(block),
+            None => Err(self.no_space(Errno::NOSPC)),
+        }
+    }
+
+    /// Slots for blocks that do not exist yet. The cache is large enough for all of them at once.
+    async fn new_slots<E: Surroundings>(
+        &self,
+        env: &E,
+        indices: Range<u64>,
+    ) -> Result<Vec<Loading<'_>>> {
+        let mut slots = Vec::new();
+        for index in indices {
+            match self.acquire(env, &self.refcounts.blocks, index).await? {
+                Err(slot) => slots.push(slot),
+                Ok(_) => return Err(self.no_space(Errno::NOSPC)),
+            }
+        }
+        Ok(slots)
+    }
+
+    /// Fills new blocks, from block `first` on and placed from cluster `used.start` on, that count
+    /// `used` as used. One step for a flush, which looks at the table before it copies blocks.
+    fn fill_blocks(
+        &self,
+        table: &mut Table,
+        slots: Vec<Loading<'_>>,
+        first: u64,
+        used: &Range<u64>,
+    ) {
+        let reach = self.geometry.block_reach();
+        self.refcounts
+            .host_end
+            .fetch_max(self.geometry.host_of(used.end).0, Ordering::AcqRel);
+        for (index, (at, slot)) in (first..).zip((used.start..).zip(slots)) {
+            let mut words = vec![0; self.geometry.entries_len()];
+            let here = index * reach..(index + 1) * reach;
+            for cluster in used.start.max(here.start)..used.end.min(here.end) {
+                let (word, shift) = self.geometry.refcount_place(cluster % reach);
+                words[word] |= 1 << shift;
+            }
+            table.entries[index_of(index)] = self.geometry.host_of(at).0;
+            table.unwritten.insert(index);
+            slot.fill(&words).mark_all(Needs::Nothing);
+        }
+    }
+
+    /// Makes a refcount table of twice the size, in memory; the next flush moves it. The new place
+    /// is behind everything that the old table describes, with the blocks that describe it.
+    /// The caller holds `growing`.
+    async fn grow_table<E: Surroundings>(&self, env: &E) -> Result<()> {
+        let old = self.refcounts.table.lock().entries.len() as u64;
+        let plan = plan_growth(self.geometry, old).ok_or_else(|| self.no_space(Errno::FBIG))?;
+        let slots = self.new_slots(env, old..old + plan.blocks).await?;
+        let used = plan.first..plan.first + plan.blocks + plan.clusters;
+        let place = Place {
+            offset: self.geometry.host_of(plan.first + plan.blocks),
+            clusters: u32::try_from(plan.clusters).unwrap_or(u32::MAX),
+        };
+        let mut table = self.refcounts.table.lock();
+        table.entries.resize(index_of(plan.entries), 0);
+        self.fill_blocks(&mut table, slots, old, &used);
+        if let Some(never_written) = table.moved.replace(place) {
+            let len = u64::from(never_written.clusters) << self.geometry.cluster_bits;
+            self.refcounts
+                .free_later(never_written.offset, len, FreeReason::Other);
+        }
+        Ok(())
+    }
+
+    /// Takes `count` clusters behind the end of everything, with the blocks that describe them.
+    /// The caller holds `growing`.
+    async fn append_area<E: Surroundings>(&self, env: &E, count: u64) -> Result<HostOffset> {
+        let reach = self.geometry.block_reach();
+        let blocks = blocks_for(reach, count);
+        loop {
+            let end = self.geometry.clusters(self.host_end());
+            let capacity = {
+                let table = self.refcounts.table.lock();
+                let used = table
+                    .entries
+                    .iter()
+                    .rposition(|&e| e != 0)
+                    .map_or(0, |i| i as u64 + 1);
+                (table.entries.len() as u64, used)
+            };
+            let index = end.div_ceil(reach).max(capacity.1);
+            if index + blocks <= capacity.0 {
+                let first = index * reach;
+                let used = first..first + blocks + count;
+                let slots = self.new_slots(env, index..index + blocks).await?;
+                self.fill_blocks(&mut self.refcounts.table.lock(), slots, index, &used);
+                return Ok(self.geometry.host_of(first + blocks));
+            }
+            self.grow_table(env).await?;
+        }
+    }
+
+    /// The refcount table in memory.
+    pub(super) fn refcount_table(&self) -> Vec<u64> {
+        self.refcounts.table.lock().entries.clone()
+    }
+
+    /// Whether a refcount table entry names a block.
+    pub(super) fn has_block(&self, index: u64) -> bool {
+        let entry = self
+            .refcounts
+            .table
+            .lock()
+            .entries
+            .get(index_of(index))
+            .copied();
+        entry.is_some_and(|e| RefcountTableEntry(e).block().is_some())
+    }
+
+    /// Sets a refcount to what a check counted; false when there is no block to hold it and none
+    /// can be made without knowing which clusters are free. The image is drained.
+    ///
+    /// # Errors
+    /// `Corrupt` when the refcount table is wrong; errors of the file.
+    pub(super) async fn repair_count<E: Surroundings>(
+        &self,
+        env: &E,
+        cluster: u64,
+        count: u64,
+    ) -> Result<bool> {
+        if count > self.geometry.max_refcount() {
+            return Ok(false);
+        }
+        let Some(block) = self
+            .block(env, cluster / self.geometry.block_reach())
+            .await?
+        else {
+            return Ok(false);
+        };
+        let mut state = self.refcounts.state.lock();
+        self.refcounts.set_count(&block, cluster, count);
+        if count == 0 {
+            state.cursor = state.cursor.min(cluster.max(1));
+        }
+        drop(state);
+        drop(block);
+        self.limit_dirty(env).await?;
+        Ok(true)
+    }
+
+    fn no_space(&self, errno: Errno) -> Error {
+        Error::Io {
+            node: self.node.clone(),
+            op: "allocate",
+            offset: self.host_end(),
+            len: self.geometry.cluster_size(),
+            source: errno.into(),
+        }
+    }
+
+    /// Writes changed refcount blocks, then the table entries of new ones. Not durable on return.
+    /// The caller is the one flush.
+    pub(super) async fn write_refcounts<E: Surroundings>(&self, env: &E) -> Result<()> {
+        // The entries first: every block they name is in the copies then, or on disk.
+        let (unwritten, moved, entries) = {
+            let mut table = self.refcounts.table.lock();
+            let moved = table.moved.take();
+            // A copy of the whole table only when something of it is written.
+            let changed = moved.is_some() || !table.unwritten.is_empty();
+            let entries = if changed {
+                table.entries.clone()
+            } else {
+                Vec::new()
+            };
+            (std::mem::take(&mut table.unwritten), moved, entries)
+        };
+        let blocks = self.refcounts.blocks.take_dirty();
+        let result = self
+            .write_refcount_copies(env, &blocks, &unwritten, moved, &entries)
+            .await;
+        for copy in &blocks {
+            match &result {
+                Ok(()) => self.refcounts.blocks.written(copy),
+                Err(_) => self.refcounts.blocks.failed(copy),
+            }
+        }
+        if result.is_err() {
+            let mut table = self.refcounts.table.lock();
+            table.unwritten.extend(unwritten);
+            // A table that grew again meanwhile has a later place.
+            if let (None, Some(place)) = (&table.moved, moved) {
+                table.moved = Some(place);
+            }
+        }
+        result
+    }
+
+    async fn write_refcount_copies<E: Surroundings>(
+        &self,
+        env: &E,
+        blocks: &[crate::kit::table_cache::Writeback],
+        unwritten: &BTreeSet<u64>,
+        moved: Option<Place>,
+        entries: &[u64],
+    ) -> Result<()> {
+        let file = env.file();
+        for copy in blocks {
+            let at = self.block_place(copy.key).map_err(|e| self.error(e))?;
+            let at = at.ok_or_else(|| self.no_space(Errno::NOSPC))?;
+            write_copy(file, at, copy).await?;
+        }
+        if let Some(place) = moved {
+            let len = index_of(u64::from(place.clusters) * self.geometry.entries());
+            file.write_bytes(
+                place.offset.0,
+                &bytes_be(&entries[..len.min(entries.len())]),
+            )
+            .await?;
+            // Blocks and table before the header that names them.
+            file.flush().await?;
+            let (old, old_len) = {
+                let header = self.header.lock();
+                (header.refcount_table, header.refcount_table_bytes())
+            };
+            self.update_header(env, |header| {
+                header.refcount_table = place.offset;
+                header.refcount_table_clusters = place.clusters;
+            })
+            .await?;
+            self.refcounts.free_later(old, old_len, FreeReason::Other);
+        } else if !unwritten.is_empty() {
+            // Blocks before the table entries that name them.
+            file.flush().await?;
+            let table = self.header.lock().refcount_table;
+            for &index in unwritten {
+                let bytes = entries[index_of(index)].to_be_bytes();
+                file.write_bytes(table.0 + index * 8, &bytes).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lowers the counts of clusters whose last pointer is durably gone, and gives them back to the
+    /// file where asked to. What cannot be done now waits for the next flush.
+    pub(super) async fn apply_freed<E: Surroundings>(&self, env: &E, freed: Vec<Freed>) {
+        let mut later = Vec::new();
+        let mut sorted = freed;
+        sorted.sort_by_key(|f| f.cluster);
+        for same in sorted.chunk_by(|a, b| a.cluster == b.cluster) {
+            if let Err(error) = self.apply_one(env, same).await {
+                tracing::warn!(node = self.node, error = %error.chain(), "freeing a cluster waits");
+                later.extend_from_slice(same);
+            }
+        }
+        self.refcounts.put_back(later);
+    }
+
+    /// Lowers one cluster's count by as many references as were given up.
+    async fn apply_one<E: Surroundings>(&self, env: &E, same: &[Freed]) -> Result<()> {
+        let Some(Freed { cluster, reason }) = same.first().copied() else {
+            return Ok(());
+        };
+        let index = cluster / self.geometry.block_reach();
+        let place = self.block_place(index).map_err(|e| self.error(e))?;
+        let block = match (place, self.refcounts.blocks.acquire(index)) {
+            (Some(_), Acquire::Ready(block)) => block,
+            (Some(at), Acquire::Load(slot)) => self.load_block(env, at, slot).await?,
+            // This runs inside a flush, which must not wait for one.
+            (Some(_), Acquire::Wait | Acquire::Full) => return Err(self.no_space(Errno::AGAIN)),
+            (None, _) => {
+                let offset = self.geometry.host_of(cluster).0;
+                tracing::warn!(
+                    node = self.node,
+                    offset,
+                    "a freed cluster has no refcount block"
+                );
+                return Ok(());
+            }
+        };
+        let given_up = same.len() as u64;
+        let pass = match reason {
+            FreeReason::Request => self.options.pass_discard_request,
+            FreeReason::Other => self.options.pass_discard_other,
+        };
+        if pass && self.refcounts.count(&block, cluster) == given_up {
+            // Before the count falls: afterwards the cluster may be somebody else's.
+            let at = self.geometry.host_of(cluster).0;
+            // The file may decline; the cluster is free all the same.
+            let _ = env
+                .file()
+                .discard(at..at + self.geometry.cluster_size())
+                .await;
+        }
+        let mut state = self.refcounts.state.lock();
+        let count = self
+            .refcounts
+            .count(&block, cluster)
+            .saturating_sub(given_up);
+        self.refcounts.set_count(&block, cluster, count);
+        if count == 0 {
+            state.cursor = state.cursor.min(cluster.max(1));
+        }
+        Ok(())
+    }
+}
+
+/// A place in a table that was checked against the table's length, or is about to be.
+fn index_of(index: u64) -> usize {
+    usize::try_from(index).unwrap_or(usize::MAX)
+}
+
+/// Blocks that describe themselves and `count` clusters behind them.
+fn blocks_for(reach: u64, count: u64) -> u64 {
+    // Each block describes `reach` clusters, one of which it needs itself.
+    count.div_ceil(reach - 1)
+}
+
+/// How a refcount table grows.
+#[derive(Debug, PartialEq, Eq)]
+struct Growth {
+    /// Entries of the new table.
+    entries: u64,
+    /// Its clusters.
+    clusters: u64,
+    /// New refcount blocks, in front of it.
+    blocks: u64,
+    /// The first cluster of blocks and table.
+    first: u64,
+}
+
+/// Plans a table of at least twice `old` entries, placed where the old one's reach ends; `None`
+/// when no table may be that large.
+fn plan_growth(geometry: Geometry, old: u64) -> Option<Growth> {
+    let limit = MAX_REFCOUNT_TABLE_BYTES >> geometry.cluster_bits;
+    let mut clusters = (old * 2).div_ceil(geometry.entries()).min(limit);
+    loop {
+        let blocks = blocks_for(geometry.block_reach(), clusters);
+        let entries = clusters * geometry.entries();
+        // One more for whoever made the table grow.
+        if entries > old + blocks {
+            let first = old * geometry.block_reach();
+            return Some(Growth {
+                entries,
+                clusters,
+                blocks,
+                first,
+            });
+        }
+        clusters += 1;
+        if clusters > limit {
+            return None;
+        }
+    }
+}

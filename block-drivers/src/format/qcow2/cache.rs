@@ -1,0 +1,277 @@
+//! What is in memory, and what must be durable before what.
+//! Called by everything that needs a table, and by flush. The order is argued in README.md,
+//! "Write order and crashes"; this is its only implementation.
+//! Invariant: one flush at a time; it takes its copies in the order freed clusters, L1 entries, L2
+//! tables, refcounts, so that each copy's dependencies are in a copy taken later.
+//! Not here: choosing clusters (`alloc.rs`).
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use block_core::Result;
+use block_core::sync::AsyncMutex;
+use parking_lot::Mutex;
+
+use super::error::ImageError;
+use super::image::Image;
+use super::layout::{L1Entry, L2Entry};
+use super::map::Cluster;
+use crate::kit::addr::HostOffset;
+use crate::kit::image_file::{ImageFile, Surroundings};
+use crate::kit::layout::{bytes_be, words_be};
+use crate::kit::table_cache::{Acquire, Loading, Needs, Pinned, TableCache, Writeback};
+
+/// What a flush has to do beyond the dirty tables in the caches.
+#[derive(Default)]
+pub(super) struct Dirty {
+    /// L1 entries that differ from the disk.
+    l1: Mutex<BTreeMap<u64, L1Entry>>,
+    /// Held by the one flush, and by what must not meet one.
+    pub(super) exclusive: AsyncMutex,
+    started: AtomicU64,
+    succeeded: AtomicU64,
+}
+
+impl Image {
+    /// The L2 table of an L1 entry, loaded if need be; `None` when there is none.
+    ///
+    /// # Errors
+    /// `Corrupt` when the L1 entry is wrong; errors of the file.
+    pub(super) async fn table<E: Surroundings>(
+        &self,
+        env: &E,
+        key: u64,
+    ) -> Result<Option<Pinned<'_>>> {
+        // An entry never goes back to 0 while requests run.
+        if self.l1.entry(key).0 == 0 {
+            return Ok(None);
+        }
+        match self.acquire_l2(env, key).await? {
+            Ok(table) => Ok(Some(table)),
+            Err(loading) => self.load_l2(env, key, loading).await.map(Some),
+        }
+    }
+
+    /// Pins an L2 table that is in memory, or takes a slot for it.
+    pub(super) async fn acquire_l2<E: Surroundings>(
+        &self,
+        env: &E,
+        key: u64,
+    ) -> Result<std::result::Result<Pinned<'_>, Loading<'_>>> {
+        self.acquire(env, &self.l2, key).await
+    }
+
+    /// As [`acquire_l2`](Self::acquire_l2), for either cache: writes tables back when all are dirty.
+    pub(super) async fn acquire<'a, E: Surroundings>(
+        &self,
+        env: &E,
+        cache: &'a TableCache,
+        key: u64,
+    ) -> Result<std::result::Result<Pinned<'a>, Loading<'a>>> {
+        loop {
+            match cache.acquire(key) {
+                Acquire::Ready(table) => return Ok(Ok(table)),
+                Acquire::Load(slot) => return Ok(Err(slot)),
+                Acquire::Wait => cache.loaded(key).await,
+                Acquire::Full => {
+                    if cache.dirty().0 > 0 {
+                        self.flush(env).await?;
+                    }
+                    cache.slot_free().await;
+                }
+            }
+        }
+    }
+
+    async fn load_l2<'a, E: Surroundings>(
+        &'a self,
+        env: &E,
+        key: u64,
+        slot: Loading<'a>,
+    ) -> Result<Pinned<'a>> {
+        let at = self.l2_place(key).map_err(|e| self.error(e))?;
+        let bytes = env
+            .file()
+            .read_bytes(at.0, self.geometry.cluster_len())
+            .await?;
+        let mut words = words_be(&bytes);
+        if !self.trust_copied && self.options.writable {
+            self.correct_copied(env, &mut words).await?;
+        }
+        Ok(slot.fill(&words))
+    }
+
+    /// Where an L1 entry's table is.
+    pub(super) fn l2_place(&self, key: u64) -> std::result::Result<HostOffset, ImageError> {
+        let entry = self.l1.entry(key);
+        let wrong = |what| ImageError::Entry {
+            table: "L1",
+            entry: entry.0,
+            guest: key.saturating_mul(self.geometry.l2_reach()),
+            what,
+        };
+        if entry.reserved() != 0 {
+            return Err(wrong("reserved bits set"));
+        }
+        let at = entry.table().ok_or_else(|| wrong("no offset"))?;
+        if self.geometry.within(at.0) != 0 {
+            return Err(wrong("an offset off a cluster boundary"));
+        }
+        if at.0 >= self.host_end() {
+            return Err(wrong("an offset behind the end of the file"));
+        }
+        if self.in_fixed_metadata(at) {
+            return Err(wrong(
+                "an offset inside the header, the L1 table or the refcount table",
+            ));
+        }
+        Ok(at)
+    }
+
+    /// Makes copied flags say what refcounts say: in an image with snapshots, a flag may be older
+    /// than a snapshot that shares its cluster.
+    async fn correct_copied<E: Surroundings>(&self, env: &E, words: &mut [u64]) -> Result<()> {
+        for word in words {
+            let entry = L2Entry(*word);
+            // Wrong entries stay as they are, and are errors for those who need them.
+            if let Ok(Cluster::Data(host) | Cluster::Zero(Some(host))) = self.classify(entry) {
+                let count = self
+                    .refcount(env, self.geometry.cluster_of(host.offset))
+                    .await?;
+                *word = entry.with_copied(count == 1).0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Points an L1 entry at a table that `make` puts into memory, dirty as a whole.
+    ///
+    /// The entry stands in memory before the table is dirty, since a flush looks there for the
+    /// table's place; it counts as changed only after, so no flush takes the entry alone.
+    pub(super) fn set_l1<T>(&self, key: u64, at: HostOffset, make: impl FnOnce() -> T) -> T {
+        let entry = L1Entry::owned(at);
+        self.l1.set(key, entry);
+        let made = make();
+        self.dirty.l1.lock().insert(key, entry);
+        made
+    }
+
+    /// Changes an L1 entry's flags.
+    pub(super) fn set_l1_entry(&self, key: u64, entry: L1Entry) {
+        self.l1.set(key, entry);
+        self.dirty.l1.lock().insert(key, entry);
+    }
+
+    /// Writes tables back when so many are dirty that loads would soon wait for a flush.
+    pub(super) async fn limit_dirty<E: Surroundings>(&self, env: &E) -> Result<()> {
+        let crowded = |(dirty, all): (usize, usize)| dirty > all / 2;
+        if crowded(self.l2.dirty()) || crowded(self.refcounts.blocks.dirty()) {
+            self.flush(env).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything durable that completed before the call.
+    ///
+    /// # Errors
+    /// Errors of the file; what is dirty stays dirty.
+    pub(super) async fn flush<E: Surroundings>(&self, env: &E) -> Result<()> {
+        let arrived = self.dirty.started.load(Ordering::Acquire);
+        let _one = self.dirty.exclusive.lock().await;
+        if self.dirty.succeeded.load(Ordering::Acquire) > arrived {
+            // A flush that began after this call was made has done its work.
+            return Ok(());
+        }
+        let number = self.dirty.started.fetch_add(1, Ordering::AcqRel) + 1;
+        self.write_back(env).await?;
+        self.dirty.succeeded.store(number, Ordering::Release);
+        Ok(())
+    }
+
+    /// Flushes until nothing is dirty, not even counts that only fall: what a close leaves.
+    pub(super) async fn flush_all<E: Surroundings>(&self, env: &E) -> Result<()> {
+        self.flush(env).await?;
+        // The first flush frees what waited for it, the second writes those counts.
+        if self.refcounts.blocks.dirty().0 > 0 {
+            self.flush(env).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_back<E: Surroundings>(&self, env: &E) -> Result<()> {
+        let freed = self.refcounts.take_freed();
+        let l1 = std::mem::take(&mut *self.dirty.l1.lock());
+        let l2 = self.l2.take_dirty();
+        let result = self.write_copies(env, &l1, &l2).await;
+        for copy in &l2 {
+            match &result {
+                Ok(()) => self.l2.written(copy),
+                Err(_) => self.l2.failed(copy),
+            }
+        }
+        if result.is_err() {
+            let mut dirty = self.dirty.l1.lock();
+            for (key, entry) in l1 {
+                // What was set meanwhile is newer.
+                dirty.entry(key).or_insert(entry);
+            }
+            drop(dirty);
+            self.refcounts.put_back(freed);
+            return result;
+        }
+        self.apply_freed(env, freed).await;
+        Ok(())
+    }
+
+    /// The order of everything that this image writes.
+    async fn write_copies<E: Surroundings>(
+        &self,
+        env: &E,
+        l1: &BTreeMap<u64, L1Entry>,
+        l2: &[Writeback],
+    ) -> Result<()> {
+        let file = env.file();
+        self.write_refcounts(env).await?;
+        if l2.iter().any(|copy| copy.needs == Needs::Data) {
+            // Data and refcounts before the entries that expose them.
+            file.flush().await?;
+        }
+        for copy in l2 {
+            let at = self.l2_place(copy.key).map_err(|e| self.error(e))?;
+            write_copy(file, at, copy).await?;
+        }
+        if !l1.is_empty() {
+            // New tables before the L1 entries that expose them.
+            file.flush().await?;
+            let table = self.header.lock().l1_table;
+            for (first, words) in joined(l1) {
+                file.write_bytes(table.0 + first * 8, &bytes_be(&words))
+                    .await?;
+            }
+        }
+        file.flush().await
+    }
+}
+
+/// Writes a copy to its table at `at`.
+pub(super) async fn write_copy<F: ImageFile>(
+    file: &F,
+    at: HostOffset,
+    copy: &Writeback,
+) -> Result<()> {
+    file.write_bytes(at.0 + copy.range.start as u64 * 8, &bytes_be(&copy.words))
+        .await
+}
+
+/// Entries next to each other as one write. Others of the table are not written with them: in
+/// memory they may be ahead of what may be on disk.
+fn joined(entries: &BTreeMap<u64, L1Entry>) -> Vec<(u64, Vec<u64>)> {
+    let mut runs: Vec<(u64, Vec<u64>)> = Vec::new();
+    for (&key, entry) in entries {
+        match runs.last_mut() {
+            Some((first, words)) if *first + words.len() as u64 == key => words.push(entry.0),
+            _ => runs.push((key, vec![entry.0])),
+        }
+    }
+    runs
+}

@@ -1,0 +1,546 @@
+//! Check: does every cluster have as many references as its refcount says, and do flags agree?
+//! Called by the driver, drained, and at open when the image is marked dirty.
+//! Memory is bounded: references are counted for one window of host clusters at a time, and the
+//! tables are walked again for each window that holds anything. What is found is worded as
+//! `qemu-img check` words it, since its readers match on that.
+//! Not repaired: entries that point where nothing can be, and refcount tables that must move.
+//! Spec: qcow2 "Host cluster management", "Cluster mapping", "Snapshots", "Bitmaps".
+
+use std::ops::Range;
+
+use block_core::Result;
+use block_core::driver::{CheckReport, ClusterCounts, Repair};
+
+use super::error::ImageError;
+use super::header::MAX_L1_BYTES;
+use super::image::Image;
+use super::layout::{L1Entry, L2Entry, RefcountTableEntry, autoclear, incompatible};
+use crate::kit::addr::HostOffset;
+use crate::kit::image_file::{ImageFile, Surroundings};
+use crate::kit::layout::{read_slice, words_be};
+use crate::kit::table_cache::Needs;
+
+/// Host clusters whose references are counted in one walk.
+const WINDOW: u64 = 4 << 20;
+/// Lines that a report holds at most.
+const MAX_MESSAGES: usize = 10_000;
+/// The bitmaps header extension.
+const BITMAPS: u32 = 0x2385_2875;
+/// Bytes of a bitmap directory at most: a limit of every implementation.
+const MAX_BITMAP_DIRECTORY: u64 = 64 << 20;
+
+/// References to the clusters of one window, and what the first walk finds besides.
+struct Census<'a> {
+    window: Range<u64>,
+    counts: Vec<u32>,
+    /// Behind the last cluster that anything refers to.
+    end: u64,
+    cluster_bits: u32,
+    file_len: u64,
+    /// The first walk reports; later ones would report the same again.
+    report: Option<&'a mut CheckReport>,
+}
+
+impl Census<'_> {
+    /// Counts a reference to every cluster of a host range.
+    fn refer(&mut self, at: HostOffset, len: u64) {
+        if len == 0 {
+            return;
+        }
+        let size = 1u64 << self.cluster_bits;
+        // The last cluster may be cut off by the end of the file, but by less than a cluster.
+        let beyond =
+            at.0.checked_add(len)
+                .is_none_or(|end| end >= self.file_len.saturating_add(size));
+        if beyond {
+            self.corrupt(format!(
+                "ERROR: counting reference for region exceeding the end of the file by one \
+                 cluster or more: offset 0x{at:x} size 0x{len:x}"
+            ));
+            return;
+        }
+        let (first, last) = (
+            at.0 >> self.cluster_bits,
+            (at.0 + len - 1) >> self.cluster_bits,
+        );
+        self.end = self.end.max(last + 1);
+        for cluster in first.max(self.window.start)..(last + 1).min(self.window.end) {
+            let place = usize::try_from(cluster - self.window.start).unwrap_or(usize::MAX);
+            if let Some(count) = self.counts.get_mut(place) {
+                *count = count.saturating_add(1);
+            }
+        }
+    }
+
+    fn corrupt(&mut self, message: String) {
+        if let Some(report) = &mut self.report {
+            report.corruptions += 1;
+            say(report, message);
+        }
+    }
+}
+
+fn say(report: &mut CheckReport, message: String) {
+    if report.messages.len() < MAX_MESSAGES {
+        report.messages.push(message);
+    }
+}
+
+impl Image {
+    /// Checks the image, and repairs what `repair` allows.
+    ///
+    /// # Errors
+    /// Errors of the file; what is wrong with the image is in the report.
+    pub(super) async fn check<E: Surroundings>(
+        &self,
+        env: &E,
+        repair: Repair,
+    ) -> Result<CheckReport> {
+        if repair != Repair::None {
+            self.first_write(env).await?;
+        }
+        if self.options.writable {
+            // Afterwards the disk is what memory is.
+            self.flush_all(env).await?;
+        }
+        let mut report = CheckReport::default();
+        let mut clusters = ClusterCounts {
+            total: self.geometry.clusters(self.size()),
+            ..ClusterCounts::default()
+        };
+        let mut window = 0..WINDOW;
+        let mut first_walk = Some(&mut clusters);
+        let mut highest = 0;
+        loop {
+            let mut census = self.census(env, window.clone(), &mut report);
+            let first = first_walk.is_some();
+            if !first {
+                census.report = None;
+            }
+            self.walk(env, &mut census, first_walk.take()).await?;
+            let (counts, end) = (census.counts, census.end);
+            let compared = self
+                .compare(env, window.start, &counts, repair, &mut report)
+                .await?;
+            highest = highest.max(compared);
+            // Every later window that holds a reference or a refcount block.
+            let file_end = self.geometry.clusters(env.file().len());
+            let last = end.max(file_end);
+            let Some(next) = self.next_window(window.end, end, last) else {
+                break;
+            };
+            window = next..next.saturating_add(WINDOW).min(last);
+        }
+        self.check_flags(env, repair, &mut report).await?;
+        report.image_end_offset = Some((highest + 1) << self.geometry.cluster_bits);
+        report.clusters = Some(clusters);
+        if repair != Repair::None {
+            self.flush_all(env).await?;
+            let clean = report.corruptions == 0 && report.check_errors == 0;
+            if clean && repair == Repair::All && self.header.lock().has(incompatible::DIRTY) {
+                self.update_header(env, |h| h.incompatible &= !incompatible::DIRTY)
+                    .await?;
+            }
+        }
+        Ok(report)
+    }
+
+    /// Makes refcounts right that an unclean end of lazy refcounts left wrong.
+    ///
+    /// # Errors
+    /// `Corrupt` when they cannot be made right; errors of the file.
+    pub(super) async fn rebuild_after_dirty<E: Surroundings>(&self, env: &E) -> Result<()> {
+        let report = self.check(env, Repair::All).await?;
+        if report.corruptions > 0 || report.check_errors > 0 {
+            return Err(self.error(ImageError::MarkedDirty {
+                corruptions: report.corruptions,
+                errors: report.check_errors,
+            }));
+        }
+        Ok(())
+    }
+
+    fn census<'a, E: Surroundings>(
+        &self,
+        env: &E,
+        window: Range<u64>,
+        report: &'a mut CheckReport,
+    ) -> Census<'a> {
+        let file_clusters = self.geometry.clusters(env.file().len()) + 1;
+        let len = (window.end - window.start).min(file_clusters.saturating_sub(window.start));
+        Census {
+            counts: vec![0; usize::try_from(len).unwrap_or(usize::MAX)],
+            window,
+            end: 0,
+            cluster_bits: self.geometry.cluster_bits,
+            file_len: env.file().len(),
+            report: Some(report),
+        }
+    }
+
+    /// The start of the next window worth a walk.
+    fn next_window(&self, from: u64, referenced: u64, last: u64) -> Option<u64> {
+        if from >= last {
+            return None;
+        }
+        if from < referenced {
+            return Some(from);
+        }
+        let reach = self.geometry.block_reach();
+        let block = (from / reach..last.div_ceil(reach)).find(|&i| self.has_block(i))?;
+        Some(from.max(block * reach))
+    }
+
+    /// Counts every reference in the image.
+    async fn walk<E: Surroundings>(
+        &self,
+        env: &E,
+        census: &mut Census<'_>,
+        clusters: Option<&mut ClusterCounts>,
+    ) -> Result<()> {
+        let header = self.header.lock().clone();
+        census.refer(HostOffset(0), self.geometry.cluster_size());
+        self.walk_l1(env, census, header.l1_table, header.l1_size, clusters)
+            .await?;
+        for (index, snapshot) in self.snapshots.entries.iter().enumerate() {
+            let at = snapshot.l1_table;
+            if self.geometry.within(at.0) != 0 || u64::from(snapshot.l1_size) * 8 > MAX_L1_BYTES {
+                census.corrupt(format!(
+                    "ERROR snapshot {index} l1_offset={at:#x}: L1 table is not cluster aligned or \
+                     too large; snapshot table entry corrupted"
+                ));
+                continue;
+            }
+            self.walk_l1(env, census, at, snapshot.l1_size, None)
+                .await?;
+        }
+        census.refer(header.snapshots, self.snapshots.table_len);
+        census.refer(header.refcount_table, header.refcount_table_bytes());
+        if header.autoclear & autoclear::BITMAPS != 0
+            && let Some(e) = header.extensions.iter().find(|e| e.kind == BITMAPS)
+        {
+            self.walk_bitmaps(env, census, &e.data).await?;
+        }
+        self.walk_blocks(census);
+        Ok(())
+    }
+
+    async fn walk_l1<E: Surroundings>(
+        &self,
+        env: &E,
+        census: &mut Census<'_>,
+        at: HostOffset,
+        entries: u32,
+        mut clusters: Option<&mut ClusterCounts>,
+    ) -> Result<()> {
+        let len = u64::from(entries) * 8;
+        census.refer(at, len);
+        if at.0.saturating_add(len) > env.file().len() {
+            return Ok(());
+        }
+        // Bounded by MAX_L1_BYTES and by the file.
+        let bytes = env
+            .file()
+            .read_bytes(at.0, usize::try_from(len).unwrap_or(0))
+            .await?;
+        for entry in words_be(&bytes) {
+            let entry = L1Entry(entry);
+            if entry.reserved() != 0 {
+                census.corrupt(format!(
+                    "ERROR found L1 entry with reserved bits set: {:x}",
+                    entry.0
+                ));
+            }
+            let Some(table) = entry.table() else { continue };
+            census.refer(table, self.geometry.cluster_size());
+            if self.geometry.within(table.0) != 0 {
+                census.corrupt(format!(
+                    "ERROR l2_offset={table:x}: Table is not cluster aligned; L1 entry corrupted"
+                ));
+            }
+            if table.0 < census.file_len {
+                self.walk_l2(env, census, table, clusters.as_deref_mut())
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn walk_l2<E: Surroundings>(
+        &self,
+        env: &E,
+        census: &mut Census<'_>,
+        at: HostOffset,
+        mut clusters: Option<&mut ClusterCounts>,
+    ) -> Result<()> {
+        let bytes = env
+            .file()
+            .read_bytes(at.0, self.geometry.cluster_len())
+            .await?;
+        let mut next = None;
+        for entry in words_be(&bytes) {
+            let entry = L2Entry(entry);
+            if entry.is_compressed() {
+                if entry.is_copied() {
+                    census.corrupt(format!(
+                        "ERROR: coffset=0x{:x}: copied flag must never be set for compressed clusters",
+                        entry.host()
+                    ));
+                }
+                let c = entry.compressed(self.geometry.cluster_bits);
+                census.refer(c.host, c.len);
+                if let Some(counts) = clusters.as_deref_mut() {
+                    counts.allocated += 1;
+                    counts.compressed += 1;
+                    counts.fragmented += 1;
+                }
+                continue;
+            }
+            if entry.reserved() != 0 {
+                census.corrupt(format!(
+                    "ERROR found l2 entry with reserved bits set: {:x}",
+                    entry.0
+                ));
+            }
+            let host = entry.host();
+            if host.0 == 0 {
+                continue;
+            }
+            if self.geometry.within(host.0) != 0 {
+                let kind = if entry.is_zero() {
+                    "Preallocated"
+                } else {
+                    "Data"
+                };
+                census.corrupt(format!(
+                    "ERROR offset={host:x}: {kind} cluster is not properly aligned; L2 entry corrupted."
+                ));
+            }
+            if let Some(counts) = clusters.as_deref_mut() {
+                counts.allocated += 1;
+                counts.fragmented += u64::from(next.is_some_and(|n| n != host.0));
+                next = Some(host.0.saturating_add(self.geometry.cluster_size()));
+            }
+            census.refer(host, self.geometry.cluster_size());
+        }
+        Ok(())
+    }
+
+    /// Counts what the bitmaps extension refers to: directory, tables and data.
+    async fn walk_bitmaps<E: Surroundings>(
+        &self,
+        env: &E,
+        census: &mut Census<'_>,
+        extension: &[u8],
+    ) -> Result<()> {
+        let word = |bytes: &[u8], at: usize| -> u64 {
+            read_slice(bytes, at, 8)
+                .and_then(|b| b.first_chunk())
+                .map_or(0, |b| u64::from_be_bytes(*b))
+        };
+        let (len, at) = (word(extension, 8), word(extension, 16));
+        if len > MAX_BITMAP_DIRECTORY || at.saturating_add(len) > census.file_len {
+            census.corrupt(format!(
+                "ERROR bitmap directory at 0x{at:x} is not in the file"
+            ));
+            return Ok(());
+        }
+        census.refer(HostOffset(at), len);
+        let directory = env
+            .file()
+            .read_bytes(at, usize::try_from(len).unwrap_or(0))
+            .await?;
+        let mut entry = 0;
+        while entry + 24 <= directory.len() {
+            let table = word(&directory, entry);
+            let sizes = word(&directory, entry + 8);
+            let table_len = (sizes >> 32) * 8;
+            let names = word(&directory, entry + 16);
+            let (name_len, extra_len) = ((names >> 32) & 0xffff, names & 0xffff_ffff);
+            if table.saturating_add(table_len) > census.file_len {
+                census.corrupt(format!(
+                    "ERROR bitmap table at 0x{table:x} is not in the file"
+                ));
+                return Ok(());
+            }
+            census.refer(HostOffset(table), table_len);
+            let bytes = env
+                .file()
+                .read_bytes(table, usize::try_from(table_len).unwrap_or(0))
+                .await?;
+            for data in words_be(&bytes) {
+                let host = L2Entry(data).host();
+                if host.0 != 0 {
+                    census.refer(host, self.geometry.cluster_size());
+                }
+            }
+            let step = (24 + name_len + extra_len).next_multiple_of(8);
+            entry += usize::try_from(step).unwrap_or(usize::MAX / 2);
+        }
+        Ok(())
+    }
+
+    fn walk_blocks(&self, census: &mut Census<'_>) {
+        for (index, entry) in self.refcount_table().into_iter().enumerate() {
+            let entry = RefcountTableEntry(entry);
+            if entry.reserved() != 0 {
+                census.corrupt(format!(
+                    "ERROR refcount table entry {index} has reserved bits set"
+                ));
+            }
+            let Some(at) = entry.block() else { continue };
+            if self.geometry.within(at.0) != 0 {
+                census.corrupt(format!(
+                    "ERROR refcount block {index} is not cluster aligned; refcount table entry corrupted"
+                ));
+                continue;
+            }
+            if at.0 >= census.file_len {
+                census.corrupt(format!("ERROR refcount block {index} is outside image"));
+                continue;
+            }
+            census.refer(at, self.geometry.cluster_size());
+        }
+    }
+
+    /// Compares a window's references with the refcounts; returns the last cluster with either.
+    async fn compare<E: Surroundings>(
+        &self,
+        env: &E,
+        start: u64,
+        counts: &[u32],
+        repair: Repair,
+        report: &mut CheckReport,
+    ) -> Result<u64> {
+        let mut highest = 0;
+        for (cluster, &references) in (start..).zip(counts) {
+            let references = u64::from(references);
+            let refcount = match self.refcount(env, cluster).await {
+                Ok(count) => count,
+                Err(error) if matches!(error, block_core::Error::Corrupt { .. }) => {
+                    report.check_errors += 1;
+                    say(
+                        report,
+                        format!(
+                            "Can't get refcount for cluster {cluster}: {}",
+                            error.chain()
+                        ),
+                    );
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if refcount > 0 || references > 0 {
+                highest = cluster;
+            }
+            if refcount == references {
+                continue;
+            }
+            let allowed = match repair {
+                Repair::None => false,
+                Repair::Leaks => refcount > references,
+                Repair::All => true,
+            };
+            let fixed = allowed && self.repair_count(env, cluster, references).await?;
+            let verb = match () {
+                () if fixed => "Repairing",
+                () if refcount < references => "ERROR",
+                () => "Leaked",
+            };
+            say(
+                report,
+                format!("{verb} cluster {cluster} refcount={refcount} reference={references}"),
+            );
+            match (fixed, refcount < references) {
+                (true, true) => report.corruptions_fixed += 1,
+                (true, false) => report.leaks_fixed += 1,
+                (false, true) => report.corruptions += 1,
+                (false, false) => report.leaks += 1,
+            }
+        }
+        Ok(highest)
+    }
+
+    /// Checks that copied flags stand exactly where a refcount is one.
+    async fn check_flags<E: Surroundings>(
+        &self,
+        env: &E,
+        repair: Repair,
+        report: &mut CheckReport,
+    ) -> Result<()> {
+        let entries = u64::from(self.header.lock().l1_size);
+        for key in 0..entries {
+            let entry = self.l1.entry(key);
+            // A wrong entry is reported by the walk.
+            let Ok(at) = self.l2_place(key) else { continue };
+            let Ok(count) = self.refcount(env, self.geometry.cluster_of(at)).await else {
+                continue;
+            };
+            if (count == 1) != entry.is_copied() {
+                let fixed = repair == Repair::All;
+                let verb = if fixed { "Repairing" } else { "ERROR" };
+                say(
+                    report,
+                    format!(
+                        "{verb} OFLAG_COPIED L2 cluster: l1_index={key} l1_entry={:x} refcount={count}",
+                        entry.0
+                    ),
+                );
+                if fixed {
+                    self.set_l1_entry(key, entry.with_copied(count == 1));
+                    report.corruptions_fixed += 1;
+                } else {
+                    report.corruptions += 1;
+                }
+            }
+            self.check_table_flags(env, key, at, repair, report).await?;
+        }
+        Ok(())
+    }
+
+    async fn check_table_flags<E: Surroundings>(
+        &self,
+        env: &E,
+        key: u64,
+        at: HostOffset,
+        repair: Repair,
+        report: &mut CheckReport,
+    ) -> Result<()> {
+        let bytes = env
+            .file()
+            .read_bytes(at.0, self.geometry.cluster_len())
+            .await?;
+        for (index, entry) in words_be(&bytes).into_iter().enumerate() {
+            let entry = L2Entry(entry);
+            let host = entry.host();
+            if entry.is_compressed() || host.0 == 0 || self.geometry.within(host.0) != 0 {
+                continue;
+            }
+            let Ok(count) = self.refcount(env, self.geometry.cluster_of(host)).await else {
+                continue;
+            };
+            if (count == 1) == entry.is_copied() {
+                continue;
+            }
+            let fixed = repair == Repair::All;
+            let verb = if fixed { "Repairing" } else { "ERROR" };
+            say(
+                report,
+                format!(
+                    "{verb} OFLAG_COPIED data cluster: l2_entry={:x} refcount={count}",
+                    entry.0
+                ),
+            );
+            if !fixed {
+                report.corruptions += 1;
+                continue;
+            }
+            if let Some(table) = self.table(env, key).await? {
+                table.set(index, entry.with_copied(count == 1).0, Needs::Nothing);
+                report.corruptions_fixed += 1;
+            }
+            self.limit_dirty(env).await?;
+        }
+        Ok(())
+    }
+}

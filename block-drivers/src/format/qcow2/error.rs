@@ -1,0 +1,218 @@
+//! What can be wrong with a qcow2 image, in the specification's words.
+
+use block_core::Error;
+
+use crate::kit::compress::DecompressError;
+
+/// What is wrong with an image, or what it needs that is not built in.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ImageError {
+    /// The magic is missing.
+    #[error("image is not in qcow2 format")]
+    Magic,
+    /// A version that no specification describes.
+    #[error("qcow2 version {version} is not supported")]
+    Version {
+        /// The header's `version`.
+        version: u32,
+    },
+    /// The file ends inside something.
+    #[error("{what} at {offset:#x} of {len} bytes ends behind the file's {file_len} bytes")]
+    Truncated {
+        /// The specification's word for it.
+        what: &'static str,
+        /// Where it starts.
+        offset: u64,
+        /// How long it says it is.
+        len: u64,
+        /// How long the file is.
+        file_len: u64,
+    },
+    /// A header field outside its range.
+    #[error("header field {field} is {value}, which is not {range}")]
+    Field {
+        /// The specification's name of the field.
+        field: &'static str,
+        /// What it holds.
+        value: u64,
+        /// What it may hold, as a phrase.
+        range: &'static str,
+    },
+    /// A feature bit without which the image cannot be understood.
+    #[error("incompatible feature '{name}' (bit {bit})")]
+    Feature {
+        /// The name from the image's feature name table, or from the specification.
+        name: String,
+        /// The bit in `incompatible_features`.
+        bit: u32,
+    },
+    /// Something legal that is not built in.
+    #[error("{what}")]
+    NotBuiltIn {
+        /// What it is, as a noun.
+        what: &'static str,
+    },
+    /// `compression_type` and its feature bit do not agree.
+    #[error("compression_type is {kind}, and its incompatible feature bit is {bit}")]
+    CompressionType {
+        /// The header's `compression_type`.
+        kind: u8,
+        /// The bit, 0 or 1.
+        bit: u8,
+    },
+    /// A header extension that does not fit.
+    #[error(
+        "header extension {kind:#010x} at {offset:#x} of {len} bytes leaves the header cluster"
+    )]
+    Extension {
+        /// Its type.
+        kind: u32,
+        /// Where it starts.
+        offset: u64,
+        /// How long it says it is.
+        len: u64,
+    },
+    /// A header extension that appears twice.
+    #[error("header extension {kind:#010x} appears twice, the second time at {offset:#x}")]
+    DuplicateExtension {
+        /// Its type.
+        kind: u32,
+        /// Where the second one starts.
+        offset: u64,
+    },
+    /// A name that is not UTF-8.
+    #[error("{what} at {offset:#x} is not valid UTF-8")]
+    Name {
+        /// The specification's word for it.
+        what: &'static str,
+        /// Where it starts.
+        offset: u64,
+    },
+    /// Something that must start on a cluster does not, or is at 0, or beyond 2^56.
+    #[error("{what} offset {offset:#x} is not the start of a {cluster_size}-byte cluster")]
+    Unaligned {
+        /// The specification's word for it.
+        what: &'static str,
+        /// Where it is.
+        offset: u64,
+        /// The image's cluster size.
+        cluster_size: u64,
+    },
+    /// Two structures of the image share bytes.
+    #[error("{what} at {offset:#x} overlaps {other}")]
+    Overlap {
+        /// The specification's word for the one.
+        what: &'static str,
+        /// Where it is.
+        offset: u64,
+        /// The specification's word for the other.
+        other: &'static str,
+    },
+    /// A table that does not reach to the end of the disk.
+    #[error("l1_size is {entries}, and {size} bytes need {needed} entries")]
+    L1TooSmall {
+        /// The header's `l1_size`.
+        entries: u64,
+        /// The header's `size`.
+        size: u64,
+        /// The entries that this takes.
+        needed: u64,
+    },
+    /// An entry with bits set that must be 0, or an offset that cannot be.
+    #[error("{table} entry {entry:#018x} for guest offset {guest:#x} has {what}")]
+    Entry {
+        /// L1 or L2.
+        table: &'static str,
+        /// The entry.
+        entry: u64,
+        /// The first guest byte it describes.
+        guest: u64,
+        /// What is wrong with it, as a noun.
+        what: &'static str,
+    },
+    /// As [`ImageError::Entry`], for refcount tables.
+    #[error("refcount table entry {index} ({entry:#018x}) has {what}")]
+    RefcountEntry {
+        /// Its place in the table.
+        index: u64,
+        /// The entry.
+        entry: u64,
+        /// What is wrong with it, as a noun.
+        what: &'static str,
+    },
+    /// A cluster is used, and its refcount is 0.
+    #[error("refcount of the cluster at {offset:#x} is 0, and it is in use")]
+    RefcountZero {
+        /// The cluster.
+        offset: u64,
+    },
+    /// Allocation came upon a cluster that is known to be in use.
+    #[error("refcount of the cluster at {offset:#x} is 0, and it holds {what}")]
+    AllocatedInUse {
+        /// The cluster.
+        offset: u64,
+        /// The specification's word for what is there.
+        what: &'static str,
+    },
+    /// A compressed cluster that does not decompress.
+    #[error("compressed cluster at {offset:#x} of {len} bytes")]
+    Compressed {
+        /// Its first byte in the file.
+        offset: u64,
+        /// The bytes to the end of its last sector.
+        len: u64,
+        /// What the decompressor said.
+        source: DecompressErrorSource,
+    },
+    /// A snapshot table entry that cannot be.
+    #[error("snapshot table entry {index} at {offset:#x} has {what}")]
+    Snapshot {
+        /// Its place in the table.
+        index: u32,
+        /// Where it starts.
+        offset: u64,
+        /// What is wrong with it, as a noun.
+        what: &'static str,
+    },
+    /// The dirty bit is set, and the refcounts could not be made right.
+    #[error("image is marked dirty, and {corruptions} corruptions and {errors} errors remain")]
+    MarkedDirty {
+        /// What is wrong still.
+        corruptions: u64,
+        /// What could not be looked at.
+        errors: u64,
+    },
+    /// The corrupt bit is set.
+    #[error("image is marked corrupt and may only be opened read-only")]
+    MarkedCorrupt,
+}
+
+/// What the decompressor said, without its type.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub struct DecompressErrorSource(#[from] pub(super) DecompressError);
+
+impl ImageError {
+    /// Whether the image is legal, and this build cannot do what it asks for.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(
+            self,
+            ImageError::Feature { .. } | ImageError::NotBuiltIn { .. } | ImageError::Version { .. }
+        )
+    }
+
+    /// The error with its node.
+    pub(super) fn at(self, node: &str) -> Error {
+        if self.is_unsupported() {
+            Error::Unsupported {
+                node: node.to_owned(),
+                what: self.to_string(),
+            }
+        } else {
+            Error::Corrupt {
+                node: node.to_owned(),
+                source: Box::new(self),
+            }
+        }
+    }
+}

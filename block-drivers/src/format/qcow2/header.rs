@@ -1,0 +1,637 @@
+//! The header: what the first cluster says, checked, and back to bytes.
+//! Called by open, by everything that changes a header field, and by create.
+//! Invariant: a `Header` is within the format's limits, and its tables are on clusters inside the
+//! file. Spec: qcow2 "Header", "Header extensions", "Feature name table". Not here: I/O.
+
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use zerocopy::IntoBytes;
+use zerocopy::byteorder::big_endian::{U32, U64};
+
+use super::error::ImageError;
+use super::geometry::Geometry;
+use super::layout::{
+    HEADER_FULL_LEN, HEADER_V2_LEN, HEADER_V3_LEN, HOST_LIMIT, MAGIC, RawExtension, RawFeatureName,
+    RawHeader, RawHeaderV3, autoclear, extension, incompatible,
+};
+use crate::kit::addr::HostOffset;
+use crate::kit::layout::{read_slice, read_struct};
+
+/// Bytes of an L1 table at most: a limit of every implementation.
+pub(super) const MAX_L1_BYTES: u64 = 32 << 20;
+/// Bytes of a refcount table at most: a limit of every implementation.
+pub(super) const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
+/// Internal snapshots at most.
+pub(super) const MAX_SNAPSHOTS: u32 = 65536;
+/// Bytes of a backing file's name at most.
+pub(super) const MAX_BACKING_NAME: u32 = 1023;
+/// Where [`Header::update_bytes`] go: at `size`.
+pub(super) const UPDATE_OFFSET: usize = 24;
+/// Header extensions that we read at most; more are an endless list.
+const MAX_EXTENSIONS: usize = 4096;
+
+/// How compressed clusters are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Raw deflate; QEMU calls it "zlib".
+    Deflate,
+    /// zstd frames.
+    Zstd,
+}
+
+impl Compression {
+    /// The name in the schema's `Qcow2CompressionType`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Compression::Deflate => "zlib",
+            Compression::Zstd => "zstd",
+        }
+    }
+
+    fn raw(self) -> u8 {
+        match self {
+            Compression::Deflate => 0,
+            Compression::Zstd => 1,
+        }
+    }
+}
+
+/// The version of the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// "compat=0.10".
+    V2,
+    /// "compat=1.1".
+    V3,
+}
+
+/// A header extension as it stands in the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Extension {
+    pub(super) kind: u32,
+    pub(super) data: Vec<u8>,
+}
+
+/// A checked header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) version: Version,
+    pub(super) geometry: Geometry,
+    /// Bytes of the guest's disk.
+    pub(super) size: u64,
+    pub(super) l1_table: HostOffset,
+    pub(super) l1_size: u32,
+    pub(super) refcount_table: HostOffset,
+    pub(super) refcount_table_clusters: u32,
+    pub(super) snapshots: HostOffset,
+    pub(super) snapshot_count: u32,
+    pub(super) incompatible: u64,
+    pub(super) compatible: u64,
+    pub(super) autoclear: u64,
+    pub(super) compression: Compression,
+    /// Fields behind `compression_type`, which we keep as they are.
+    pub(super) unknown_fields: Vec<u8>,
+    /// In the image's order, without the end marker.
+    pub(super) extensions: Vec<Extension>,
+    pub(super) backing_file: Option<String>,
+}
+
+/// Bytes of the cluster that the header says it fills, from the first bytes of the file.
+///
+/// # Errors
+/// When it is not a header of a known version, or the cluster size is out of range.
+pub(super) fn header_cluster_size(start: &[u8]) -> Result<u64, ImageError> {
+    let raw: RawHeader = read_struct(start, 0).ok_or(ImageError::Magic)?;
+    Ok(1 << checked_cluster_bits(&raw)?)
+}
+
+fn checked_cluster_bits(raw: &RawHeader) -> Result<u32, ImageError> {
+    if raw.magic != MAGIC {
+        return Err(ImageError::Magic);
+    }
+    let version = raw.version.get();
+    if !(2..=3).contains(&version) {
+        return Err(ImageError::Version { version });
+    }
+    field("cluster_bits", raw.cluster_bits.get(), 9..=21, "9 to 21")
+}
+
+fn field<T: Copy + PartialOrd + Into<u64>>(
+    field: &'static str,
+    value: T,
+    legal: std::ops::RangeInclusive<T>,
+    range: &'static str,
+) -> Result<T, ImageError> {
+    if legal.contains(&value) {
+        Ok(value)
+    } else {
+        Err(ImageError::Field {
+            field,
+            value: value.into(),
+            range,
+        })
+    }
+}
+
+impl Header {
+    /// Checks `cluster`, the first cluster of a file of `file_len` bytes, or all of a shorter file.
+    ///
+    /// # Errors
+    /// Everything that the specification calls an error, and incompatible features that are not
+    /// built in, by name.
+    pub(super) fn parse(cluster: &[u8], file_len: u64) -> Result<Header, ImageError> {
+        let raw: RawHeader = read_struct(cluster, 0).ok_or(ImageError::Magic)?;
+        let cluster_bits = checked_cluster_bits(&raw)?;
+        let version = if raw.version.get() == 2 {
+            Version::V2
+        } else {
+            Version::V3
+        };
+        let fields = V3Fields::parse(version, cluster, 1 << cluster_bits, file_len)?;
+        let (extensions, end) = parse_extensions(cluster, fields.header_length)?;
+        check_features(fields.incompatible, &extensions)?;
+        check_encryption(raw.crypt_method.get())?;
+        let compression = fields.compression()?;
+        let geometry = Geometry {
+            cluster_bits,
+            refcount_order: fields.refcount_order,
+        };
+        let header = Header {
+            version,
+            geometry,
+            size: raw.size.get(),
+            l1_table: HostOffset(raw.l1_table_offset.get()),
+            l1_size: raw.l1_size.get(),
+            refcount_table: HostOffset(raw.refcount_table_offset.get()),
+            refcount_table_clusters: raw.refcount_table_clusters.get(),
+            snapshots: HostOffset(raw.snapshots_offset.get()),
+            snapshot_count: raw.nb_snapshots.get(),
+            incompatible: fields.incompatible,
+            compatible: fields.compatible,
+            autoclear: fields.autoclear,
+            compression,
+            unknown_fields: fields.unknown,
+            extensions,
+            backing_file: parse_backing_file(&raw, cluster, end)?,
+        };
+        header.check_tables(file_len)?;
+        Ok(header)
+    }
+
+    /// Whether a feature bit of `incompatible_features` is set.
+    pub(super) fn has(&self, incompatible: u64) -> bool {
+        self.incompatible & incompatible != 0
+    }
+
+    /// The format of the backing file, when the image names it.
+    pub(super) fn backing_format(&self) -> Option<String> {
+        let data = &self
+            .extensions
+            .iter()
+            .find(|e| e.kind == extension::BACKING_FORMAT)?
+            .data;
+        Some(String::from_utf8_lossy(data).into_owned())
+    }
+
+    /// Bytes of the L1 table.
+    pub(super) fn l1_bytes(&self) -> u64 {
+        u64::from(self.l1_size).saturating_mul(8)
+    }
+
+    /// Bytes of the refcount table.
+    pub(super) fn refcount_table_bytes(&self) -> u64 {
+        u64::from(self.refcount_table_clusters).saturating_mul(self.geometry.cluster_size())
+    }
+
+    fn check_tables(&self, file_len: u64) -> Result<(), ImageError> {
+        field("size", self.size, 0..=1 << 62, "at most 2^62")?;
+        let needed = self.geometry.l1_entries(self.size);
+        let entries = u64::from(self.l1_size);
+        if entries < needed {
+            return Err(ImageError::L1TooSmall {
+                entries,
+                size: self.size,
+                needed,
+            });
+        }
+        field("l1_size", entries, 0..=MAX_L1_BYTES / 8, "at most 4194304")?;
+        field(
+            "refcount_table_clusters",
+            self.refcount_table_clusters,
+            1..=u32::MAX,
+            "at least 1",
+        )?;
+        let table = self.refcount_table_bytes();
+        field(
+            "refcount_table_clusters",
+            table,
+            0..=MAX_REFCOUNT_TABLE_BYTES,
+            "at most 8 MiB",
+        )?;
+        self.region("refcount table", self.refcount_table, table, file_len)?;
+        if self.l1_size > 0 {
+            self.region("L1 table", self.l1_table, self.l1_bytes(), file_len)?;
+            if overlaps(self.l1_table, self.l1_bytes(), self.refcount_table, table) {
+                let (what, other) = ("L1 table", "the refcount table");
+                return Err(ImageError::Overlap {
+                    what,
+                    offset: self.l1_table.0,
+                    other,
+                });
+            }
+        }
+        field(
+            "nb_snapshots",
+            self.snapshot_count,
+            0..=MAX_SNAPSHOTS,
+            "at most 65536",
+        )?;
+        if self.snapshot_count > 0 {
+            // Each entry has at least its fixed part.
+            let least = u64::from(self.snapshot_count).saturating_mul(40);
+            self.region("snapshot table", self.snapshots, least, file_len)?;
+        }
+        Ok(())
+    }
+
+    /// Checks a structure that fills whole clusters outside the header's own.
+    fn region(
+        &self,
+        what: &'static str,
+        at: HostOffset,
+        len: u64,
+        file_len: u64,
+    ) -> Result<(), ImageError> {
+        let (offset, cluster_size) = (at.0, self.geometry.cluster_size());
+        if self.geometry.within(offset) != 0 || offset == 0 || offset >= HOST_LIMIT {
+            return Err(ImageError::Unaligned {
+                what,
+                offset,
+                cluster_size,
+            });
+        }
+        match offset.checked_add(len) {
+            Some(end) if end <= file_len => Ok(()),
+            _ => Err(ImageError::Truncated {
+                what,
+                offset,
+                len,
+                file_len,
+            }),
+        }
+    }
+
+    /// Bytes from [`UPDATE_OFFSET`] that hold everything an open image changes; within one sector.
+    ///
+    /// Neither the header's length nor the backing file's name is among them, so extensions and
+    /// name stay on disk as they are.
+    pub(super) fn update_bytes(&self) -> Vec<u8> {
+        let end = match self.version {
+            Version::V2 => HEADER_V2_LEN,
+            Version::V3 => HEADER_V3_LEN.saturating_sub(4),
+        };
+        self.fixed_bytes(0)
+            .get(UPDATE_OFFSET..end)
+            .unwrap_or_default()
+            .to_vec()
+    }
+
+    /// The fixed part with the backing file's name at `backing_file_offset`.
+    fn fixed_bytes(&self, backing_file_offset: u64) -> Vec<u8> {
+        let name_len = self.backing_file.as_ref().map_or(0, String::len);
+        let raw = RawHeader {
+            magic: MAGIC,
+            version: U32::new(match self.version {
+                Version::V2 => 2,
+                Version::V3 => 3,
+            }),
+            backing_file_offset: U64::new(if name_len == 0 {
+                0
+            } else {
+                backing_file_offset
+            }),
+            backing_file_size: U32::new(u32::try_from(name_len).unwrap_or(0)),
+            cluster_bits: U32::new(self.geometry.cluster_bits),
+            size: U64::new(self.size),
+            crypt_method: U32::new(0),
+            l1_size: U32::new(self.l1_size),
+            l1_table_offset: U64::new(self.l1_table.0),
+            refcount_table_offset: U64::new(self.refcount_table.0),
+            refcount_table_clusters: U32::new(self.refcount_table_clusters),
+            nb_snapshots: U32::new(self.snapshot_count),
+            snapshots_offset: U64::new(self.snapshots.0),
+        };
+        let mut bytes = raw.as_bytes().to_vec();
+        if self.version == Version::V3 {
+            let len = HEADER_FULL_LEN.saturating_add(self.unknown_fields.len());
+            let v3 = RawHeaderV3 {
+                incompatible_features: U64::new(self.incompatible),
+                compatible_features: U64::new(self.compatible),
+                autoclear_features: U64::new(self.autoclear),
+                refcount_order: U32::new(self.geometry.refcount_order),
+                header_length: U32::new(u32::try_from(len).unwrap_or(0)),
+            };
+            bytes.extend_from_slice(v3.as_bytes());
+            bytes.extend_from_slice(&[self.compression.raw(), 0, 0, 0, 0, 0, 0, 0]);
+            bytes.extend_from_slice(&self.unknown_fields);
+        }
+        bytes
+    }
+
+    /// The whole header cluster's used part: fixed part, extensions, backing file's name.
+    ///
+    /// # Errors
+    /// When it does not fit into one cluster.
+    pub(super) fn to_bytes(&self) -> Result<Vec<u8>, ImageError> {
+        let mut tail = Vec::new();
+        for e in &self.extensions {
+            let len = u32::try_from(e.data.len()).unwrap_or(u32::MAX);
+            let raw = RawExtension {
+                kind: U32::new(e.kind),
+                len: U32::new(len),
+            };
+            tail.extend_from_slice(raw.as_bytes());
+            tail.extend_from_slice(&e.data);
+            tail.resize(tail.len().next_multiple_of(8), 0);
+        }
+        tail.extend_from_slice(&[0; 8]);
+        let fixed_len = self.fixed_bytes(0).len();
+        let name_offset = fixed_len.saturating_add(tail.len());
+        let mut bytes = self.fixed_bytes(name_offset as u64);
+        bytes.extend(tail);
+        bytes.extend_from_slice(self.backing_file.as_deref().unwrap_or_default().as_bytes());
+        let len = bytes.len() as u64;
+        if len > self.geometry.cluster_size() {
+            return Err(ImageError::Field {
+                field: "header_length",
+                value: len,
+                range: "within one cluster, with extensions and backing file name",
+            });
+        }
+        Ok(bytes)
+    }
+}
+
+fn overlaps(a: HostOffset, a_len: u64, b: HostOffset, b_len: u64) -> bool {
+    a.0 < b.0.saturating_add(b_len) && b.0 < a.0.saturating_add(a_len)
+}
+
+/// The fields of version 3, or what version 2 takes them to be.
+struct V3Fields {
+    incompatible: u64,
+    compatible: u64,
+    autoclear: u64,
+    refcount_order: u32,
+    header_length: usize,
+    compression_type: u8,
+    unknown: Vec<u8>,
+}
+
+impl V3Fields {
+    fn parse(
+        version: Version,
+        cluster: &[u8],
+        cluster_size: u64,
+        file_len: u64,
+    ) -> Result<V3Fields, ImageError> {
+        if version == Version::V2 {
+            return Ok(V3Fields {
+                incompatible: 0,
+                compatible: 0,
+                autoclear: 0,
+                refcount_order: 4,
+                header_length: HEADER_V2_LEN,
+                compression_type: 0,
+                unknown: Vec::new(),
+            });
+        }
+        let truncated = |len| ImageError::Truncated {
+            what: "header",
+            offset: 0,
+            len,
+            file_len,
+        };
+        let raw: RawHeaderV3 =
+            read_struct(cluster, HEADER_V2_LEN).ok_or_else(|| truncated(HEADER_V3_LEN as u64))?;
+        let length = u64::from(raw.header_length.get());
+        field(
+            "header_length",
+            length,
+            HEADER_V3_LEN as u64..=cluster_size,
+            "104 to a cluster",
+        )?;
+        if !length.is_multiple_of(8) {
+            let range = "a multiple of 8";
+            return Err(ImageError::Field {
+                field: "header_length",
+                value: length,
+                range,
+            });
+        }
+        let header_length = usize::try_from(length).map_err(|_| truncated(length))?;
+        let optional = read_slice(
+            cluster,
+            HEADER_V3_LEN,
+            header_length.saturating_sub(HEADER_V3_LEN),
+        )
+        .ok_or_else(|| truncated(length))?;
+        Ok(V3Fields {
+            incompatible: raw.incompatible_features.get(),
+            compatible: raw.compatible_features.get(),
+            autoclear: raw.autoclear_features.get(),
+            refcount_order: field("refcount_order", raw.refcount_order.get(), 0..=6, "0 to 6")?,
+            header_length,
+            compression_type: optional.first().copied().unwrap_or(0),
+            unknown: optional.get(8..).unwrap_or_default().to_vec(),
+        })
+    }
+
+    fn compression(&self) -> Result<Compression, ImageError> {
+        let bit = self.incompatible & incompatible::COMPRESSION != 0;
+        match (self.compression_type, bit) {
+            (0, false) => Ok(Compression::Deflate),
+            (1, true) if cfg!(feature = "zstd") => Ok(Compression::Zstd),
+            (1, true) => Err(ImageError::NotBuiltIn {
+                what: "compression type zstd",
+            }),
+            (kind, bit) => Err(ImageError::CompressionType {
+                kind,
+                bit: u8::from(bit),
+            }),
+        }
+    }
+}
+
+/// The extensions, and the first byte behind their end marker.
+fn parse_extensions(
+    cluster: &[u8],
+    header_length: usize,
+) -> Result<(Vec<Extension>, usize), ImageError> {
+    let mut extensions: Vec<Extension> = Vec::new();
+    let mut at = header_length;
+    // A version 2 header without room for another extension ends the list by ending.
+    while let Some(raw) = read_struct::<RawExtension>(cluster, at) {
+        let kind = raw.kind.get();
+        let body = at.saturating_add(8);
+        if kind == extension::END {
+            return Ok((extensions, body));
+        }
+        let offset = at as u64;
+        let outside = ImageError::Extension {
+            kind,
+            offset,
+            len: u64::from(raw.len.get()),
+        };
+        let len = usize::try_from(raw.len.get()).unwrap_or(usize::MAX);
+        let Some(data) = read_slice(cluster, body, len) else {
+            return Err(outside);
+        };
+        if extensions.len() >= MAX_EXTENSIONS {
+            return Err(outside);
+        }
+        if extensions.iter().any(|e| e.kind == kind) {
+            return Err(ImageError::DuplicateExtension { kind, offset });
+        }
+        extensions.push(Extension {
+            kind,
+            data: data.to_vec(),
+        });
+        at = body.saturating_add(len).saturating_add(7) & !7;
+    }
+    Ok((extensions, at.min(cluster.len())))
+}
+
+fn check_encryption(method: u32) -> Result<(), ImageError> {
+    match method {
+        0 => Ok(()),
+        1 => Err(ImageError::NotBuiltIn {
+            what: "encryption method AES",
+        }),
+        2 => Err(ImageError::NotBuiltIn {
+            what: "encryption method LUKS",
+        }),
+        _ => Err(ImageError::Field {
+            field: "crypt_method",
+            value: u64::from(method),
+            range: "0, 1 or 2",
+        }),
+    }
+}
+
+fn check_features(bits: u64, extensions: &[Extension]) -> Result<(), ImageError> {
+    let built_in = incompatible::DIRTY | incompatible::CORRUPT | incompatible::COMPRESSION;
+    let unknown = bits & !built_in;
+    if unknown == 0 {
+        return Ok(());
+    }
+    let bit = unknown.trailing_zeros();
+    let known = match 1u64.wrapping_shl(bit) {
+        incompatible::DATA_FILE => Some("external data file"),
+        incompatible::EXTENDED_L2 => Some("extended L2 entries"),
+        _ => None,
+    };
+    let name = known
+        .map(str::to_owned)
+        .or_else(|| feature_name(extensions, bit));
+    Err(ImageError::Feature {
+        name: name.unwrap_or_else(|| "unknown".to_owned()),
+        bit,
+    })
+}
+
+/// The name that the image's own table gives an incompatible feature.
+fn feature_name(extensions: &[Extension], bit: u32) -> Option<String> {
+    let table = extensions
+        .iter()
+        .find(|e| e.kind == extension::FEATURE_NAMES)?;
+    let entry = table
+        .data
+        .chunks_exact(size_of::<RawFeatureName>())
+        .filter_map(|bytes| read_struct::<RawFeatureName>(bytes, 0))
+        .find(|entry| entry.kind == 0 && u32::from(entry.bit) == bit)?;
+    let name = entry.name.split(|&b| b == 0).next().unwrap_or_default();
+    Some(
+        String::from_utf8_lossy(name)
+            .chars()
+            .filter(|c| !c.is_control())
+            .collect(),
+    )
+}
+
+fn parse_backing_file(
+    raw: &RawHeader,
+    cluster: &[u8],
+    extensions_end: usize,
+) -> Result<Option<String>, ImageError> {
+    let (offset, len) = (raw.backing_file_offset.get(), raw.backing_file_size.get());
+    if offset == 0 {
+        // The length is undefined then.
+        return Ok(None);
+    }
+    field(
+        "backing_file_size",
+        len,
+        0..=MAX_BACKING_NAME,
+        "at most 1023",
+    )?;
+    if len == 0 {
+        return Ok(None);
+    }
+    let what = "backing file name";
+    let len_usize = usize::try_from(len).unwrap_or(usize::MAX);
+    let name = usize::try_from(offset)
+        .ok()
+        .filter(|&at| at >= HEADER_V2_LEN)
+        .and_then(|at| read_slice(cluster, at, len_usize));
+    let Some(name) = name else {
+        let file_len = cluster.len() as u64;
+        return Err(ImageError::Truncated {
+            what,
+            offset,
+            len: u64::from(len),
+            file_len,
+        });
+    };
+    if offset < extensions_end as u64 && extensions_end < cluster.len() {
+        let other = "the header extensions";
+        return Err(ImageError::Overlap {
+            what,
+            offset,
+            other,
+        });
+    }
+    match std::str::from_utf8(name) {
+        Ok(name) => Ok(Some(name.to_owned())),
+        Err(_) => Err(ImageError::Name { what, offset }),
+    }
+}
+
+/// The feature name table that we write: the bits the specification defines.
+pub(super) fn feature_names() -> Extension {
+    let known: [(u8, u8, &str); 8] = [
+        (0, 0, "dirty bit"),
+        (0, 1, "corrupt bit"),
+        (0, 2, "external data file"),
+        (0, 3, "compression type"),
+        (0, 4, "extended L2 entries"),
+        (1, 0, "lazy refcounts"),
+        (2, bit_number(autoclear::BITMAPS), "bitmaps"),
+        (2, bit_number(autoclear::DATA_FILE_RAW), "raw external data"),
+    ];
+    let mut data = Vec::new();
+    for (kind, bit, text) in known {
+        let mut name = [0; 46];
+        for (to, from) in name.iter_mut().zip(text.bytes()) {
+            *to = from;
+        }
+        data.extend_from_slice(RawFeatureName { kind, bit, name }.as_bytes());
+    }
+    Extension {
+        kind: extension::FEATURE_NAMES,
+        data,
+    }
+}
+
+fn bit_number(bit: u64) -> u8 {
+    u8::try_from(bit.trailing_zeros()).unwrap_or(63)
+}

@@ -1,0 +1,230 @@
+//! An open image: its tables in memory, and how they come there.
+//! Called by the driver (`mod.rs`); the other modules are further methods of [`Image`].
+//! Invariant: nothing here writes unless the image was opened writable, and the first write comes
+//! after the autoclear bits are durably 0. Not here: claims (`mod.rs` takes them before it calls).
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use block_core::sync::AsyncMutex;
+use block_core::{Error, Result};
+use parking_lot::Mutex;
+
+use super::alloc::Refcounts;
+use super::cache::Dirty;
+use super::error::ImageError;
+use super::geometry::Geometry;
+use super::header::{Compression, Header, UPDATE_OFFSET, Version, header_cluster_size};
+use super::layout::incompatible;
+use super::map::L1Table;
+use super::snapshot::{Snapshots, read_snapshots};
+use crate::kit::image_file::{ImageFile, Surroundings};
+use crate::kit::layout::words_be;
+use crate::kit::table_cache::TableCache;
+
+/// Bytes of tables in memory, unless options say otherwise.
+pub(super) const DEFAULT_CACHE: u64 = 32 << 20;
+/// Tables that a cache holds at least, whatever its bytes.
+const MIN_TABLES: usize = 4;
+
+/// How an image is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OpenOptions {
+    /// Whether anything may be written.
+    pub(super) writable: bool,
+    /// Bytes of L2 tables in memory.
+    pub(super) l2_cache: u64,
+    /// Bytes of refcount blocks in memory.
+    pub(super) refcount_cache: u64,
+    /// Whether clusters that a guest's discard freed are given back to the file.
+    pub(super) pass_discard_request: bool,
+    /// Whether other freed clusters are.
+    pub(super) pass_discard_other: bool,
+    /// Whether a discarded cluster stays reserved for its place on the disk.
+    pub(super) discard_no_unref: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> OpenOptions {
+        OpenOptions {
+            writable: true,
+            l2_cache: DEFAULT_CACHE / 8 * 7,
+            refcount_cache: DEFAULT_CACHE / 8,
+            pass_discard_request: true,
+            pass_discard_other: false,
+            discard_no_unref: false,
+        }
+    }
+}
+
+/// An open image.
+pub(super) struct Image {
+    pub(super) node: String,
+    pub(super) geometry: Geometry,
+    pub(super) version: Version,
+    pub(super) compression: Compression,
+    pub(super) options: OpenOptions,
+    /// As on disk, but for what a header update in flight changes.
+    pub(super) header: Mutex<Header>,
+    size: AtomicU64,
+    pub(super) l1: L1Table,
+    pub(super) l2: TableCache,
+    pub(super) refcounts: Refcounts,
+    pub(super) dirty: Dirty,
+    pub(super) snapshots: Snapshots,
+    /// Whether the copied flags on disk are right: not when snapshots share clusters.
+    pub(super) trust_copied: bool,
+    started: AtomicBool,
+    starting: AsyncMutex,
+    /// Held while a shared L2 table is replaced by a copy.
+    pub(super) copying: AsyncMutex,
+    /// Held by whoever changes the header.
+    updating: AsyncMutex,
+}
+
+/// Reads and checks the header.
+///
+/// # Errors
+/// `Corrupt` and `Unsupported` as [`Header::parse`] says; errors of the file.
+pub(super) async fn read_header<F: ImageFile>(file: &F, node: &str) -> Result<Header> {
+    let file_len = file.len();
+    let start = usize::try_from(file_len.min(512)).unwrap_or(512);
+    let start = file.read_bytes(0, start).await?;
+    let cluster_size = header_cluster_size(&start).map_err(|e| e.at(node))?;
+    let len = usize::try_from(file_len.min(cluster_size)).unwrap_or(usize::MAX);
+    let cluster = file.read_bytes(0, len).await?;
+    Header::parse(&cluster, file_len).map_err(|e| e.at(node))
+}
+
+impl Image {
+    /// Reads header, L1 table and refcount table; repairs refcounts when they are marked dirty and
+    /// the image is opened writable.
+    ///
+    /// # Errors
+    /// `Corrupt` and `Unsupported` with what is wrong; errors of the file.
+    pub(super) async fn open<E: Surroundings>(
+        env: &E,
+        node: &str,
+        options: OpenOptions,
+    ) -> Result<Image> {
+        let file = env.file();
+        let header = read_header(file, node).await?;
+        if options.writable && header.has(incompatible::CORRUPT) {
+            return Err(ImageError::MarkedCorrupt.at(node));
+        }
+        // Both lengths are checked against the file's and against constants.
+        let len = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let l1 = file
+            .read_bytes(header.l1_table.0, len(header.l1_bytes()))
+            .await?;
+        let refcount_table = file
+            .read_bytes(header.refcount_table.0, len(header.refcount_table_bytes()))
+            .await?;
+        let geometry = header.geometry;
+        let dirty = header.has(incompatible::DIRTY);
+        let snapshots = read_snapshots(file, &header, node).await?;
+        let image = Image {
+            node: node.to_owned(),
+            geometry,
+            version: header.version,
+            compression: header.compression,
+            options,
+            size: AtomicU64::new(header.size),
+            l1: L1Table::new(&words_be(&l1)),
+            l2: TableCache::new(
+                geometry.entries_len(),
+                options.l2_cache,
+                MIN_TABLES,
+                super::header::MAX_L1_BYTES / 8,
+            ),
+            refcounts: Refcounts::new(
+                geometry,
+                words_be(&refcount_table),
+                TableCache::new(
+                    geometry.entries_len(),
+                    options.refcount_cache,
+                    // A table that grows fills all the blocks that describe its new place at once.
+                    MIN_TABLES.max((1 << 20) / geometry.cluster_len()),
+                    super::header::MAX_REFCOUNT_TABLE_BYTES / 8,
+                ),
+                file.len(),
+            ),
+            dirty: Dirty::default(),
+            snapshots,
+            trust_copied: header.snapshot_count == 0,
+            header: Mutex::new(header),
+            started: AtomicBool::new(false),
+            starting: AsyncMutex::new(),
+            copying: AsyncMutex::new(),
+            updating: AsyncMutex::new(),
+        };
+        if options.writable && dirty {
+            image.rebuild_after_dirty(env).await?;
+        }
+        Ok(image)
+    }
+
+    /// Bytes of the guest's disk.
+    pub(super) fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_size(&self, size: u64) {
+        self.size.store(size, Ordering::Release);
+    }
+
+    /// An error of this image.
+    pub(super) fn error(&self, error: ImageError) -> Error {
+        error.at(&self.node)
+    }
+
+    /// Whether clusters may be overwritten in place: from the first write on.
+    pub(super) fn may_overwrite(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// Makes the image ready to be changed: clears the autoclear bits, durably, once.
+    ///
+    /// # Errors
+    /// `ReadOnly` when it was not opened for writing; errors of the file.
+    pub(super) async fn first_write<E: Surroundings>(&self, env: &E) -> Result<()> {
+        if self.may_overwrite() {
+            return Ok(());
+        }
+        if !self.options.writable {
+            return Err(Error::ReadOnly {
+                node: self.node.clone(),
+            });
+        }
+        let _one = self.starting.lock().await;
+        if self.may_overwrite() {
+            return Ok(());
+        }
+        if self.header.lock().autoclear != 0 {
+            self.update_header(env, |header| header.autoclear = 0)
+                .await?;
+        }
+        self.started.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Changes header fields, durably: what the fields refer to is durable before, the fields are
+    /// when this returns. One sector is written, so that a power cut leaves old or new fields.
+    ///
+    /// # Errors
+    /// Errors of the file; the header in memory is unchanged then.
+    pub(super) async fn update_header<E: Surroundings>(
+        &self,
+        env: &E,
+        change: impl FnOnce(&mut Header),
+    ) -> Result<()> {
+        let _one = self.updating.lock().await;
+        let mut header = self.header.lock().clone();
+        change(&mut header);
+        env.file()
+            .write_bytes(UPDATE_OFFSET as u64, &header.update_bytes())
+            .await?;
+        env.file().flush().await?;
+        *self.header.lock() = header;
+        Ok(())
+    }
+}

@@ -1,0 +1,277 @@
+//! On-disk structures of qcow2, in the order of the specification, with its names.
+//! Used by `header` and by all that reads or writes table entries. Not here: what is legal.
+//! Spec: QEMU docs/interop/qcow2.
+
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use zerocopy::byteorder::big_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::kit::addr::HostOffset;
+use crate::kit::layout::assert_layout;
+
+/// The first four bytes of every image.
+pub(super) const MAGIC: [u8; 4] = *b"QFI\xfb";
+/// Bytes of a version 2 header.
+pub(super) const HEADER_V2_LEN: usize = 72;
+/// Bytes that a version 3 header has at least.
+pub(super) const HEADER_V3_LEN: usize = 104;
+/// Bytes of the header that we write for version 3: with `compression_type` and its padding.
+pub(super) const HEADER_FULL_LEN: usize = 112;
+
+/// "Header", the part of version 2.
+#[derive(Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(super) struct RawHeader {
+    pub(super) magic: [u8; 4],
+    pub(super) version: U32,
+    pub(super) backing_file_offset: U64,
+    pub(super) backing_file_size: U32,
+    pub(super) cluster_bits: U32,
+    pub(super) size: U64,
+    pub(super) crypt_method: U32,
+    pub(super) l1_size: U32,
+    pub(super) l1_table_offset: U64,
+    pub(super) refcount_table_offset: U64,
+    pub(super) refcount_table_clusters: U32,
+    pub(super) nb_snapshots: U32,
+    pub(super) snapshots_offset: U64,
+}
+assert_layout!(RawHeader, size = HEADER_V2_LEN, {
+    magic: 0, version: 4, backing_file_offset: 8, backing_file_size: 16, cluster_bits: 20, size: 24,
+    crypt_method: 32, l1_size: 36, l1_table_offset: 40, refcount_table_offset: 48,
+    refcount_table_clusters: 56, nb_snapshots: 60, snapshots_offset: 64,
+});
+
+/// "Header", what version 3 adds behind [`RawHeader`].
+#[derive(Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(super) struct RawHeaderV3 {
+    pub(super) incompatible_features: U64,
+    pub(super) compatible_features: U64,
+    pub(super) autoclear_features: U64,
+    pub(super) refcount_order: U32,
+    pub(super) header_length: U32,
+}
+assert_layout!(RawHeaderV3, size = 32, {
+    incompatible_features: 0, compatible_features: 8, autoclear_features: 16,
+    refcount_order: 24, header_length: 28,
+});
+
+/// Bits of `incompatible_features`.
+pub(super) mod incompatible {
+    /// Refcounts may be wrong.
+    pub(in super::super) const DIRTY: u64 = 1;
+    /// Anything may be wrong.
+    pub(in super::super) const CORRUPT: u64 = 1 << 1;
+    /// Guest clusters are in another file.
+    pub(in super::super) const DATA_FILE: u64 = 1 << 2;
+    /// `compression_type` is not deflate.
+    pub(in super::super) const COMPRESSION: u64 = 1 << 3;
+    /// L2 entries are 128 bits.
+    pub(in super::super) const EXTENDED_L2: u64 = 1 << 4;
+}
+
+/// Bits of `compatible_features`.
+pub(super) mod compatible {
+    /// Refcounts may be updated late.
+    pub(in super::super) const LAZY_REFCOUNTS: u64 = 1;
+}
+
+/// Bits of `autoclear_features`.
+pub(super) mod autoclear {
+    /// The bitmaps extension is consistent.
+    pub(in super::super) const BITMAPS: u64 = 1;
+    /// The external data file is a raw image.
+    pub(in super::super) const DATA_FILE_RAW: u64 = 1 << 1;
+}
+
+/// "Header extensions", types.
+pub(super) mod extension {
+    /// End of the header extension area.
+    pub(in super::super) const END: u32 = 0;
+    /// Backing file format name string.
+    pub(in super::super) const BACKING_FORMAT: u32 = 0xe279_2aca;
+    /// Feature name table.
+    pub(in super::super) const FEATURE_NAMES: u32 = 0x6803_f857;
+}
+
+/// The head of a header extension.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(super) struct RawExtension {
+    pub(super) kind: U32,
+    pub(super) len: U32,
+}
+assert_layout!(RawExtension, size = 8, { kind: 0, len: 4 });
+
+/// An entry of the feature name table.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(super) struct RawFeatureName {
+    pub(super) kind: u8,
+    pub(super) bit: u8,
+    pub(super) name: [u8; 46],
+}
+assert_layout!(RawFeatureName, size = 48, { kind: 0, bit: 1, name: 2 });
+
+/// "Refcount table entry".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RefcountTableEntry(pub(super) u64);
+
+impl RefcountTableEntry {
+    const OFFSET: u64 = !0x1ff;
+
+    /// Where the refcount block is; `None` when there is none.
+    pub(super) fn block(self) -> Option<HostOffset> {
+        let offset = self.0 & Self::OFFSET;
+        (offset != 0).then_some(HostOffset(offset))
+    }
+
+    /// Bits that must be 0.
+    pub(super) fn reserved(self) -> u64 {
+        self.0 & !Self::OFFSET
+    }
+}
+
+/// Set in an L1 or L2 entry whose cluster has a refcount of exactly one.
+pub(super) const COPIED: u64 = 1 << 63;
+/// Bits 9 to 55: the host offset in L1 entries and in standard L2 entries.
+const HOST_OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+/// The first host offset that no table entry can hold.
+pub(super) const HOST_LIMIT: u64 = 1 << 56;
+
+/// "L1 table entry".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct L1Entry(pub(super) u64);
+
+impl L1Entry {
+    /// The entry of an L2 table that this image owns alone.
+    pub(super) fn owned(table: HostOffset) -> L1Entry {
+        L1Entry(table.0 | COPIED)
+    }
+
+    /// Where the L2 table is; `None` when there is none.
+    pub(super) fn table(self) -> Option<HostOffset> {
+        let offset = self.0 & HOST_OFFSET;
+        (offset != 0).then_some(HostOffset(offset))
+    }
+
+    /// The same entry with the flag as `copied` says.
+    pub(super) fn with_copied(self, copied: bool) -> L1Entry {
+        L1Entry(if copied {
+            self.0 | COPIED
+        } else {
+            self.0 & !COPIED
+        })
+    }
+
+    /// Whether the table's refcount is exactly one.
+    pub(super) fn is_copied(self) -> bool {
+        self.0 & COPIED != 0
+    }
+
+    /// Bits that must be 0.
+    pub(super) fn reserved(self) -> u64 {
+        self.0 & !(HOST_OFFSET | COPIED)
+    }
+}
+
+/// "L2 table entry".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct L2Entry(pub(super) u64);
+
+impl L2Entry {
+    /// A cluster that is not in this image.
+    pub(super) const UNALLOCATED: L2Entry = L2Entry(0);
+    /// A cluster of zeroes without a host cluster.
+    pub(super) const ZERO: L2Entry = L2Entry(Self::ZERO_FLAG);
+    const COMPRESSED: u64 = 1 << 62;
+    const ZERO_FLAG: u64 = 1;
+
+    /// A cluster of data that this image owns alone.
+    pub(super) fn owned(host: HostOffset) -> L2Entry {
+        L2Entry(host.0 | COPIED)
+    }
+
+    /// A cluster of zeroes with a host cluster kept for it.
+    pub(super) fn owned_zero(host: HostOffset) -> L2Entry {
+        L2Entry(host.0 | COPIED | Self::ZERO_FLAG)
+    }
+
+    /// Whether the cluster is compressed.
+    pub(super) fn is_compressed(self) -> bool {
+        self.0 & Self::COMPRESSED != 0
+    }
+
+    /// Whether the refcount of the cluster is exactly one.
+    pub(super) fn is_copied(self) -> bool {
+        self.0 & COPIED != 0
+    }
+
+    /// The same entry with the flag as `copied` says.
+    pub(super) fn with_copied(self, copied: bool) -> L2Entry {
+        L2Entry(if copied {
+            self.0 | COPIED
+        } else {
+            self.0 & !COPIED
+        })
+    }
+
+    /// Whether a standard cluster reads as zeroes.
+    pub(super) fn is_zero(self) -> bool {
+        self.0 & Self::ZERO_FLAG != 0
+    }
+
+    /// Where a standard cluster is; 0 when it is not allocated.
+    pub(super) fn host(self) -> HostOffset {
+        HostOffset(self.0 & HOST_OFFSET)
+    }
+
+    /// Bits of a standard entry that must be 0.
+    pub(super) fn reserved(self) -> u64 {
+        self.0 & !(HOST_OFFSET | COPIED | Self::COMPRESSED | Self::ZERO_FLAG)
+    }
+
+    /// "Compressed Clusters Descriptor": first byte, and bytes up to the end of its last sector.
+    pub(super) fn compressed(self, cluster_bits: u32) -> CompressedCluster {
+        let offset_bits = 62u32.saturating_sub(cluster_bits.saturating_sub(8));
+        let offset_mask = 1u64.wrapping_shl(offset_bits).wrapping_sub(1);
+        let descriptor = self.0 & !(COPIED | Self::COMPRESSED);
+        let host = descriptor & offset_mask;
+        let sectors = descriptor.wrapping_shr(offset_bits).saturating_add(1);
+        let len = sectors.saturating_mul(512).saturating_sub(host & 511);
+        CompressedCluster {
+            host: HostOffset(host),
+            len,
+        }
+    }
+}
+
+/// Where a compressed cluster is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CompressedCluster {
+    /// First byte, on no boundary.
+    pub(super) host: HostOffset,
+    /// Bytes to the end of the last sector; at most two clusters.
+    pub(super) len: u64,
+}
+
+/// "Snapshot table entry", the fixed part.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(super) struct RawSnapshot {
+    pub(super) l1_table_offset: U64,
+    pub(super) l1_size: U32,
+    pub(super) id_len: U16,
+    pub(super) name_len: U16,
+    pub(super) date_seconds: U32,
+    pub(super) date_nanoseconds: U32,
+    pub(super) vm_clock_nanoseconds: U64,
+    pub(super) vm_state_size: U32,
+    pub(super) extra_data_len: U32,
+}
+assert_layout!(RawSnapshot, size = 40, {
+    l1_table_offset: 0, l1_size: 8, id_len: 12, name_len: 14, date_seconds: 16,
+    date_nanoseconds: 20, vm_clock_nanoseconds: 24, vm_state_size: 32, extra_data_len: 36,
+});

@@ -1,0 +1,353 @@
+//! Guest range → what is there: entries of L1 and L2, understood.
+//! Called by the request path (`try_map`, `map`, `status`), by `read` and by `write`.
+//! Invariant: nothing leaves here that points outside the file, at the header, or off a cluster.
+//! Spec: qcow2 "Cluster mapping". Not here: loading tables (`cache.rs`).
+
+use std::ops::Range;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use block_core::Result;
+use block_core::request::map::{Access, EdgeIndex, Extent, Lookup, Mapping};
+
+use super::error::ImageError;
+use super::header::Version;
+use super::image::Image;
+use super::layout::{CompressedCluster, HOST_LIMIT, L1Entry, L2Entry};
+use crate::kit::addr::{GuestOffset, HostOffset};
+use crate::kit::image_file::Surroundings;
+use crate::kit::table_cache::{Pinned, View};
+
+/// L1 entries in one piece of memory.
+const L1_CHUNK: u64 = 4096;
+/// Pieces that the largest L1 table takes.
+const L1_CHUNKS: usize = 1024;
+
+/// The L1 table in memory: read without a lock, and growing in place.
+pub(super) struct L1Table {
+    chunks: Box<[OnceLock<Box<[AtomicU64]>>]>,
+}
+
+impl L1Table {
+    pub(super) fn new(entries: &[u64]) -> L1Table {
+        let table = L1Table {
+            chunks: (0..L1_CHUNKS).map(|_| OnceLock::new()).collect(),
+        };
+        for (index, &entry) in entries.iter().enumerate().filter(|(_, entry)| **entry != 0) {
+            table.set(index as u64, L1Entry(entry));
+        }
+        table
+    }
+
+    /// An entry; none is like 0.
+    pub(super) fn entry(&self, index: u64) -> L1Entry {
+        let place = usize::try_from(index / L1_CHUNK).unwrap_or(usize::MAX);
+        let chunk = self.chunks.get(place).and_then(OnceLock::get);
+        let within = usize::try_from(index % L1_CHUNK).unwrap_or(usize::MAX);
+        L1Entry(
+            chunk
+                .and_then(|c| c.get(within))
+                .map_or(0, |e| e.load(Ordering::Acquire)),
+        )
+    }
+
+    /// Sets an entry below the largest table's end.
+    pub(super) fn set(&self, index: u64, entry: L1Entry) {
+        let place = usize::try_from(index / L1_CHUNK).unwrap_or(usize::MAX);
+        let within = usize::try_from(index % L1_CHUNK).unwrap_or(usize::MAX);
+        let chunk =
+            self.chunks[place].get_or_init(|| (0..L1_CHUNK).map(|_| AtomicU64::new(0)).collect());
+        chunk[within].store(entry.0, Ordering::Release);
+    }
+}
+
+/// What an L2 entry says about its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cluster {
+    /// In the backing file, or zeroes without one.
+    Unallocated,
+    /// Zeroes, whatever the backing file holds; maybe with a host cluster kept for them.
+    Zero(Option<Host>),
+    /// Data.
+    Data(Host),
+    /// Compressed data.
+    Compressed(CompressedCluster),
+}
+
+/// A host cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Host {
+    pub(super) offset: HostOffset,
+    /// Whether this is the only reference to it.
+    pub(super) owned: bool,
+}
+
+impl Cluster {
+    /// Whether a run of this, `len` bytes long, goes on with `next`.
+    fn continues(self, len: u64, next: Cluster) -> bool {
+        let host = |a: Host, b: Host| a.offset.plus(len) == b.offset && a.owned == b.owned;
+        match (self, next) {
+            (Cluster::Unallocated, Cluster::Unallocated)
+            | (Cluster::Zero(None), Cluster::Zero(None)) => true,
+            (Cluster::Data(a), Cluster::Data(b))
+            | (Cluster::Zero(Some(a)), Cluster::Zero(Some(b))) => host(a, b),
+            _ => false,
+        }
+    }
+}
+
+/// The first run of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    /// Bytes, not 0. Compressed runs end with their cluster.
+    pub(super) len: u64,
+    /// What the run's first cluster is; later ones go on with it.
+    pub(super) cluster: Cluster,
+    /// Bytes between the start of the first cluster and the run.
+    pub(super) skip: u64,
+}
+
+/// A table's entries, from memory that may change or that is pinned.
+pub(super) trait Entries {
+    fn at(&self, index: usize) -> L2Entry;
+}
+
+impl Entries for View<'_> {
+    fn at(&self, index: usize) -> L2Entry {
+        L2Entry(self.entry(index))
+    }
+}
+
+impl Entries for Pinned<'_> {
+    fn at(&self, index: usize) -> L2Entry {
+        L2Entry(self.entry(index))
+    }
+}
+
+impl Image {
+    /// Understands an entry.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a noun.
+    pub(super) fn classify(&self, entry: L2Entry) -> std::result::Result<Cluster, &'static str> {
+        let end = self.host_end();
+        if entry.is_compressed() {
+            let c = entry.compressed(self.geometry.cluster_bits);
+            return match () {
+                () if entry.is_copied() => Err("the copied flag on a compressed cluster"),
+                () if c.host.0 >= HOST_LIMIT => Err("an offset beyond 2^56"),
+                // The last sector may be cut off by the end of the file.
+                () if c.host.0 >= end => Err("an offset behind the end of the file"),
+                () if c.host.0 < self.geometry.cluster_size() => Err("an offset in the header"),
+                () => Ok(Cluster::Compressed(c)),
+            };
+        }
+        if entry.reserved() != 0 {
+            return Err("reserved bits set");
+        }
+        if entry.is_zero() && self.version == Version::V2 {
+            return Err("a zero flag, which version 2 has not");
+        }
+        let offset = entry.host();
+        if offset.0 == 0 {
+            return match (entry.is_copied(), entry.is_zero()) {
+                (true, _) => Err("the copied flag without an offset"),
+                (false, true) => Ok(Cluster::Zero(None)),
+                (false, false) => Ok(Cluster::Unallocated),
+            };
+        }
+        if self.geometry.within(offset.0) != 0 {
+            return Err("an offset off a cluster boundary");
+        }
+        if offset.0 >= end {
+            return Err("an offset behind the end of the file");
+        }
+        let host = Host {
+            offset,
+            owned: entry.is_copied(),
+        };
+        Ok(if entry.is_zero() {
+            Cluster::Zero(Some(host))
+        } else {
+            Cluster::Data(host)
+        })
+    }
+
+    /// The first run of `range`, which lies in one L2 table.
+    ///
+    /// # Errors
+    /// When its first entry is wrong; a later wrong entry ends the run.
+    pub(super) fn first_run(
+        &self,
+        table: &impl Entries,
+        range: Range<u64>,
+    ) -> Result<Run, ImageError> {
+        let first = GuestOffset(range.start);
+        let index = self.geometry.l2_index(first);
+        let cluster = self
+            .classify(table.at(index))
+            .map_err(|what| ImageError::Entry {
+                table: "L2",
+                entry: table.at(index).0,
+                guest: self.geometry.floor(first.0),
+                what,
+            })?;
+        let skip = self.geometry.within(range.start);
+        let mut whole = self.geometry.cluster_size();
+        for next in index + 1.. {
+            if whole - skip >= range.end - range.start {
+                break;
+            }
+            match self.classify(table.at(next)) {
+                Ok(c) if cluster.continues(whole, c) => whole += self.geometry.cluster_size(),
+                _ => break,
+            }
+        }
+        Ok(Run {
+            len: (whole - skip).min(range.end - range.start),
+            cluster,
+            skip,
+        })
+    }
+
+    /// The part of `range` that one L2 table describes, and that table's index.
+    pub(super) fn one_table(&self, range: &Range<u64>) -> (u64, Range<u64>) {
+        let key = self.geometry.l1_index(GuestOffset(range.start));
+        let end = (key + 1)
+            .saturating_mul(self.geometry.l2_reach())
+            .min(range.end);
+        (key, range.start..end)
+    }
+
+    /// Maps from memory alone; see `Driver::try_map`.
+    pub(super) fn try_map(
+        &self,
+        file: EdgeIndex,
+        access: Access,
+        range: Range<u64>,
+        out: &mut Mapping,
+    ) -> Lookup {
+        if access == Access::Write && !self.may_overwrite() {
+            return Lookup::Miss;
+        }
+        let mut rest = range;
+        while rest.start < rest.end {
+            let (key, part) = self.one_table(&rest);
+            rest.start = part.end;
+            let lookup = match self.l2.view(key) {
+                Some(view) => {
+                    let lookup = self.push_runs(&view, file, access, part, out);
+                    if !view.is_valid() {
+                        // What was pushed may be another table's.
+                        out.clear();
+                        return Lookup::Miss;
+                    }
+                    lookup
+                }
+                None if access == Access::Read && self.l1.entry(key).0 == 0 => {
+                    out.push(part.end - part.start, Extent::Unallocated)
+                }
+                None => Lookup::Miss,
+            };
+            if lookup == Lookup::Miss {
+                return Lookup::Miss;
+            }
+        }
+        Lookup::Mapped
+    }
+
+    /// Maps from the start of `range`, and loads tables for it; see `Driver::map`.
+    ///
+    /// # Errors
+    /// `Corrupt` when the first entry is wrong; errors of reading tables.
+    pub(super) async fn map<E: Surroundings>(
+        &self,
+        env: &E,
+        file: EdgeIndex,
+        access: Access,
+        range: Range<u64>,
+        out: &mut Mapping,
+    ) -> Result<()> {
+        if access == Access::Write {
+            self.first_write(env).await?;
+        }
+        let mut rest = range;
+        while rest.start < rest.end {
+            let (key, part) = self.one_table(&rest);
+            rest.start = part.end;
+            let lookup = match self.table(env, key).await? {
+                Some(table) => {
+                    if out.is_empty() {
+                        // A wrong first entry is an error here, and nowhere else.
+                        self.first_run(&table, part.clone())
+                            .map_err(|e| self.error(e))?;
+                    }
+                    self.push_runs(&table, file, access, part, out)
+                }
+                None if access == Access::Read => {
+                    out.push(part.end - part.start, Extent::Unallocated)
+                }
+                None => Lookup::Miss,
+            };
+            if lookup == Lookup::Miss {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The first run of `range`, its tables loaded if need be.
+    ///
+    /// # Errors
+    /// `Corrupt` when the first entry is wrong; errors of reading tables.
+    pub(super) async fn first_status<E: Surroundings>(
+        &self,
+        env: &E,
+        range: Range<u64>,
+    ) -> Result<Run> {
+        let (key, part) = self.one_table(&range);
+        match self.table(env, key).await? {
+            Some(table) => self.first_run(&table, part).map_err(|e| self.error(e)),
+            None => Ok(Run {
+                len: part.end - part.start,
+                cluster: Cluster::Unallocated,
+                skip: 0,
+            }),
+        }
+    }
+
+    /// Appends the runs of a range in one table; stops at what cannot be mapped for `access`.
+    fn push_runs(
+        &self,
+        table: &impl Entries,
+        file: EdgeIndex,
+        access: Access,
+        range: Range<u64>,
+        out: &mut Mapping,
+    ) -> Lookup {
+        let mut at = range.start;
+        while at < range.end {
+            let Ok(run) = self.first_run(table, at..range.end) else {
+                return Lookup::Miss;
+            };
+            let extent = match (access, run.cluster) {
+                (Access::Read, Cluster::Unallocated) => Extent::Unallocated,
+                (Access::Read, Cluster::Zero(_)) => Extent::Zero,
+                (Access::Read, Cluster::Compressed(_)) => Extent::Transform,
+                (Access::Read, Cluster::Data(host))
+                | (Access::Write, Cluster::Data(host @ Host { owned: true, .. })) => {
+                    Extent::Child {
+                        edge: file,
+                        offset: host.offset.0 + run.skip,
+                    }
+                }
+                (Access::Write, _) => return Lookup::Miss,
+            };
+            if out.push(run.len, extent) == Lookup::Miss {
+                return Lookup::Miss;
+            }
+            at += run.len;
+        }
+        Lookup::Mapped
+    }
+}

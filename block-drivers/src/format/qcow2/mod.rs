@@ -1,0 +1,287 @@
+#![doc = include_str!("README.md")]
+// Called by the registry (open, probe), by tools (create) and by the request path (the `Driver`
+// impl). Invariant: whoever changes entries holds a claim on their clusters. What the driver does
+// is in `image` and the modules that add to it; here it meets the graph.
+
+use std::ops::Range;
+
+use block_core::driver::{
+    BackingName, CheckReport, Child, ClaimKind, Cx, Description, Driver, Pending, Preallocation,
+    Repair, Status, StatusKind, ZeroFlags,
+};
+use block_core::graph::open::{ImplicitRef, Opener};
+use block_core::graph::perm::Role;
+use block_core::limits::Limits;
+use block_core::request::map::{Access, EdgeIndex, Extent, Lookup, Mapping};
+use block_core::{IoBuf, LocalQueue, Result};
+use block_schema::types::{
+    BlockdevOptionsQcow2, BlockdevRef, ImageInfoSpecific, ImageInfoSpecificQCow2,
+    Qcow2CompressionType,
+};
+
+mod alloc;
+mod cache;
+mod check;
+mod create;
+mod discard;
+mod error;
+mod geometry;
+mod header;
+mod image;
+mod layout;
+mod map;
+mod options;
+mod read;
+mod resize;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use create::CreateOptions;
+pub use error::{DecompressErrorSource, ImageError};
+pub use header::{Compression, Version};
+
+use crate::kit::image_file::OnQueue;
+use header::Header;
+use image::{Image, read_header};
+use layout::{compatible, incompatible};
+use map::Cluster;
+
+/// Whether the first bytes of a file are a qcow2 header's.
+pub(crate) fn probe(head: &[u8]) -> bool {
+    head.starts_with(&layout::MAGIC) && matches!(head.get(4..8), Some([0, 0, 0, 2 | 3]))
+}
+
+/// Opens an image by its options.
+pub(crate) async fn open(
+    opener: &mut Opener,
+    options: BlockdevOptionsQcow2,
+) -> Result<Box<dyn Driver>> {
+    let writable = !opener.is_read_only();
+    let discard = opener.facts().discard_unmap;
+    let parsed = options::parse(opener.node_name(), &options, writable, discard)?;
+    let file = opener.child("file", Role::Image, options.file).await?;
+    let header = read_header(&opener.opened(file), opener.node_name()).await?;
+    open_backing(opener, options.backing, &header).await?;
+    let around = OnQueue::file(opener.queue(), opener.opened(file));
+    let image = Image::open(&around, opener.node_name(), parsed).await?;
+    Ok(Box::new(Qcow2 { image, file }))
+}
+
+/// Opens the backing file: the one in the options, none for an empty name, else the image's own.
+async fn open_backing(
+    opener: &mut Opener,
+    option: Option<BlockdevRef>,
+    header: &Header,
+) -> Result<()> {
+    match option {
+        Some(BlockdevRef::Reference(name)) if name.is_empty() => {}
+        Some(backing) => {
+            opener.child("backing", Role::Cow, backing).await?;
+        }
+        None => {
+            let Some(name) = &header.backing_file else {
+                return Ok(());
+            };
+            let format = header.backing_format();
+            let wanted = ImplicitRef {
+                name,
+                format: format.as_deref(),
+            };
+            opener.implicit_child("backing", Role::Cow, wanted).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes an empty image in `file`; what was there is lost. Nobody else uses the file.
+///
+/// # Errors
+/// `InvalidOption` for options that no image can have; errors of the file.
+pub async fn create(queue: &LocalQueue, file: Child, options: &CreateOptions) -> Result<()> {
+    create::create(&OnQueue::file(queue, file), options).await
+}
+
+/// An open image as a node.
+pub struct Qcow2 {
+    image: Image,
+    file: EdgeIndex,
+}
+
+impl Qcow2 {
+    fn around(&self, cx: &Cx) -> OnQueue {
+        OnQueue::of(cx, self.file)
+    }
+
+    /// The clusters that a range touches.
+    fn clusters(&self, range: &Range<u64>) -> Range<u64> {
+        let geometry = self.image.geometry;
+        geometry.floor(range.start)..geometry.ceil(range.end)
+    }
+
+    /// Writes in place if that is all there is to do; false when clusters must be allocated.
+    async fn overwrite(&self, cx: &Cx, offset: u64, buf: &IoBuf) -> Result<bool> {
+        let end = offset + buf.len() as u64;
+        let mut mapping = Mapping::new();
+        let around = self.around(cx);
+        self.image
+            .map(&around, self.file, Access::Write, offset..end, &mut mapping)
+            .await?;
+        if mapping.len() < end - offset {
+            return Ok(false);
+        }
+        let mut at = 0;
+        let mut work: Vec<Pending<'_>> = Vec::new();
+        for piece in mapping.pieces() {
+            let Extent::Child { edge, offset } = piece.extent else {
+                return Ok(false);
+            };
+            let part = read::slice(buf, at, piece.len);
+            work.push(Box::pin(
+                async move { cx.child(edge).write(offset, part).await },
+            ));
+            at += piece.len;
+        }
+        cx.join(work).await?;
+        Ok(true)
+    }
+
+    async fn first_status(&self, cx: &Cx, range: Range<u64>) -> Result<Status> {
+        let run = self.image.first_status(&self.around(cx), range).await?;
+        let (kind, host) = match run.cluster {
+            Cluster::Unallocated => (StatusKind::Unallocated, None),
+            Cluster::Zero(host) => (StatusKind::Zero, host),
+            Cluster::Data(host) => (StatusKind::Data, Some(host)),
+            Cluster::Compressed(_) => (StatusKind::Data, None),
+        };
+        Ok(Status {
+            len: run.len,
+            kind,
+            child: host.map(|h| (self.file, h.offset.0 + run.skip)),
+            compressed: matches!(run.cluster, Cluster::Compressed(_)),
+        })
+    }
+}
+
+impl Driver for Qcow2 {
+    fn format_name(&self) -> &'static str {
+        "qcow2"
+    }
+
+    fn len(&self) -> u64 {
+        self.image.size()
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            optimal_transfer: 1 << self.image.geometry.cluster_bits,
+            ..Limits::default()
+        }
+    }
+
+    fn describe(&self) -> Description {
+        let header = self.image.header.lock().clone();
+        let v3 = header.version == Version::V3;
+        let bit = |set| v3.then_some(set);
+        let compat = if v3 { "1.1" } else { "0.10" };
+        let mut specific = ImageInfoSpecificQCow2::new(compat.to_owned());
+        specific.lazy_refcounts = bit(header.compatible & compatible::LAZY_REFCOUNTS != 0);
+        specific.corrupt = bit(header.has(incompatible::CORRUPT));
+        specific.extended_l2 = bit(false);
+        specific.refcount_bits = Some(1 << header.geometry.refcount_order);
+        specific.compression_type = Some(match header.compression {
+            Compression::Deflate => Qcow2CompressionType::Zlib,
+            Compression::Zstd => Qcow2CompressionType::Zstd,
+        });
+        let format = header.backing_format();
+        Description {
+            cluster_size: Some(header.geometry.cluster_size()),
+            dirty: Some(header.has(incompatible::DIRTY)),
+            backing: header
+                .backing_file
+                .map(|filename| BackingName { filename, format }),
+            snapshots: self.image.snapshot_infos(),
+            format_specific: Some(ImageInfoSpecific::Qcow2(specific)),
+            ..Description::default()
+        }
+    }
+
+    fn try_map(&self, access: Access, range: Range<u64>, out: &mut Mapping) -> Lookup {
+        self.image.try_map(self.file, access, range, out)
+    }
+
+    fn map<'a>(
+        &'a self,
+        cx: &'a Cx,
+        access: Access,
+        range: Range<u64>,
+        out: &'a mut Mapping,
+    ) -> Pending<'a> {
+        Box::pin(async move {
+            self.image
+                .map(&self.around(cx), self.file, access, range, out)
+                .await
+        })
+    }
+
+    fn read_transformed<'a>(&'a self, cx: &'a Cx, offset: u64, buf: IoBuf) -> Pending<'a> {
+        Box::pin(async move { self.image.read(&self.around(cx), offset, buf).await })
+    }
+
+    fn write<'a>(&'a self, cx: &'a Cx, offset: u64, buf: IoBuf) -> Pending<'a> {
+        Box::pin(async move {
+            if self.overwrite(cx, offset, &buf).await? {
+                return Ok(());
+            }
+            let clusters = self.clusters(&(offset..offset + buf.len() as u64));
+            let _claim = cx.claim(clusters, ClaimKind::Write).await;
+            self.image.write(&self.around(cx), offset, buf).await
+        })
+    }
+
+    fn write_zeroes<'a>(&'a self, cx: &'a Cx, range: Range<u64>, flags: ZeroFlags) -> Pending<'a> {
+        Box::pin(async move {
+            let _claim = cx.claim(self.clusters(&range), ClaimKind::Exclusive).await;
+            self.image
+                .write_zeroes(&self.around(cx), range, flags)
+                .await
+        })
+    }
+
+    fn discard<'a>(&'a self, cx: &'a Cx, range: Range<u64>) -> Pending<'a> {
+        Box::pin(async move {
+            let _claim = cx.claim(self.clusters(&range), ClaimKind::Exclusive).await;
+            self.image.discard(&self.around(cx), range).await
+        })
+    }
+
+    fn flush<'a>(&'a self, cx: &'a Cx) -> Pending<'a> {
+        Box::pin(async move { self.image.flush(&self.around(cx)).await })
+    }
+
+    fn status<'a>(&'a self, cx: &'a Cx, range: Range<u64>) -> Pending<'a, Status> {
+        Box::pin(self.first_status(cx, range))
+    }
+
+    fn resize<'a>(&'a self, cx: &'a Cx, len: u64, preallocation: Preallocation) -> Pending<'a> {
+        Box::pin(async move {
+            self.image
+                .resize(&self.around(cx), len, preallocation)
+                .await
+        })
+    }
+
+    fn check<'a>(&'a self, cx: &'a Cx, repair: Repair) -> Pending<'a, CheckReport> {
+        Box::pin(async move { self.image.check(&self.around(cx), repair).await })
+    }
+
+    fn close<'a>(&'a self, cx: &'a Cx) -> Pending<'a> {
+        Box::pin(async move {
+            if cx.is_read_only() {
+                return Ok(());
+            }
+            self.image.flush_all(&self.around(cx)).await
+        })
+    }
+}

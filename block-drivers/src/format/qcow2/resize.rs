@@ -1,0 +1,210 @@
+//! Changing the length of the guest's disk, and allocating clusters ahead of their use.
+//! Called by the driver, drained. Invariant: the header names a longer disk only when its L1 table
+//! is durable and its new bytes read as zeroes. Spec: qcow2 "Header", `size` and `l1_size`.
+
+use std::ops::Range;
+
+use block_core::driver::{Preallocation, ZeroFlags};
+use block_core::{Error, Result};
+
+use super::error::ImageError;
+use super::header::{MAX_L1_BYTES, Version};
+use super::image::Image;
+use super::layout::L2Entry;
+use super::map::Cluster;
+use crate::kit::addr::GuestOffset;
+use crate::kit::image_file::{ImageFile, Surroundings};
+use crate::kit::layout::bytes_be;
+use crate::kit::table_cache::Needs;
+
+impl Image {
+    /// Sets the length of the disk.
+    ///
+    /// # Errors
+    /// `InvalidOption` for a length off a sector or beyond the format's reach; `Unsupported` for
+    /// version 2 images with snapshots; errors of the file.
+    pub(super) async fn resize<E: Surroundings>(
+        &self,
+        env: &E,
+        len: u64,
+        preallocation: Preallocation,
+    ) -> Result<()> {
+        if !len.is_multiple_of(512) {
+            return Err(Error::invalid(
+                "size",
+                "The new size must be a multiple of 512",
+            ));
+        }
+        if self.geometry.l1_entries(len).saturating_mul(8) > MAX_L1_BYTES {
+            return Err(Error::invalid(
+                "size",
+                "The image size is too large for its cluster size",
+            ));
+        }
+        if self.version == Version::V2 && self.header.lock().snapshot_count > 0 {
+            let what = ImageError::NotBuiltIn {
+                what: "resizing a version 2 image with snapshots",
+            };
+            return Err(self.error(what));
+        }
+        self.first_write(env).await?;
+        let old = self.size();
+        if len < old {
+            if preallocation != Preallocation::Off {
+                let reason = "Preallocation can't be used for shrinking an image";
+                return Err(Error::invalid("preallocation", reason));
+            }
+            return self.shrink(env, len).await;
+        }
+        if preallocation != Preallocation::Off && env.backing().is_some() {
+            let what = ImageError::NotBuiltIn {
+                what: "preallocation over a backing file",
+            };
+            return Err(self.error(what));
+        }
+        self.grow_l1(env, self.geometry.l1_entries(len)).await?;
+        self.zero_new_range(env, old, len).await?;
+        self.preallocate(env, self.geometry.ceil(old)..len, preallocation)
+            .await?;
+        self.flush(env).await?;
+        self.update_header(env, |header| header.size = len).await?;
+        self.set_size(len);
+        self.flush_all(env).await
+    }
+
+    async fn shrink<E: Surroundings>(&self, env: &E, len: u64) -> Result<()> {
+        let end = self.geometry.ceil(self.size());
+        self.clear(env, self.geometry.ceil(len)..end).await?;
+        self.flush(env).await?;
+        self.update_header(env, |header| header.size = len).await?;
+        self.set_size(len);
+        self.flush_all(env).await
+    }
+
+    /// Moves the L1 table to where it has room for `entries`.
+    async fn grow_l1<E: Surroundings>(&self, env: &E, entries: u64) -> Result<()> {
+        let (old_at, old_len, old_entries) = {
+            let header = self.header.lock();
+            (
+                header.l1_table,
+                header.l1_bytes(),
+                u64::from(header.l1_size),
+            )
+        };
+        if entries <= old_entries {
+            return Ok(());
+        }
+        let clusters = self.geometry.clusters(entries * 8);
+        let at = self.reserve_table(env, clusters).await?;
+        // Afterwards the table in memory is the table on disk: requests are drained.
+        self.flush(env).await?;
+        let words: Vec<u64> = (0..entries).map(|index| self.l1.entry(index).0).collect();
+        env.file().write_bytes(at.0, &bytes_be(&words)).await?;
+        env.file().flush().await?;
+        self.update_header(env, |header| {
+            header.l1_table = at;
+            // Bounded by MAX_L1_BYTES.
+            header.l1_size = u32::try_from(entries).unwrap_or(u32::MAX);
+        })
+        .await?;
+        if old_len > 0 {
+            self.refcounts
+                .free_later(old_at, old_len, super::alloc::FreeReason::Other);
+        }
+        Ok(())
+    }
+
+    /// Makes bytes that were behind the end of the disk zero: of its last cluster, and of a backing
+    /// file that is longer than the disk was.
+    async fn zero_new_range<E: Surroundings>(&self, env: &E, old: u64, len: u64) -> Result<()> {
+        let backing = env.backing().map_or(0, ImageFile::len);
+        let end = self.geometry.ceil(old).max(backing).min(len);
+        if old >= end {
+            return Ok(());
+        }
+        // Cut at the cluster: `write_zeroes` takes the end of the disk for the end of a cluster.
+        let last = self.geometry.ceil(old).min(end);
+        self.zero_partial(env, old..last).await?;
+        if last < end {
+            let end = self.geometry.ceil(end);
+            self.write_zeroes(env, last..end, ZeroFlags::default())
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Zeroes the end of a cluster that holds bytes.
+    async fn zero_partial<E: Surroundings>(&self, env: &E, range: Range<u64>) -> Result<()> {
+        let (key, part) = self.one_table(&range);
+        if range.is_empty() {
+            return Ok(());
+        }
+        let stored = match self.table(env, key).await? {
+            Some(table) => {
+                let run = self.first_run(&table, part).map_err(|e| self.error(e))?;
+                matches!(run.cluster, Cluster::Data(_) | Cluster::Compressed(_))
+            }
+            None => false,
+        };
+        let shows = env.backing().is_some_and(|b| b.len() > range.start);
+        if stored || shows {
+            let len = super::read::usize_of(range.end - range.start);
+            self.write(env, range.start, block_core::IoBuf::zeroed(len))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Allocates the unallocated clusters of `range`, which no backing file covers.
+    pub(super) async fn preallocate<E: Surroundings>(
+        &self,
+        env: &E,
+        range: Range<u64>,
+        mode: Preallocation,
+    ) -> Result<()> {
+        if mode == Preallocation::Off {
+            return Ok(());
+        }
+        let before = env.file().len();
+        let mut rest = range;
+        while rest.start < rest.end {
+            let (key, part) = self.one_table(&rest);
+            let table = self.owned_table(env, key).await?;
+            let run = self.first_run(&table, part).map_err(|e| self.error(e))?;
+            rest.start += match run.cluster {
+                Cluster::Unallocated => {
+                    let clusters = self.geometry.clusters(run.skip + run.len);
+                    let reserved = self.reserve(env, clusters).await?;
+                    let (at, count) = (reserved.offset(), reserved.count());
+                    let len = count << self.geometry.cluster_bits;
+                    if mode == Preallocation::Full || !reserved.is_fresh() {
+                        env.file()
+                            .write_zeroes(at.0..at.0 + len, ZeroFlags::default())
+                            .await?;
+                    }
+                    let entries = (0..count)
+                        .map(|n| L2Entry::owned(at.plus(n << self.geometry.cluster_bits)).0);
+                    let first = self.geometry.l2_index(GuestOffset(rest.start));
+                    table.set_run(first, entries, Needs::Data);
+                    reserved.commit();
+                    len - run.skip
+                }
+                Cluster::Zero(_) | Cluster::Data(_) | Cluster::Compressed(_) => run.len,
+            };
+            drop(table);
+            self.limit_dirty(env).await?;
+        }
+        // What was reserved and not written must be in the file, or no entry may name it.
+        let end = self.host_end();
+        if end > before {
+            let mode = match mode {
+                Preallocation::Falloc | Preallocation::Full => Preallocation::Falloc,
+                Preallocation::Off | Preallocation::Metadata => Preallocation::Off,
+            };
+            if env.file().len() < end {
+                env.file().resize(end, mode).await?;
+            }
+        }
+        Ok(())
+    }
+}

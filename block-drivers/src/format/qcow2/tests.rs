@@ -1,0 +1,836 @@
+//! Images in memory against a model of the disk, and against `qemu-img`.
+//!
+//! A script is a list of operations on the guest's disk: `write 4k+64k aa`, `zero`, `unmap`,
+//! `discard`, `flush`, `reopen`, `resize 1m`. After each script the whole disk is read back.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::process::Command;
+
+use block_core::IoBuf;
+use block_core::driver::{Preallocation, Repair, ZeroFlags};
+
+use super::create::{CreateOptions, create};
+use super::header::{Compression, Version};
+use super::image::{Image, OpenOptions};
+use crate::kit::testing::{Bench, Event, MemoryFile, Random, apply, block_on, run_all};
+
+/// An image, and what its disk must hold.
+struct Disk {
+    bench: Bench,
+    image: Image,
+    model: Vec<u8>,
+    options: OpenOptions,
+}
+
+fn bench(bytes: Vec<u8>, backing: Option<Vec<u8>>) -> Bench {
+    Bench {
+        file: MemoryFile::new(bytes),
+        backing: backing.map(MemoryFile::new),
+    }
+}
+
+fn small_cache() -> OpenOptions {
+    // Eight tables of the smallest clusters: eviction is the rule.
+    OpenOptions {
+        l2_cache: 4096,
+        refcount_cache: 4096,
+        ..OpenOptions::default()
+    }
+}
+
+impl Disk {
+    fn create(options: &CreateOptions, backing: Option<Vec<u8>>) -> Disk {
+        let size = usize::try_from(options.size).unwrap();
+        let mut model = backing.clone().unwrap_or_default();
+        model.resize(size, 0);
+        let bench = bench(Vec::new(), backing);
+        block_on(create(&bench, options)).unwrap();
+        let image = block_on(Image::open(&bench, "test", small_cache())).unwrap();
+        Disk {
+            bench,
+            image,
+            model,
+            options: small_cache(),
+        }
+    }
+
+    fn open(bytes: Vec<u8>, backing: Option<Vec<u8>>, model: Vec<u8>) -> Disk {
+        let bench = bench(bytes, backing);
+        let image = block_on(Image::open(&bench, "test", small_cache())).unwrap();
+        Disk {
+            bench,
+            image,
+            model,
+            options: small_cache(),
+        }
+    }
+
+    fn run(&mut self, script: &str) {
+        for op in script.split(';').map(str::trim).filter(|op| !op.is_empty()) {
+            self.step(op);
+        }
+    }
+
+    fn step(&mut self, op: &str) {
+        let words: Vec<&str> = op.split_whitespace().collect();
+        let range = || {
+            let (at, len) = words[1].split_once('+').unwrap();
+            (number(at), number(len))
+        };
+        match words[0] {
+            "write" => {
+                let (at, len) = range();
+                let byte = u8::from_str_radix(words[2], 16).unwrap();
+                self.write(at, &vec![byte; usize::try_from(len).unwrap()]);
+            }
+            "zero" | "unmap" => {
+                let (at, len) = range();
+                self.zero(at, len, words[0] == "unmap");
+            }
+            "discard" => {
+                let (at, len) = range();
+                self.discard(at, len);
+            }
+            "flush" => block_on(self.image.flush(&self.bench)).unwrap(),
+            "reopen" => self.reopen(),
+            "resize" => {
+                let len = number(words[1]);
+                block_on(self.image.resize(&self.bench, len, Preallocation::Off)).unwrap();
+                self.model.resize(usize::try_from(len).unwrap(), 0);
+            }
+            other => panic!("no operation {other}"),
+        }
+    }
+
+    fn write(&mut self, at: u64, bytes: &[u8]) {
+        block_on(self.image.write(&self.bench, at, IoBuf::copy_of(bytes))).unwrap();
+        let start = usize::try_from(at).unwrap();
+        self.model[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn zero(&mut self, at: u64, len: u64, may_unmap: bool) {
+        let flags = ZeroFlags {
+            may_unmap,
+            no_fallback: false,
+        };
+        block_on(self.image.write_zeroes(&self.bench, at..at + len, flags)).unwrap();
+        let start = usize::try_from(at).unwrap();
+        self.model[start..start + usize::try_from(len).unwrap()].fill(0);
+    }
+
+    fn discard(&mut self, at: u64, len: u64) {
+        block_on(self.image.discard(&self.bench, at..at + len)).unwrap();
+        // What a discard leaves is up to the image: take it over, once it is one of the two.
+        let now = self.read(at, len);
+        let start = usize::try_from(at).unwrap();
+        for (index, byte) in now.into_iter().enumerate() {
+            let old = self.model[start + index];
+            assert!(
+                byte == 0 || byte == old,
+                "a discard made {old:#x} into {byte:#x}"
+            );
+            self.model[start + index] = byte;
+        }
+    }
+
+    fn read(&self, at: u64, len: u64) -> Vec<u8> {
+        let buf = IoBuf::zeroed(usize::try_from(len).unwrap());
+        block_on(self.image.read(&self.bench, at, buf.clone())).unwrap();
+        buf.to_vec()
+    }
+
+    fn reopen(&mut self) {
+        block_on(self.image.flush_all(&self.bench)).unwrap();
+        self.image = block_on(Image::open(&self.bench, "test", self.options)).unwrap();
+    }
+
+    #[track_caller]
+    fn expect_model(&self) {
+        let now = self.read(0, self.model.len() as u64);
+        if let Some(at) = (0..now.len()).find(|&i| now[i] != self.model[i]) {
+            panic!("byte {at:#x} is {:#x}, not {:#x}", now[at], self.model[at]);
+        }
+    }
+
+    #[track_caller]
+    fn expect_clean(&self) {
+        let report = block_on(self.image.check(&self.bench, Repair::None)).unwrap();
+        assert_eq!(
+            (report.corruptions, report.leaks),
+            (0, 0),
+            "{:#?}",
+            report.messages
+        );
+    }
+
+    /// Closes the image and asks `qemu-img` about it.
+    #[track_caller]
+    fn expect_qemu_agrees(&mut self, name: &str) {
+        self.reopen();
+        let Some(dir) = Scratch::with_qemu(name) else {
+            return;
+        };
+        let image = dir.write("image.qcow2", &self.bench.file.bytes());
+        let model = dir.write("model.raw", &self.model);
+        if let Some(backing) = &self.bench.backing {
+            dir.write("backing.raw", &backing.bytes());
+        }
+        dir.qemu_img(&["check", "-q", &image]);
+        dir.qemu_img(&["compare", "-q", "-f", "qcow2", "-F", "raw", &image, &model]);
+        let ours = block_on(self.image.check(&self.bench, Repair::None)).unwrap();
+        let theirs = dir.qemu_img(&["check", "--output=json", &image]);
+        let clusters = ours.clusters.unwrap();
+        for (field, value) in [
+            ("image-end-offset", ours.image_end_offset.unwrap()),
+            ("total-clusters", clusters.total),
+            ("allocated-clusters", clusters.allocated),
+            ("fragmented-clusters", clusters.fragmented),
+            ("compressed-clusters", clusters.compressed),
+        ] {
+            // A count of 0 is left out.
+            let line = format!("\"{field}\": {value}");
+            assert!(
+                value == 0 || theirs.contains(&line),
+                "{line} is not in {theirs}"
+            );
+        }
+    }
+}
+
+fn number(text: &str) -> u64 {
+    let (digits, unit) = match text.as_bytes().last() {
+        Some(b'k') => (&text[..text.len() - 1], 1024),
+        Some(b'm') => (&text[..text.len() - 1], 1024 * 1024),
+        _ => (text, 1),
+    };
+    digits.parse::<u64>().unwrap() * unit
+}
+
+/// A folder that goes away, and `qemu-img` in it.
+struct Scratch(std::path::PathBuf);
+
+impl Scratch {
+    fn with_qemu(name: &str) -> Option<Scratch> {
+        if Command::new("qemu-img").arg("--version").output().is_err() {
+            eprintln!("skipped: qemu-img is not installed");
+            return None;
+        }
+        let dir = std::env::temp_dir().join(format!("qcow2-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        Some(Scratch(dir))
+    }
+
+    fn path(&self, file: &str) -> String {
+        self.0.join(file).to_str().unwrap().to_owned()
+    }
+
+    fn write(&self, file: &str, bytes: &[u8]) -> String {
+        let path = self.path(file);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn read(&self, file: &str) -> Vec<u8> {
+        std::fs::read(self.path(file)).unwrap()
+    }
+
+    #[track_caller]
+    fn qemu_img(&self, args: &[&str]) -> String {
+        self.tool("qemu-img", args)
+    }
+
+    #[track_caller]
+    fn tool(&self, tool: &str, args: &[&str]) -> String {
+        let out = Command::new(tool)
+            .args(args)
+            .current_dir(&self.0)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{tool} {args:?}: {text}{errors}");
+        text
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut random = Random(seed | 1);
+    (0..len)
+        .map(|_| u8::try_from(random.below(256)).unwrap())
+        .collect()
+}
+
+#[track_caller]
+fn check(options: &CreateOptions, backing: Option<Vec<u8>>, script: &str) -> Disk {
+    let mut disk = Disk::create(options, backing);
+    disk.run(script);
+    disk.expect_model();
+    disk.reopen();
+    disk.expect_model();
+    disk.expect_clean();
+    disk
+}
+
+fn sized(size: u64) -> CreateOptions {
+    CreateOptions {
+        size,
+        ..CreateOptions::default()
+    }
+}
+
+fn over_backing(size: u64) -> CreateOptions {
+    CreateOptions {
+        backing_file: Some("backing.raw".into()),
+        backing_format: Some("raw".into()),
+        ..sized(size)
+    }
+}
+
+#[test]
+fn an_empty_image_reads_as_zeroes() {
+    check(&sized(1 << 20), None, "");
+    check(&sized(0), None, "");
+}
+
+#[test]
+fn a_small_write_keeps_what_is_around_it() {
+    check(
+        &sized(1 << 20),
+        None,
+        "write 4k+4k aa; write 100+1 bb; write 60k+10k cc",
+    );
+    let backing = Some(noise(1, 1 << 20));
+    check(
+        &over_backing(1 << 20),
+        backing,
+        "write 4k+4k aa; write 70k+1 bb; write 200k+200k cc",
+    );
+}
+
+#[test]
+fn a_backing_file_may_be_shorter_than_the_image() {
+    check(
+        &over_backing(1 << 20),
+        Some(noise(2, 100_000)),
+        "write 99000+10 11; write 130k+1k 22",
+    );
+}
+
+#[test]
+fn zeroes_hide_the_backing_file() {
+    let backing = Some(noise(3, 1 << 20));
+    check(
+        &over_backing(1 << 20),
+        backing.clone(),
+        "zero 10k+200k; write 70k+1k 11; unmap 64k+64k",
+    );
+    let v2 = CreateOptions {
+        version: Version::V2,
+        ..over_backing(1 << 20)
+    };
+    check(
+        &v2,
+        backing,
+        "zero 10k+200k; write 70k+1k 11; unmap 64k+64k; discard 0+1m",
+    );
+}
+
+#[test]
+fn discarded_clusters_are_used_again_after_a_flush() {
+    let mut disk = check(&sized(1 << 20), None, "write 0+512k aa; flush");
+    let len = disk.bench.file.bytes().len();
+    disk.run("discard 0+512k; flush; write 512k+512k bb; flush");
+    disk.expect_model();
+    disk.expect_clean();
+    assert_eq!(disk.bench.file.bytes().len(), len);
+}
+
+#[test]
+fn a_kept_cluster_takes_the_next_write() {
+    let mut disk = check(&sized(1 << 20), None, "write 0+64k aa; zero 0+64k; flush");
+    let len = disk.bench.file.bytes().len();
+    disk.run("write 10k+1k bb; flush");
+    disk.expect_model();
+    assert_eq!(disk.bench.file.bytes().len(), len);
+}
+
+#[test]
+fn a_disk_grows_and_shrinks() {
+    check(
+        &sized(1 << 20),
+        None,
+        "write 900k+124k aa; resize 3m; write 2m+64k bb; resize 950k; resize 2m",
+    );
+    let backing = Some(noise(4, 1 << 20));
+    check(
+        &over_backing(300 << 10),
+        backing,
+        "write 299k+1k aa; resize 1m; resize 200k; resize 2m",
+    );
+    let tiny = CreateOptions {
+        cluster_size: 512,
+        ..sized(64 << 10)
+    };
+    check(
+        &tiny,
+        None,
+        "write 0+64k aa; resize 64m; write 63m+1m bb; resize 128m; write 127m+3 cc",
+    );
+}
+
+/// A random script, the same for the same seed.
+fn random_run(disk: &mut Disk, seed: u64, steps: u64) {
+    let mut random = Random(seed | 1);
+    let size = disk.model.len() as u64;
+    for _ in 0..steps {
+        let at = random.below(size);
+        let len = (1 + random.below(size - at)).min(1 + random.below(size / 4));
+        match random.below(12) {
+            0 => disk.run("flush"),
+            1 => disk.reopen(),
+            2 => disk.zero(at, len, false),
+            3 => disk.zero(at, len, true),
+            4 | 5 => disk.discard(at, len),
+            _ => {
+                let bytes = noise(random.below(u64::MAX), usize::try_from(len).unwrap());
+                disk.write(at, &bytes);
+            }
+        }
+    }
+    disk.expect_model();
+}
+
+#[test]
+fn every_geometry_keeps_data_and_qemu_agrees() {
+    for (n, cluster_bits) in (9..=21).enumerate() {
+        let refcount_bits = 1 << (n % 7);
+        let size = (1u64 << cluster_bits).min(1 << 16) * 40 + 512;
+        let options = CreateOptions {
+            cluster_size: 1 << cluster_bits,
+            refcount_bits,
+            ..sized(size)
+        };
+        let mut disk = Disk::create(&options, None);
+        random_run(&mut disk, 100 + n as u64, 40);
+        disk.expect_clean();
+        disk.expect_qemu_agrees(&format!("geometry-{cluster_bits}"));
+    }
+}
+
+#[test]
+fn every_version_keeps_data_over_a_backing_file() {
+    for (n, version) in [Version::V2, Version::V3].into_iter().enumerate() {
+        for cluster_size in [512, 4096] {
+            let size = cluster_size * 300;
+            let options = CreateOptions {
+                version,
+                cluster_size,
+                ..over_backing(size)
+            };
+            let backing = noise(7, usize::try_from(size - 1000).unwrap());
+            let mut disk = Disk::create(&options, Some(backing));
+            random_run(&mut disk, 200 + n as u64, 80);
+            disk.expect_clean();
+            disk.expect_qemu_agrees(&format!("version-{n}-{cluster_size}"));
+        }
+    }
+}
+
+#[test]
+fn refcount_tables_move_when_they_are_full() {
+    // 64 clusters of 512 bytes a block, 64 blocks a table cluster: 2 MiB.
+    let options = CreateOptions {
+        cluster_size: 512,
+        refcount_bits: 64,
+        ..sized(8 << 20)
+    };
+    let mut disk = check(
+        &options,
+        None,
+        "write 0+3m aa; write 5m+3m bb; flush; write 3m+2m cc",
+    );
+    disk.expect_qemu_agrees("refcount-growth");
+}
+
+#[test]
+fn preallocated_images_are_clean() {
+    for (name, preallocation) in [
+        ("metadata", Preallocation::Metadata),
+        ("falloc", Preallocation::Falloc),
+        ("full", Preallocation::Full),
+    ] {
+        let options = CreateOptions {
+            preallocation,
+            ..sized(3 << 20)
+        };
+        let mut disk = check(&options, None, "");
+        let report = block_on(disk.image.check(&disk.bench, Repair::None)).unwrap();
+        assert_eq!(report.clusters.unwrap().allocated, 48);
+        disk.run("write 100k+100k aa");
+        disk.expect_qemu_agrees(name);
+    }
+}
+
+#[test]
+fn compressed_images_of_qemu_read_and_take_writes() {
+    for (name, options) in [
+        ("zlib", "cluster_size=64k"),
+        ("zlib-small", "cluster_size=512"),
+        ("zlib-large", "cluster_size=2M"),
+        ("zlib-v2", "compat=0.10,cluster_size=4k"),
+        ("zstd", "compression_type=zstd"),
+    ] {
+        let Some(dir) = Scratch::with_qemu(&format!("compressed-{name}")) else {
+            return;
+        };
+        let mut model = noise(9, 1 << 20);
+        for (index, byte) in model.iter_mut().enumerate() {
+            // Compressible, with a cluster here and there that is not.
+            *byte &= if (index >> 16) % 3 == 0 { 0xff } else { 0x11 };
+        }
+        model[300_000..500_000].fill(0);
+        dir.write("model.raw", &model);
+        dir.qemu_img(&[
+            "convert",
+            "-c",
+            "-f",
+            "raw",
+            "-O",
+            "qcow2",
+            "-o",
+            options,
+            "model.raw",
+            "i",
+        ]);
+        let mut disk = Disk::open(dir.read("i"), None, model);
+        disk.expect_model();
+        disk.expect_clean();
+        disk.run("write 1k+1k aa; write 70k+100k bb; discard 200k+100k; zero 500k+70k");
+        disk.expect_model();
+        disk.expect_qemu_agrees(name);
+    }
+}
+
+#[test]
+fn snapshots_of_qemu_survive_writes() {
+    let Some(dir) = Scratch::with_qemu("snapshot") else {
+        return;
+    };
+    let model = noise(11, 1 << 20);
+    dir.write("model.raw", &model);
+    dir.qemu_img(&[
+        "convert",
+        "-f",
+        "raw",
+        "-O",
+        "qcow2",
+        "-o",
+        "cluster_size=4k",
+        "model.raw",
+        "i",
+    ]);
+    dir.qemu_img(&["snapshot", "-c", "before", "i"]);
+    // Flags that say "alone" although the snapshot shares: refcounts must win.
+    let mut bytes = dir.read("i");
+    let word = |bytes: &[u8], at: usize| u64::from_be_bytes(*bytes[at..].first_chunk().unwrap());
+    let l1 = usize::try_from(word(&bytes, 40)).unwrap();
+    let l2 = usize::try_from(word(&bytes, l1) & 0x00ff_ffff_ffff_fe00).unwrap();
+    bytes[l1] |= 0x80;
+    bytes[l2] |= 0x80;
+    let mut disk = Disk::open(bytes, None, model.clone());
+    disk.run("write 0+100 aa; write 10k+50k bb; discard 100k+100k; zero 300k+100k; flush");
+    disk.expect_model();
+    disk.reopen();
+    disk.expect_clean();
+    disk.expect_qemu_agrees("snapshot-after");
+    dir.write("i", &disk.bench.file.bytes());
+    dir.qemu_img(&["snapshot", "-a", "before", "i"]);
+    dir.qemu_img(&[
+        "compare",
+        "-q",
+        "-F",
+        "raw",
+        "-f",
+        "qcow2",
+        "i",
+        "model.raw",
+    ]);
+}
+
+#[test]
+fn leaks_and_wrong_counts_are_repaired() {
+    let mut disk = check(&sized(1 << 20), None, "write 0+300k aa; write 500k+64k bb");
+    disk.reopen();
+    let mut bytes = disk.bench.file.bytes();
+    // The refcount block is the third cluster; counts are 16 bits.
+    bytes[2 * 65536 + 2 * 6 + 1] = 0;
+    bytes[2 * 65536 + 2 * 7 + 1] = 3;
+    let disk = Disk::open(bytes, None, disk.model);
+    let found = block_on(disk.image.check(&disk.bench, Repair::None)).unwrap();
+    assert_eq!(
+        (found.corruptions, found.leaks),
+        (3, 1),
+        "{:#?}",
+        found.messages
+    );
+    let fixed = block_on(disk.image.check(&disk.bench, Repair::All)).unwrap();
+    assert_eq!(
+        (fixed.corruptions_fixed, fixed.leaks_fixed),
+        (1, 1),
+        "{:#?}",
+        fixed.messages
+    );
+    disk.expect_clean();
+    disk.expect_model();
+}
+
+#[test]
+fn a_dirty_image_is_repaired_before_it_is_written() {
+    let mut disk = check(&sized(1 << 20), None, "write 0+300k aa");
+    disk.reopen();
+    let mut bytes = disk.bench.file.bytes();
+    bytes[79] |= 1;
+    bytes[2 * 65536 + 2 * 6..2 * 65536 + 2 * 9].fill(0);
+    let read_only = OpenOptions {
+        writable: false,
+        ..small_cache()
+    };
+    let untouched = bench(bytes.clone(), None);
+    let image = block_on(Image::open(&untouched, "test", read_only)).unwrap();
+    assert!(block_on(image.write(&untouched, 0, IoBuf::zeroed(1))).is_err());
+    assert_eq!(untouched.file.bytes(), bytes);
+    let mut disk = Disk::open(bytes, None, disk.model);
+    disk.expect_clean();
+    disk.run("write 700k+64k bb");
+    disk.expect_model();
+    disk.expect_qemu_agrees("dirty");
+}
+
+#[test]
+fn autoclear_bits_are_durably_gone_before_the_first_write() {
+    let disk = check(&sized(1 << 20), None, "write 0+64k aa");
+    let mut bytes = disk.bench.file.bytes();
+    bytes[95] |= 0x84;
+    let disk = Disk::open(bytes, None, disk.model);
+    disk.bench.file.record();
+    disk.read(0, 4096);
+    assert!(disk.bench.file.events().is_empty());
+    block_on(disk.image.write(&disk.bench, 0, IoBuf::zeroed(512))).unwrap();
+    let events = disk.bench.file.events();
+    assert!(
+        matches!(&events[..2], [Event::Write(24, _), Event::Flush]),
+        "{events:?}"
+    );
+    assert_eq!(disk.bench.file.bytes()[95], 0);
+}
+
+type Task<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+#[test]
+fn writers_of_different_clusters_do_not_disturb_each_other() {
+    for seed in 0..30 {
+        let options = CreateOptions {
+            cluster_size: 512,
+            ..sized(1 << 20)
+        };
+        let mut disk = Disk::create(&options, Some(noise(5, 1 << 20)));
+        let mut tasks: Vec<Task<'_>> = Vec::new();
+        let mut random = Random(seed * 2 + 1);
+        let (bench, image) = (&disk.bench, &disk.image);
+        for slot in 0..64usize {
+            let at = slot * 16384 + usize::try_from(random.below(4000)).unwrap();
+            let len = 1 + usize::try_from(random.below(10_000)).unwrap();
+            let bytes = noise(seed * 100 + slot as u64, len);
+            disk.model[at..at + len].copy_from_slice(&bytes);
+            tasks.push(Box::pin(async move {
+                image
+                    .write(bench, at as u64, IoBuf::copy_of(&bytes))
+                    .await
+                    .unwrap();
+                if slot % 8 == 0 {
+                    image.flush(bench).await.unwrap();
+                }
+            }));
+        }
+        run_all(seed, tasks);
+        disk.expect_model();
+        disk.reopen();
+        disk.expect_model();
+        disk.expect_clean();
+    }
+}
+
+/// Cuts the power after every event, with some of the writes since the last flush lost, and opens
+/// what is left.
+#[test]
+fn a_power_cut_at_any_point_loses_nothing_flushed() {
+    for seed in 0..6u64 {
+        let options = CreateOptions {
+            cluster_size: 512,
+            refcount_bits: 64,
+            ..sized(256 << 10)
+        };
+        let backing = (seed % 2 == 0).then(|| noise(6, 256 << 10));
+        let mut disk = Disk::create(&options, backing.clone());
+        let start = disk.bench.file.bytes();
+        disk.bench.file.record();
+        let mut random = Random(seed * 77 + 1);
+        // After so many events, these bytes are durable; and what each byte may be besides.
+        let mut flushed = vec![(0, disk.model.clone())];
+        let mut writes: Vec<(usize, std::ops::Range<usize>)> = Vec::new();
+        for step in 0..25 {
+            let at = random.below(200 << 10);
+            let len = 1 + random.below(20 << 10);
+            let begin = disk.bench.file.events().len();
+            match random.below(6) {
+                0 => disk.discard(at, len),
+                1 => disk.zero(at, len, true),
+                _ => disk.write(at, &noise(step * 31 + seed, usize::try_from(len).unwrap())),
+            }
+            let range = usize::try_from(at).unwrap()..usize::try_from(at + len).unwrap();
+            writes.push((begin, range));
+            if random.below(3) == 0 {
+                disk.run("flush");
+                flushed.push((disk.bench.file.events().len(), disk.model.clone()));
+            }
+        }
+        let events = disk.bench.file.events();
+        for cut in (0..=events.len()).step_by(3) {
+            let mut bytes = start.clone();
+            let last_flush = events[..cut]
+                .iter()
+                .rposition(|e| matches!(e, Event::Flush))
+                .unwrap_or(0);
+            for (index, event) in events[..cut].iter().enumerate() {
+                if index <= last_flush || random.below(2) == 0 {
+                    apply(&mut bytes, event);
+                }
+            }
+            let (since, durable) = flushed.iter().rev().find(|(at, _)| *at <= cut).unwrap();
+            let bench = bench(bytes, backing.clone());
+            let image = block_on(Image::open(&bench, "test", small_cache())).unwrap();
+            let report = block_on(image.check(&bench, Repair::None)).unwrap();
+            assert_eq!(
+                report.corruptions, 0,
+                "seed {seed} cut {cut}: {:#?}",
+                report.messages
+            );
+            let buf = IoBuf::zeroed(durable.len());
+            block_on(image.read(&bench, 0, buf.clone())).unwrap();
+            let now = buf.to_vec();
+            let touched = |at: usize| writes.iter().any(|(b, r)| *b >= *since && r.contains(&at));
+            for at in 0..durable.len() {
+                assert!(
+                    now[at] == durable[at] || touched(at),
+                    "seed {seed} cut {cut}: flushed byte {at:#x} is gone"
+                );
+            }
+            block_on(image.check(&bench, Repair::Leaks)).unwrap();
+            let report = block_on(image.check(&bench, Repair::None)).unwrap();
+            assert_eq!(
+                (report.corruptions, report.leaks),
+                (0, 0),
+                "{:#?}",
+                report.messages
+            );
+        }
+    }
+}
+
+#[test]
+fn after_an_error_the_image_goes_on() {
+    let options = CreateOptions {
+        cluster_size: 512,
+        refcount_bits: 64,
+        ..sized(256 << 10)
+    };
+    for budget in (0..400).step_by(7) {
+        let mut disk = Disk::create(&options, None);
+        disk.run("write 0+10k 11; flush");
+        disk.bench.file.fail_after(Some(budget));
+        let mut failed = Vec::new();
+        for step in 0..40u64 {
+            let at = (step * 7919) % (200 << 10);
+            let buf = IoBuf::copy_of(&noise(step, 3000));
+            let wrote = block_on(disk.image.write(&disk.bench, at, buf.clone()));
+            let start = usize::try_from(at).unwrap();
+            disk.model[start..start + 3000].copy_from_slice(&buf.to_vec());
+            if wrote.is_err() {
+                failed.push((at, buf));
+            }
+            if step % 5 == 0 {
+                let _ = block_on(disk.image.flush(&disk.bench));
+            }
+        }
+        disk.bench.file.fail_after(None);
+        // What failed is done again, in order; what succeeded over it later too.
+        for step in 0..40u64 {
+            let at = (step * 7919) % (200 << 10);
+            disk.write(at, &noise(step, 3000));
+        }
+        disk.expect_model();
+        disk.reopen();
+        disk.expect_model();
+        disk.expect_clean();
+    }
+}
+
+#[test]
+fn create_refuses_what_no_image_can_be() {
+    let refused = |options: CreateOptions| {
+        let bench = bench(Vec::new(), None);
+        assert!(block_on(create(&bench, &options)).is_err(), "{options:?}");
+        assert!(bench.file.bytes().is_empty());
+    };
+    for cluster_size in [0, 256, 1000, 4 << 20] {
+        refused(CreateOptions {
+            cluster_size,
+            ..sized(1 << 20)
+        });
+    }
+    for refcount_bits in [0, 3, 128] {
+        refused(CreateOptions {
+            refcount_bits,
+            ..sized(1 << 20)
+        });
+    }
+    refused(sized(100));
+    refused(CreateOptions {
+        cluster_size: 512,
+        ..sized(1 << 40)
+    });
+    refused(CreateOptions {
+        version: Version::V2,
+        refcount_bits: 8,
+        ..sized(1 << 20)
+    });
+    refused(CreateOptions {
+        version: Version::V2,
+        lazy_refcounts: true,
+        ..sized(1 << 20)
+    });
+    let compression = Compression::Zstd;
+    refused(CreateOptions {
+        version: Version::V2,
+        compression,
+        ..sized(1 << 20)
+    });
+    let preallocation = Preallocation::Full;
+    refused(CreateOptions {
+        preallocation,
+        ..over_backing(1 << 20)
+    });
+    refused(CreateOptions {
+        backing_format: Some("raw".into()),
+        ..sized(1 << 20)
+    });
+}
+
+mod on_a_graph;

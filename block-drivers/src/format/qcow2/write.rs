@@ -1,0 +1,283 @@
+//! Writing guest data: in place where the image owns the cluster, else into new clusters with the
+//! bytes around the write copied along.
+//! Called by the driver with a claim on all clusters that the range touches, so that nobody else
+//! changes their entries or writes them; other clusters are written at the same time.
+//! Invariant: an entry in memory names a cluster only when all its bytes have been written, and
+//! whoever fails before that gives the cluster back.
+//! Spec: qcow2 "Host cluster management", "Cluster mapping". Not here: when entries reach the disk.
+
+use block_core::{IoBuf, Result};
+
+use super::alloc::{FreeReason, Reservation};
+use super::image::Image;
+use super::layout::{L1Entry, L2Entry};
+use super::map::{Cluster, Run};
+use super::read::{slice, usize_of};
+use crate::kit::addr::{GuestOffset, HostOffset};
+use crate::kit::image_file::{ImageFile, Surroundings};
+use crate::kit::table_cache::{Needs, Pinned};
+
+/// Where new data goes.
+enum Place<'a> {
+    /// Clusters reserved for it.
+    New(Reservation<'a>),
+    /// Clusters that were kept for it behind a zero flag.
+    Kept(HostOffset),
+}
+
+impl Place<'_> {
+    fn offset(&self) -> HostOffset {
+        match self {
+            Place::New(reserved) => reserved.offset(),
+            Place::Kept(at) => *at,
+        }
+    }
+
+    fn is_fresh(&self) -> bool {
+        match self {
+            Place::New(reserved) => reserved.is_fresh(),
+            Place::Kept(_) => false,
+        }
+    }
+}
+
+impl Image {
+    /// Writes `buf` at `offset`. The caller holds a claim on the clusters.
+    ///
+    /// # Errors
+    /// `Corrupt` when an entry is wrong, `NOSPC`, errors of the files; then clusters up to the error
+    /// hold the new data, and the others the old.
+    pub(super) async fn write<E: Surroundings>(
+        &self,
+        env: &E,
+        offset: u64,
+        buf: IoBuf,
+    ) -> Result<()> {
+        self.first_write(env).await?;
+        let end = offset + buf.len() as u64;
+        let mut at = offset;
+        while at < end {
+            let (key, part) = self.one_table(&(at..end));
+            let table = self.owned_table(env, key).await?;
+            let run = self
+                .first_run(&table, part.clone())
+                .map_err(|e| self.error(e))?;
+            let written = match run.cluster {
+                Cluster::Data(host) if host.owned => {
+                    let at_host = host.offset.0 + run.skip;
+                    env.file()
+                        .write(at_host, slice(&buf, at - offset, run.len))
+                        .await?;
+                    run.len
+                }
+                Cluster::Zero(Some(host)) if host.owned => {
+                    let data = slice(&buf, at - offset, run.len);
+                    self.write_clusters(env, &table, at, data, Place::Kept(host.offset))
+                        .await?;
+                    run.len
+                }
+                Cluster::Unallocated
+                | Cluster::Zero(_)
+                | Cluster::Data(_)
+                | Cluster::Compressed(_) => {
+                    let len = self.unowned_len(&table, run, part);
+                    let clusters = self.geometry.clusters(run.skip + len);
+                    let reserved = self.reserve(env, clusters).await?;
+                    let fits = (reserved.count() << self.geometry.cluster_bits) - run.skip;
+                    let len = len.min(fits);
+                    let data = slice(&buf, at - offset, len);
+                    self.write_clusters(env, &table, at, data, Place::New(reserved))
+                        .await?;
+                    len
+                }
+            };
+            at += written;
+            drop(table);
+            self.limit_dirty(env).await?;
+        }
+        Ok(())
+    }
+
+    /// How far the range goes on needing new clusters, whatever the kind of each.
+    fn unowned_len(&self, table: &Pinned<'_>, first: Run, part: std::ops::Range<u64>) -> u64 {
+        let mut end = part.start + first.len;
+        while end < part.end {
+            match self.first_run(table, end..part.end) {
+                Ok(Run {
+                    cluster: Cluster::Data(h) | Cluster::Zero(Some(h)),
+                    ..
+                }) if h.owned => break,
+                Ok(run) => end += run.len,
+                // The error is for the one who gets there.
+                Err(_) => break,
+            }
+        }
+        end - part.start
+    }
+
+    /// Fills the clusters that `data` touches, with what was around it, then points entries there.
+    async fn write_clusters<E: Surroundings>(
+        &self,
+        env: &E,
+        table: &Pinned<'_>,
+        at: u64,
+        data: IoBuf,
+        place: Place<'_>,
+    ) -> Result<()> {
+        let end = at + data.len() as u64;
+        let (first, last) = (self.geometry.floor(at), self.geometry.ceil(end));
+        let head = self.around(env, table, first, at, &place).await?;
+        let tail = self.around(env, table, end, last, &place).await?;
+        let (start, mut whole) = match head {
+            Some(head) => (first, head),
+            None => (at, IoBuf::empty()),
+        };
+        whole.append(data);
+        if let Some(tail) = tail {
+            whole.append(tail);
+        }
+        env.file()
+            .write(place.offset().0 + (start - first), whole)
+            .await?;
+        self.expose(table, first, self.geometry.clusters(last - first), place);
+        Ok(())
+    }
+
+    /// The old bytes from `start` to `end`, which lie in one cluster; `None` where the new cluster
+    /// reads as those already.
+    async fn around<E: Surroundings>(
+        &self,
+        env: &E,
+        table: &Pinned<'_>,
+        start: u64,
+        end: u64,
+        place: &Place<'_>,
+    ) -> Result<Option<IoBuf>> {
+        if start == end {
+            return Ok(Some(IoBuf::empty()));
+        }
+        let buf = IoBuf::zeroed(usize_of(end - start));
+        let run = self
+            .first_run(table, start..end)
+            .map_err(|e| self.error(e))?;
+        let zero = match run.cluster {
+            Cluster::Zero(_) => true,
+            Cluster::Unallocated => env.backing().is_none_or(|b| b.len() <= start),
+            Cluster::Data(_) | Cluster::Compressed(_) => false,
+        };
+        if zero {
+            return Ok((!place.is_fresh()).then_some(buf));
+        }
+        self.read(env, start, buf.clone()).await?;
+        Ok(Some(buf))
+    }
+
+    /// Points entries at clusters whose bytes are written, and gives up what they pointed at.
+    fn expose(&self, table: &Pinned<'_>, guest: u64, clusters: u64, place: Place<'_>) {
+        let first = self.geometry.l2_index(GuestOffset(guest));
+        let at = place.offset();
+        let old: Vec<u64> = (0..usize_of(clusters))
+            .map(|n| table.entry(first + n))
+            .collect();
+        let new = (0..clusters).map(|n| L2Entry::owned(at.plus(n << self.geometry.cluster_bits)).0);
+        table.set_run(first, new, Needs::Data);
+        match place {
+            Place::New(reserved) => {
+                // More may have been reserved than the run of old clusters took.
+                reserved.commit();
+                for entry in old {
+                    self.give_up(L2Entry(entry), FreeReason::Other);
+                }
+            }
+            Place::Kept(_) => {}
+        }
+    }
+
+    /// Gives up what an entry pointed at, after it was replaced in memory.
+    pub(super) fn give_up(&self, old: L2Entry, reason: FreeReason) {
+        match self.classify(old) {
+            Ok(Cluster::Data(host) | Cluster::Zero(Some(host))) => {
+                self.refcounts
+                    .free_later(host.offset, self.geometry.cluster_size(), reason);
+            }
+            Ok(Cluster::Compressed(c)) => self.refcounts.free_compressed_later(c, reason),
+            // A wrong entry is replaced, and what it pointed at left alone.
+            Ok(Cluster::Unallocated | Cluster::Zero(None)) | Err(_) => {}
+        }
+    }
+
+    /// The L2 table of an L1 entry, for changing it: made if there is none, copied if it is shared.
+    ///
+    /// # Errors
+    /// `Corrupt` when the L1 entry is wrong; `NOSPC`; errors of the file.
+    pub(super) async fn owned_table<E: Surroundings>(
+        &self,
+        env: &E,
+        key: u64,
+    ) -> Result<Pinned<'_>> {
+        loop {
+            let entry = self.l1.entry(key);
+            if entry.0 == 0 {
+                if let Some(table) = self.new_table(env, key).await? {
+                    return Ok(table);
+                }
+                continue;
+            }
+            let Some(table) = self.table(env, key).await? else {
+                continue;
+            };
+            if self.owns_table(env, key, entry).await? {
+                return Ok(table);
+            }
+            let _one = self.copying.lock().await;
+            if self.l1.entry(key) == entry {
+                return self.copy_table(env, key, entry, table).await;
+            }
+        }
+    }
+
+    /// Whether this image alone refers to an L2 table.
+    async fn owns_table<E: Surroundings>(&self, env: &E, key: u64, entry: L1Entry) -> Result<bool> {
+        if self.trust_copied {
+            return Ok(entry.is_copied());
+        }
+        let at = self.l2_place(key).map_err(|e| self.error(e))?;
+        Ok(self.refcount(env, self.geometry.cluster_of(at)).await? == 1)
+    }
+
+    /// Makes an L2 table of unallocated clusters; `None` when somebody else was faster.
+    async fn new_table<E: Surroundings>(&self, env: &E, key: u64) -> Result<Option<Pinned<'_>>> {
+        let slot = match self.acquire_l2(env, key).await? {
+            Err(slot) => slot,
+            // Somebody made it, and its L1 entry is about to be set or just was.
+            Ok(_) => return Ok(None),
+        };
+        if self.l1.entry(key).0 != 0 {
+            // Made, written and evicted meanwhile: dropping the slot lets the next look load it.
+            return Ok(None);
+        }
+        let at = self.reserve_table(env, 1).await?;
+        Ok(Some(self.set_l1(key, at, || {
+            let table = slot.fill(&[]);
+            table.mark_all(Needs::Nothing);
+            table
+        })))
+    }
+
+    /// Moves a shared L2 table's entries into a table of our own.
+    async fn copy_table<'a, E: Surroundings>(
+        &'a self,
+        env: &E,
+        key: u64,
+        shared: L1Entry,
+        table: Pinned<'a>,
+    ) -> Result<Pinned<'a>> {
+        let at = self.reserve_table(env, 1).await?;
+        self.set_l1(key, at, || table.mark_all(Needs::Nothing));
+        if let Some(old) = shared.table() {
+            self.refcounts
+                .free_later(old, self.geometry.cluster_size(), FreeReason::Other);
+        }
+        Ok(table)
+    }
+}
