@@ -534,12 +534,14 @@ impl Drop for HostEngine {
     /// What the pool has goes on there.
     fn drop(&mut self) {
         self.hand_over();
-        if let Reactor::Ring(ring) = &mut self.reactor {
+        if let Reactor::Ring(ring) = &mut self.reactor
+            // A callback that panicked may have swallowed completions: they would be waited for.
+            && !std::thread::panicking()
+        {
             let ledger = &mut self.ledger;
             let closed = ring.close(&mut |left| ledger.settle(left, &mut |_| {}));
             if let Err(error) = closed {
                 tracing::error!(%error, "memory of operations in flight is given up");
-                ring.leak();
             }
         }
         self.hand_over();

@@ -843,6 +843,29 @@ fn memory_outlives_a_dropped_engine() {
 }
 
 #[test]
+fn a_panic_in_a_callback_does_not_hang() {
+    let (socket, _peer) = socket_pair();
+    let mut rig = Rig::new(Kind::Ring, Sleep::Wait);
+    rig.submit(Operation::Recv {
+        socket,
+        buf: IoBuf::zeroed(1),
+    });
+    rig.submit(Operation::Timer {
+        after: Duration::ZERO,
+    });
+    rig.submit(Operation::Timer {
+        after: Duration::ZERO,
+    });
+    let panicked = thread::spawn(move || {
+        while rig.engine.wait(None).is_ok() {
+            rig.engine
+                .reap(&mut |_| std::panic::resume_unwind(Box::new(1)));
+        }
+    });
+    assert!(panicked.join().is_err());
+}
+
+#[test]
 fn a_detached_leaf_lives_until_its_last_operation() {
     on_hosts(|rig| {
         let slot = rig.slot;

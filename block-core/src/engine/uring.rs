@@ -339,11 +339,6 @@ impl Uring {
         Ok(())
     }
 
-    /// Forgets all operations without freeing what the kernel may still write to.
-    pub(super) fn leak(&mut self) {
-        std::mem::forget(std::mem::take(&mut self.ops));
-    }
-
     fn enable(&mut self) -> io::Result<()> {
         if !self.enabled {
             self.ring.submitter().register_enable_rings()?;
@@ -476,6 +471,15 @@ impl Uring {
         // What can't be told to the kernel completes as if the kernel had refused it.
         let entry = entry.unwrap_or_else(|| opcode::PollAdd::new(Fd(-1), 0).build());
         self.push(entry.user_data(key as u64));
+    }
+}
+
+impl Drop for Uring {
+    /// Whoever did not `close` gives up the memory that the kernel may still write to.
+    fn drop(&mut self) {
+        if self.enabled {
+            std::mem::forget(std::mem::take(&mut self.ops));
+        }
     }
 }
 
