@@ -1,5 +1,6 @@
 //! The project's chores, one file each. `cargo xtask <chore> --help` tells more.
 
+mod metadata;
 mod regen;
 mod tidy;
 
