@@ -1,5 +1,6 @@
 //! The project's chores, one file each. `cargo xtask <chore> --help` tells more.
 
+mod compare;
 mod metadata;
 mod regen;
 mod tidy;
@@ -8,6 +9,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask <chore> [arguments]
 
+  compare [ROW…]   does the same work as QEMU's tools, in turns, and prints what it cost both
   regen [--check]  writes schema/src/generated from schema/*.json; --check only compares
   tidy             checks rules of the tree that no lint knows";
 
@@ -16,6 +18,7 @@ fn main() -> ExitCode {
     let chore = arguments.next();
     let rest: Vec<String> = arguments.collect();
     let result = match chore.as_deref() {
+        Some("compare") => compare::run(&rest),
         Some("regen") => regen::run(&rest),
         Some("tidy") => tidy::run(&rest),
         _ => Err(USAGE.to_owned()),

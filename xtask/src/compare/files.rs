@@ -1,0 +1,188 @@
+//! The files that both sides work on: made once, by QEMU's own tool where they are images.
+//!
+//! Invariant: nothing of it is left when `Files` is dropped. Bytes come from a seeded generator,
+//! so that two runs of the chore compare the same.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::Size;
+use super::measure;
+use super::rows::{Source, Work};
+
+const MIB: usize = 1 << 20;
+
+/// A folder with what rows need, made when the first row needs it.
+pub(super) struct Files {
+    folder: PathBuf,
+    size: Size,
+}
+
+impl Files {
+    pub(super) fn new(folder: &Path, size: Size) -> Result<Files, String> {
+        let folder = folder.join(format!("qblk-compare-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)
+            .map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+        Ok(Files { folder, size })
+    }
+
+    /// A name in the folder.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The image that is read at random: allocated everywhere.
+    pub(super) fn full(&self, format: &str) -> PathBuf {
+        self.path(&format!("full.{format}"))
+    }
+
+    pub(super) fn mixed(&self, source: Source) -> PathBuf {
+        self.path(&format!("mixed-{}.{}", source.name(), source.format()))
+    }
+
+    /// Megabytes of the image that is converted.
+    pub(super) fn mixed_mib(&self) -> usize {
+        match self.size {
+            Size::Full => 2048,
+            Size::Quick => 256,
+        }
+    }
+
+    fn full_mib(&self) -> usize {
+        match self.size {
+            Size::Full => 1024,
+            Size::Quick => 256,
+        }
+    }
+
+    /// Makes what a row reads, and brings it into the page cache.
+    pub(super) fn prepare(&self, work: &Work) -> Result<(), String> {
+        let path = match work {
+            Work::Bench { format, .. } => {
+                self.make_full()?;
+                let path = self.full(format);
+                if !path.exists() {
+                    qemu_img_convert(&self.full("raw"), "raw", &path, &["-O", format])?;
+                }
+                path
+            }
+            Work::Nbd { .. } => {
+                self.make_full()?;
+                self.full("raw")
+            }
+            Work::Convert { source, .. } => {
+                self.make_mixed()?;
+                let path = self.mixed(*source);
+                if !path.exists() {
+                    let options: &[&str] = match source {
+                        Source::Raw => &[],
+                        Source::Qcow2 => &["-O", "qcow2"],
+                        Source::ZlibQcow2 => &["-O", "qcow2", "-c"],
+                        Source::ZstdQcow2 => &["-O", "qcow2", "-c", "-o", "compression_type=zstd"],
+                    };
+                    qemu_img_convert(&self.mixed(Source::Raw), "raw", &path, options)?;
+                }
+                path
+            }
+        };
+        read_through(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+    }
+
+    fn make_full(&self) -> Result<(), String> {
+        let path = self.full("raw");
+        let fill = |file: &mut File| {
+            let mut random = Random(1);
+            (0..self.full_mib()).try_for_each(|_| file.write_all(&random.bytes(MIB)))
+        };
+        make(&path, fill)
+    }
+
+    /// Thirds in turns of 1 MiB: random bytes, nothing (a hole, or zeroes), and text.
+    fn make_mixed(&self) -> Result<(), String> {
+        let path = self.mixed(Source::Raw);
+        let fill = |file: &mut File| {
+            let mut random = Random(2);
+            for block in 0..self.mixed_mib() {
+                match block % 6 {
+                    0 | 3 => file.write_all(&random.bytes(MIB))?,
+                    1 => drop(file.seek(SeekFrom::Current(1 << 20))?),
+                    4 => file.write_all(&vec![0; MIB])?,
+                    _ => file.write_all(&random.text(MIB))?,
+                }
+            }
+            file.set_len((self.mixed_mib() * MIB) as u64)
+        };
+        make(&path, fill)
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.folder) {
+            eprintln!("{} stays: {error}", self.folder.display());
+        }
+    }
+}
+
+/// Makes a file on disk, so that writing it back falls on no round.
+fn make(path: &Path, fill: impl Fn(&mut File) -> std::io::Result<()>) -> Result<(), String> {
+    if path.exists() {
+        return Ok(());
+    }
+    let written = File::create(path).and_then(|mut file| {
+        fill(&mut file)?;
+        file.sync_all()
+    });
+    written.map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+fn qemu_img_convert(
+    from: &Path,
+    from_format: &str,
+    to: &Path,
+    options: &[&str],
+) -> Result<(), String> {
+    let mut command = Command::new("qemu-img");
+    command.args(["convert", "-f", from_format, "-t", "writeback"]);
+    command.args(options).arg(from).arg(to);
+    measure::run(&mut command).map(drop)
+}
+
+fn read_through(path: &Path) -> std::io::Result<()> {
+    let mut file = File::open(path)?;
+    let mut buffer = vec![0; MIB];
+    while file.read(&mut buffer)? > 0 {}
+    Ok(())
+}
+
+/// A small generator (xorshift), the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let words = std::iter::repeat_with(|| self.next().to_le_bytes());
+        words.take(len / 8).flatten().collect()
+    }
+
+    /// Lines like those of a log: shrinks to about a fifth.
+    fn text(&mut self, len: usize) -> Vec<u8> {
+        let mut text = Vec::with_capacity(len + 128);
+        while text.len() < len {
+            let value = self.next();
+            let (unit, code) = (value % 32, value >> 40);
+            let line = format!("unit {unit:02}: request {code:08x} finished without an error\n");
+            text.extend_from_slice(line.as_bytes());
+        }
+        text.truncate(len);
+        text
+    }
+}

@@ -1,0 +1,201 @@
+//! One run of a row's work by one side's programs.
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::files::Files;
+use super::measure::{self, Cost, Server};
+use super::rows::{Cache, Work};
+
+/// From one read of `bench` to the next: a prime number of blocks, so that all of the image is
+/// read, and hardly anything twice in a row.
+const STEP: u64 = 7919 * 4096;
+
+/// How one side's programs are called.
+pub(super) struct Programs {
+    img: Vec<PathBuf>,
+    nbd: Vec<PathBuf>,
+}
+
+impl Programs {
+    pub(super) fn ours(qblk: &Path) -> Programs {
+        Programs {
+            img: vec![qblk.to_owned()],
+            nbd: vec![qblk.to_owned(), "nbd".into()],
+        }
+    }
+
+    pub(super) fn peer() -> Programs {
+        Programs {
+            img: vec!["qemu-img".into()],
+            nbd: vec!["qemu-nbd".into()],
+        }
+    }
+}
+
+fn command(words: &[PathBuf]) -> Command {
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    command
+}
+
+/// Does the work of a row once.
+///
+/// # Errors
+/// What the program says, or that what it did is wrong.
+pub(super) fn run_once(work: &Work, programs: &Programs, files: &Files) -> Result<Cost, String> {
+    match work {
+        Work::Bench { .. } => bench(work, programs, files),
+        Work::Convert { .. } => convert(work, programs, files),
+        Work::Nbd { .. } => serve(work, programs, files),
+    }
+}
+
+fn bench(work: &Work, programs: &Programs, files: &Files) -> Result<Cost, String> {
+    let &Work::Bench {
+        format,
+        cache,
+        depth,
+        aio,
+        requests,
+    } = work
+    else {
+        unreachable!("called for this work")
+    };
+    let cache = match cache {
+        Cache::Hot => "writeback",
+        Cache::Direct => "none",
+    };
+    let mut command = command(&programs.img);
+    command.args(["bench", "-f", format, "-t", cache, "-i", aio, "-s", "4096"]);
+    command.args(["-d", &depth.to_string(), "-c", &requests.to_string()]);
+    command.args(["-S", &STEP.to_string()]);
+    let ended = measure::run(command.arg(files.full(format)))?;
+    if !ended.stdout.contains("Run completed in") {
+        return Err(format!("no result in its output: {}", ended.stdout));
+    }
+    Ok(ended.cost(f64::from(requests)))
+}
+
+fn convert(work: &Work, programs: &Programs, files: &Files) -> Result<Cost, String> {
+    let &Work::Convert {
+        source,
+        target_format,
+        options,
+    } = work
+    else {
+        unreachable!("called for this work")
+    };
+    let target = files.path("target");
+    // The last round's target: its memory goes with it, before it was written to disk.
+    std::fs::remove_file(&target).ok();
+    let mut command = command(&programs.img);
+    command
+        .args(["convert", "-f", source.format(), "-O", target_format])
+        .args(options);
+    let ended = measure::run(command.arg(files.mixed(source)).arg(&target))?;
+    let mut check = Command::new("qemu-img");
+    check.args(["compare", "-f", source.format(), "-F", target_format]);
+    measure::run(check.arg(files.mixed(source)).arg(&target))?;
+    std::fs::remove_file(&target).ok();
+    Ok(ended.cost(files.mixed_mib() as f64))
+}
+
+fn serve(work: &Work, programs: &Programs, files: &Files) -> Result<Cost, String> {
+    let &Work::Nbd {
+        pattern,
+        block_size,
+        depth,
+        seconds,
+    } = work
+    else {
+        unreachable!("called for this work")
+    };
+    let socket = files.path("nbd.sock");
+    std::fs::remove_file(&socket).ok();
+    let mut command = command(&programs.nbd);
+    command.args([
+        "--persistent",
+        "--read-only",
+        "--format=raw",
+        "--aio=io_uring",
+    ]);
+    command
+        .arg("--shared=8")
+        .arg("--socket")
+        .arg(&socket)
+        .arg(files.full("raw"));
+    let mut server = Server::start(&mut command)?;
+    await_listener(&mut server, &socket)?;
+    let before = server.cpu_seconds()?;
+    let mut client = Command::new("fio");
+    client.args([
+        "--name=compare",
+        "--ioengine=nbd",
+        "--time_based",
+        "--output-format=json",
+    ]);
+    client.arg(format!("--uri=nbd+unix:///?socket={}", socket.display()));
+    client
+        .arg(format!("--rw={pattern}"))
+        .arg(format!("--bs={block_size}"));
+    client
+        .arg(format!("--iodepth={depth}"))
+        .arg(format!("--runtime={seconds}"));
+    let ended = measure::run(&mut client)?;
+    let cpu_seconds = server.cpu_seconds()? - before;
+    let read = fio_read(&ended.stdout)?;
+    Ok(Cost {
+        amount: match block_size {
+            "4k" => read.requests,
+            _ => read.bytes / f64::from(1 << 20),
+        },
+        seconds: read.seconds,
+        cpu_seconds,
+        max_rss_mib: server.max_rss_mib()?,
+    })
+}
+
+fn await_listener(server: &mut Server, socket: &Path) -> Result<(), String> {
+    let start = Instant::now();
+    while UnixStream::connect(socket).is_err() {
+        server.check()?;
+        if start.elapsed() > Duration::from_secs(10) {
+            return Err("the server does not listen".to_owned());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+struct FioRead {
+    requests: f64,
+    bytes: f64,
+    seconds: f64,
+}
+
+/// What the client read, by its own account.
+fn fio_read(output: &str) -> Result<FioRead, String> {
+    // Warnings may stand before the document.
+    let json = output.find('{').map_or("", |start| &output[start..]);
+    let document: serde_json::Value =
+        serde_json::from_str(json).map_err(|error| format!("fio: {error}: {output}"))?;
+    let job = &document["jobs"][0];
+    let read = &job["read"];
+    let numbers = (
+        job["error"].as_u64(),
+        read["total_ios"].as_f64(),
+        read["io_bytes"].as_f64(),
+        read["runtime"].as_f64(),
+    );
+    match numbers {
+        (Some(0), Some(requests), Some(bytes), Some(ms)) if requests > 0.0 => Ok(FioRead {
+            requests,
+            bytes,
+            seconds: ms / 1000.0,
+        }),
+        _ => Err(format!("fio: no result: {output}")),
+    }
+}
