@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use block_schema::types::{BlockChildInfo, ImageInfo};
 
-use crate::driver::Pending;
+use crate::driver::{Description, Pending};
 use crate::engine::{Leaf, LeafFile};
 use crate::error::{Error, Result};
 use crate::graph::perm::Role;
@@ -68,15 +68,17 @@ async fn own_info(queue: &LocalQueue, graph: &Graph, index: NodeIndex) -> Result
     let node = &graph.entry(index).node;
     let driver = node.driver();
     let described = driver.describe();
+    let through = seen_through(graph, index);
     let filename = node.facts().filename.clone();
     let mut info = ImageInfo::new(
         filename,
         driver.format_name().to_owned(),
         signed(graph.len(index)),
     );
-    info.dirty_flag = described.dirty;
+    info.dirty_flag = described.dirty.or(through.dirty);
     info.actual_size = allocated_size(queue, graph, index).await?.map(signed);
-    info.cluster_size = described.cluster_size.map(signed);
+    let cluster_size = described.cluster_size.or(through.cluster_size);
+    info.cluster_size = cluster_size.map(signed);
     info.encrypted = described.encrypted.then_some(true);
     info.compressed = described.compressed.then_some(true);
     if let Some(backing) = described.backing {
@@ -89,6 +91,26 @@ async fn own_info(queue: &LocalQueue, graph: &Graph, index: NodeIndex) -> Result
     }
     info.format_specific = described.format_specific;
     Ok(info)
+}
+
+/// What a node that only filters or shifts says of its child's image.
+fn seen_through(graph: &Graph, index: NodeIndex) -> Description {
+    let entry = graph.entry(index);
+    let edges = &entry.edges;
+    let shifted = entry.node.driver().shifted_child();
+    let shifted = shifted.and_then(|(edge, _)| edges.get(usize::from(edge.0)));
+    match shifted.or_else(|| edges.iter().find(|edge| edge.role == Role::Filtered)) {
+        None => Description::default(),
+        Some(edge) => {
+            let own = graph.entry(edge.child).node.driver().describe();
+            let below = seen_through(graph, edge.child);
+            Description {
+                dirty: own.dirty.or(below.dirty),
+                cluster_size: own.cluster_size.or(below.cluster_size),
+                ..Description::default()
+            }
+        }
+    }
 }
 
 /// Bytes that an image takes on the host, without its backing files; `None` where nobody can tell.

@@ -5,6 +5,8 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use block_schema::Value;
+
 use super::rig::{Client, Rig};
 
 /// Says why a test does nothing.
@@ -175,6 +177,63 @@ fn replies_are_those_of_qemu() {
         assert_eq!(ours.reply(input), want, "for {input}");
     }
     rig.join();
+}
+
+/// What a query shows of the named nodes, the newest first.
+fn shown_nodes(client: &mut Client, names: &[&str]) -> Vec<Value> {
+    let nodes = client.ok(r#"{"execute": "query-named-block-nodes"}"#);
+    let nodes = nodes.as_array().expect("a list").iter().cloned();
+    let mut shown = Vec::new();
+    for node in nodes {
+        let Value::Object(mut node) = node else {
+            panic!("{node} is no object")
+        };
+        // Of QEMU's older releases; today's say it by `encrypted` alone.
+        node.remove("encryption_key_missing");
+        let name = node.get("node-name").and_then(Value::as_str);
+        if name.is_some_and(|name| names.contains(&name)) {
+            shown.push(Value::Object(node));
+        }
+    }
+    shown
+}
+
+#[test]
+fn nodes_look_as_in_qemu() {
+    let rig = Rig::start();
+    let disk = rig.file("disk.img", 1 << 20);
+    std::fs::write(rig.path("odd.img"), [1; 1000]).expect("a small file");
+    let odd = rig.path("odd.img");
+    let add = |options: &str| format!(r#"{{"execute": "blockdev-add", "arguments": {options}}}"#);
+    let setup = [
+        r#"{"execute": "qmp_capabilities"}"#.to_owned(),
+        add(&format!(
+            r#"{{"driver": "file", "node-name": "f0", "filename": "{disk}", "read-only": true,
+                "cache": {{"no-flush": true}}}}"#
+        )),
+        add(r#"{"driver": "raw", "node-name": "r0", "file": "f0", "read-only": true}"#),
+        add(&format!(
+            r#"{{"driver": "raw", "node-name": "r1",
+                "discard": "unmap", "detect-zeroes": "unmap",
+                "file": {{"driver": "file", "node-name": "f1", "filename": "{odd}"}}}}"#
+        )),
+    ];
+    let names = ["f0", "r0", "r1", "f1"];
+    let Some((oracle, mut theirs)) = Oracle::start(&rig) else {
+        return skip("there is no qemu-storage-daemon");
+    };
+    theirs.receive();
+    for input in &setup {
+        theirs.ok(input);
+    }
+    let want = shown_nodes(&mut theirs, &names);
+    drop(oracle);
+    let mut ours = rig.connect();
+    ours.receive();
+    for input in &setup {
+        ours.ok(input);
+    }
+    assert_eq!(shown_nodes(&mut ours, &names), want);
 }
 
 /// Drives every command with `qemu.qmp`, which checks the protocol on its own.
