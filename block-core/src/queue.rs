@@ -797,9 +797,12 @@ impl LocalQueue {
         request.snapshot = None;
         let time = self.now().saturating_duration_since(request.started);
         if let Some(attached) = self.0.backends.borrow().get(request.backend.0 as usize) {
-            attached
-                .counters
-                .record(Kind::of(request.op), request.len, time, result.is_ok());
+            let kind = Kind::of(request.op);
+            let counters = &attached.counters;
+            counters.record(kind, request.len, time, result.is_ok());
+            if kind == Kind::Write {
+                counters.wrote_to(request.offset.saturating_add(request.len));
+            }
         }
         match &mut request.target {
             Target::Future { waker, done } => {

@@ -66,11 +66,14 @@ struct Counter {
 
 /// The counters of one backend on one queue.
 #[derive(Debug, Default)]
-pub(crate) struct Counters([Counter; 4]);
+pub(crate) struct Counters {
+    kinds: [Counter; 4],
+    highest_written: AtomicU64,
+}
 
 impl Counters {
     pub(crate) fn record(&self, kind: Kind, bytes: u64, time: Duration, ok: bool) {
-        let counter = &self.0[kind.index()];
+        let counter = &self.kinds[kind.index()];
         if ok {
             bump(&counter.operations, 1);
             bump(&counter.bytes, bytes);
@@ -83,8 +86,19 @@ impl Counters {
         );
     }
 
+    /// Remembers that a write ended at `end`, whether it succeeded or not.
+    pub(crate) fn wrote_to(&self, end: u64) {
+        if end > self.highest_written() {
+            self.highest_written.store(end, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn highest_written(&self) -> u64 {
+        self.highest_written.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn totals(&self, kind: Kind) -> Totals {
-        let counter = &self.0[kind.index()];
+        let counter = &self.kinds[kind.index()];
         Totals {
             operations: counter.operations.load(Ordering::Relaxed),
             bytes: counter.bytes.load(Ordering::Relaxed),

@@ -133,6 +133,9 @@ pub(super) fn stats(layer: &Layer) -> Vec<BlockStats> {
         };
         stats.device = Some(backend.name().to_owned());
         count_requests(&mut stats.stats, backend);
+        let highest = signed(backend.highest_written());
+        let highest = highest.max(stats.stats.wr_highest_offset);
+        stats.stats.wr_highest_offset = highest;
         stats
     };
     let backends = layer.backends();
@@ -143,31 +146,15 @@ pub(super) fn stats(layer: &Layer) -> Vec<BlockStats> {
 /// A node's own figures, its file as `parent` and its backing file as `backing`.
 fn node_stats(graph: &Graph, index: NodeIndex) -> BlockStats {
     let mut stats = BlockStats::new(no_requests());
-    stats.node_name = Some(graph.entry(index).node.name().to_owned());
-    stats.stats.wr_highest_offset = signed(highest_written(graph, index));
+    let node = &graph.entry(index).node;
+    stats.node_name = Some(node.name().to_owned());
+    if let Some(leaf) = node.driver().leaf() {
+        stats.stats.wr_highest_offset = signed(leaf.highest_written());
+    }
     let below = |index| Box::new(node_stats(graph, index));
     stats.parent = graph.primary(index).map(below);
     stats.backing = graph.backing(index).map(below);
     stats
-}
-
-/// The end of the highest byte written: to the node's own file, or to that of the node whose bytes
-/// these are.
-fn highest_written(graph: &Graph, index: NodeIndex) -> u64 {
-    let entry = graph.entry(index);
-    let driver = entry.node.driver();
-    if let Some(leaf) = driver.leaf() {
-        return leaf.highest_written();
-    }
-    match driver.shifted_child() {
-        Some((edge, shift)) => match entry.edges.get(usize::from(edge.0)) {
-            Some(edge) => highest_written(graph, edge.child).saturating_sub(shift),
-            None => 0,
-        },
-        None => graph
-            .primary(index)
-            .map_or(0, |below| highest_written(graph, below)),
-    }
 }
 
 fn count_requests(stats: &mut BlockDeviceStats, backend: &Backend) {

@@ -1,5 +1,6 @@
 //! What the commands do to nodes, devices and exports.
 
+use block_core::{IoBuf, Request};
 use block_schema::Value;
 
 use super::rig::{Client, Rig};
@@ -234,6 +235,31 @@ fn a_device_has_its_own_entry_in_queries() {
         r#"{"execute": "blockdev-del", "arguments": {"id": "disk0"}}"#,
         "DeviceNotFound: Cannot find device='disk0' nor node-name=''",
     );
+}
+
+#[test]
+fn statistics_count_what_a_device_did() {
+    let rig = Rig::start();
+    let mut client = rig.client();
+    let path = rig.file("disk.img", 1 << 20);
+    client.ok(&format!(
+        r#"{{"execute": "blockdev-add", "arguments": {{"driver": "raw", "id": "d0", "offset": 4096,
+            "file": {{"driver": "file", "filename": "{path}"}}}}}}"#
+    ));
+    rig.request("d0", Request::write(8192, IoBuf::zeroed(512)));
+    rig.request("d0", Request::write(0, IoBuf::zeroed(512)));
+    rig.request("d0", Request::read(0, IoBuf::zeroed(100)));
+    rig.request("d0", Request::flush());
+    let stats = client.ok(r#"{"execute": "query-blockstats"}"#);
+    check_int(&stats, "0/stats/wr_operations", 2);
+    check_int(&stats, "0/stats/wr_bytes", 1024);
+    check_int(&stats, "0/stats/rd_operations", 1);
+    check_int(&stats, "0/stats/rd_bytes", 100);
+    check_int(&stats, "0/stats/flush_operations", 1);
+    // Of the guest's disk, and of the file below.
+    check_int(&stats, "0/stats/wr_highest_offset", 8704);
+    check_int(&stats, "0/parent/stats/wr_highest_offset", 8704 + 4096);
+    assert_eq!(at(&stats, "0/parent/backing"), None);
 }
 
 #[test]

@@ -10,11 +10,12 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use block_core::Layer;
 use block_core::engine::{HostEngine, HostEngineOptions, Pool, Ring};
 use block_core::export::Exports;
 use block_core::graph::policy::LocalFiles;
 use block_core::qmp::{Daemon, Monitor};
+use block_core::queue::block_on_thread;
+use block_core::{Layer, QueueHandle, Request};
 use block_drivers::Drivers;
 use block_drivers::export::BuiltInExports;
 use block_schema::Value;
@@ -42,6 +43,7 @@ impl Drop for Folder {
 pub(super) struct Rig {
     folder: Folder,
     layer: Layer,
+    queue: QueueHandle,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -53,16 +55,24 @@ impl Rig {
         let socket = folder.0.join("qmp.sock");
         let for_thread = layer.clone();
         let thread = std::thread::spawn(move || run(&for_thread, &socket, &listening));
-        wait.recv().expect("the daemon listens");
+        let queue = wait.recv().expect("the daemon listens");
         Rig {
             folder,
             layer,
+            queue,
             thread: Some(thread),
         }
     }
 
     pub(super) fn layer(&self) -> &Layer {
         &self.layer
+    }
+
+    /// Does a request as a guest's device would.
+    pub(super) fn request(&self, device: &str, request: Request) {
+        let backend = self.layer.backend(device).expect("a device");
+        let done = block_on_thread(self.queue.request(&backend, request));
+        done.expect("the request succeeds");
     }
 
     pub(super) fn path(&self, name: &str) -> String {
@@ -110,7 +120,7 @@ impl Drop for Rig {
     }
 }
 
-fn run(layer: &Layer, socket: &Path, listening: &mpsc::Sender<()>) {
+fn run(layer: &Layer, socket: &Path, listening: &mpsc::Sender<QueueHandle>) {
     let options = HostEngineOptions {
         ring_entries: 64,
         ring: Ring::Auto,
@@ -122,7 +132,7 @@ fn run(layer: &Layer, socket: &Path, listening: &mpsc::Sender<()>) {
     let daemon = Daemon::new(&queue, Exports::new(&queue, Box::new(drivers)));
     let monitor = Monitor::bind(socket).expect("a socket");
     monitor.run(&daemon);
-    listening.send(()).expect("the test waits");
+    listening.send(queue.handle()).expect("the test waits");
     queue.block_on(async {
         daemon.ended().await;
         daemon.exports().close_all().await;
@@ -165,6 +175,14 @@ impl Client {
         let text = line.strip_suffix("\r\n").expect("a message ends with CRLF");
         assert!(text.is_ascii(), "not ASCII: {text}");
         Some(Value::from_json(text).expect("a message is JSON"))
+    }
+
+    /// Says that no more comes from here.
+    pub(super) fn end_input(&mut self) {
+        let stream = self.stream.get_ref();
+        stream
+            .shutdown(std::net::Shutdown::Write)
+            .expect("half a connection");
     }
 
     /// All bytes that still come, however the connection ends.

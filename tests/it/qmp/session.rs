@@ -242,6 +242,30 @@ fn input_is_a_stream_of_tokens() {
 }
 
 #[test]
+fn commands_run_in_order_however_many_wait() {
+    let rig = Rig::start();
+    let mut client = rig.client();
+    let command = |id: i64| format!(r#"{{"execute": "query-block-exports", "id": {id}}}"#);
+    let burst: String = (0..500).map(command).collect();
+    client.send(&burst);
+    for id in 0..500 {
+        let reply = client.receive();
+        assert_eq!(reply.get("id").and_then(Value::as_i64), Some(id));
+    }
+}
+
+#[test]
+fn what_came_before_the_end_of_input_is_answered() {
+    let rig = Rig::start();
+    let mut client = rig.client();
+    client.send(r#"{"execute": "query-block-exports"}{"execute": "query-version"} {"exec"#);
+    client.end_input();
+    assert!(client.receive().get("return").is_some());
+    assert!(client.receive().get("return").is_some());
+    assert_eq!(client.try_receive(), None);
+}
+
+#[test]
 fn output_is_ascii() {
     let rig = Rig::start();
     let mut client = rig.client();
