@@ -1,0 +1,154 @@
+/// Definitions, a module for each schema file.
+pub(crate) mod modules {
+/// From `anonymous_union.json`.
+pub(crate) mod anonymous_union {
+/// Types.
+pub(crate) mod types {
+    use super::super::super::runtime::{
+        Context, Fields, Invalid, Members, Object, UnknownName, Value, Wire, read_fields,
+        read_name, encode_fields, find_name,
+    };
+    use super::super::super::types;
+    /// `S`.
+    #[derive(Debug, Clone, PartialEq, Default)]
+    pub struct S {}
+    impl Wire for S {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for S {
+        fn take(_: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self {})
+        }
+        fn put(&self, _: &mut Object) {}
+    }
+    /// `E`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub enum E {
+        /// `x`.
+        X,
+    }
+    impl E {
+        /// Every value, in schema order.
+        pub const VARIANTS: &'static [Self] = &[Self::X];
+        /// Its name on the wire.
+        pub fn as_str(self) -> &'static str {
+            match self {
+                Self::X => "x",
+            }
+        }
+    }
+    impl std::fmt::Display for E {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(self.as_str())
+        }
+    }
+    impl std::str::FromStr for E {
+        type Err = UnknownName;
+        fn from_str(text: &str) -> Result<Self, UnknownName> {
+            find_name(text, Self::VARIANTS, Self::as_str)
+        }
+    }
+    impl Wire for E {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
+        }
+        fn encode(&self) -> Value {
+            Value::from(self.as_str())
+        }
+    }
+    /// `U`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub enum U {
+        /// `s`.
+        S(types::S),
+        /// `e`.
+        E(types::E),
+        /// `n`.
+        N(i64),
+        /// `b`.
+        B(bool),
+        /// `l`.
+        L(Vec<String>),
+    }
+    impl Wire for U {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            Ok(
+                match value {
+                    Value::Object(_) => Self::S(Wire::read(value, context)?),
+                    Value::String(_) => Self::E(Wire::read(value, context)?),
+                    Value::Int(_) | Value::Uint(_) => {
+                        Self::N(Wire::read(value, context)?)
+                    }
+                    Value::Bool(_) => Self::B(Wire::read(value, context)?),
+                    Value::Array(_) => Self::L(Wire::read(value, context)?),
+                    _ => return Err(Invalid::no_branch("U")),
+                },
+            )
+        }
+        fn encode(&self) -> Value {
+            match self {
+                Self::S(branch) => branch.encode(),
+                Self::E(branch) => branch.encode(),
+                Self::N(branch) => branch.encode(),
+                Self::B(branch) => branch.encode(),
+                Self::L(branch) => branch.encode(),
+            }
+        }
+    }
+}
+}
+}
+/// The schema as `query-qmp-schema` tells it.
+pub mod introspect {
+use super::runtime::{Error, Value};
+/// The schema, as JSON text.
+pub const JSON: &str = r####"[
+]"####;
+/// The schema, as a value: an array of `SchemaInfo`.
+///
+/// # Errors
+/// None: the text is JSON.
+pub fn value() -> Result<Value, Error> {
+    Value::from_json(JSON)
+}
+}
+use crate::runtime as runtime;
+/// Every type of the schema.
+pub mod types {
+    pub use super::modules::anonymous_union::types::*;
+}
+/// Every command of the schema: its arguments, as a type.
+pub mod commands {}
+/// Every event of the schema: its data, as a type.
+pub mod events {}
+/// Every command, in schema order.
+pub const COMMANDS: &[runtime::CommandSpec] = &[];
+/// What a server does for each command.
+///
+/// A method that is not written answers that the command is not built in. Write a method
+/// as `async fn`; its future is `Send` if what it holds is.
+pub trait Server {}
+/// Checks the arguments of `command`, runs it on `server`, and gives its answer.
+///
+/// # Errors
+/// That of the command, of its arguments, or that there is none of this name.
+pub async fn dispatch<S: Server>(
+    server: &S,
+    command: &str,
+    arguments: runtime::Object,
+) -> Result<runtime::Value, runtime::Error> {
+    {
+        let _ = (server, arguments);
+        Err(not_found(command))
+    }
+}
+fn not_found(command: &str) -> runtime::Error {
+    runtime::Error::command_not_found(
+        format!("The command {command} has not been found"),
+    )
+}

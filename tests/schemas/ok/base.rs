@@ -1,0 +1,141 @@
+/// Definitions, a module for each schema file.
+pub(crate) mod modules {
+/// From `base.json`.
+pub(crate) mod base {
+/// Types.
+pub(crate) mod types {
+    use super::super::super::runtime::{
+        Context, Fields, Invalid, Members, Object, Value, Wire, read_fields,
+        encode_fields,
+    };
+    use super::super::super::types;
+    /// `A`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct A {
+        /// `a`.
+        pub a: i64,
+    }
+    impl Wire for A {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for A {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self { a: members.req("a")? })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put("a", &self.a);
+        }
+    }
+    /// `B`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct B {
+        /// `a`.
+        pub a: i64,
+        /// `b`.
+        pub b: Box<types::C>,
+    }
+    impl Wire for B {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for B {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self {
+                a: members.req("a")?,
+                b: members.req("b")?,
+            })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put("a", &self.a);
+            object.put("b", &self.b);
+        }
+    }
+    /// `C`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct C {
+        /// `a`.
+        pub a: i64,
+        /// `b`.
+        pub b: Box<types::C>,
+    }
+    impl Wire for C {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for C {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self {
+                a: members.req("a")?,
+                b: members.req("b")?,
+            })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put("a", &self.a);
+            object.put("b", &self.b);
+        }
+    }
+}
+}
+}
+/// The schema as `query-qmp-schema` tells it.
+pub mod introspect {
+use super::runtime::{Error, Value};
+/// The schema, as JSON text.
+pub const JSON: &str = r####"[
+]"####;
+/// The schema, as a value: an array of `SchemaInfo`.
+///
+/// # Errors
+/// None: the text is JSON.
+pub fn value() -> Result<Value, Error> {
+    Value::from_json(JSON)
+}
+}
+use crate::runtime as runtime;
+/// Every type of the schema.
+pub mod types {
+    pub use super::modules::base::types::*;
+}
+/// Every command of the schema: its arguments, as a type.
+pub mod commands {}
+/// Every event of the schema: its data, as a type.
+pub mod events {}
+/// Every command, in schema order.
+pub const COMMANDS: &[runtime::CommandSpec] = &[];
+/// What a server does for each command.
+///
+/// A method that is not written answers that the command is not built in. Write a method
+/// as `async fn`; its future is `Send` if what it holds is.
+pub trait Server {}
+/// Checks the arguments of `command`, runs it on `server`, and gives its answer.
+///
+/// # Errors
+/// That of the command, of its arguments, or that there is none of this name.
+pub async fn dispatch<S: Server>(
+    server: &S,
+    command: &str,
+    arguments: runtime::Object,
+) -> Result<runtime::Value, runtime::Error> {
+    {
+        let _ = (server, arguments);
+        Err(not_found(command))
+    }
+}
+fn not_found(command: &str) -> runtime::Error {
+    runtime::Error::command_not_found(
+        format!("The command {command} has not been found"),
+    )
+}

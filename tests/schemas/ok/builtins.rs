@@ -1,0 +1,142 @@
+/// Definitions, a module for each schema file.
+pub(crate) mod modules {
+/// From `builtins.json`.
+pub(crate) mod builtins {
+/// Types.
+pub(crate) mod types {
+    use super::super::super::runtime::{
+        Context, Fields, Invalid, Members, Object, Value, Wire, read_fields,
+        encode_fields,
+    };
+    /// `All`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct All {
+        /// `s`.
+        pub s: String,
+        /// `i`.
+        pub i: i64,
+        /// `n`.
+        pub n: f64,
+        /// `b`.
+        pub b: bool,
+        /// `i8`.
+        pub i8: i8,
+        /// `i16`.
+        pub i16: i16,
+        /// `i32`.
+        pub i32: i32,
+        /// `i64`.
+        pub i64: i64,
+        /// `u8`.
+        pub u8: u8,
+        /// `u16`.
+        pub u16: u16,
+        /// `u32`.
+        pub u32: u32,
+        /// `u64`.
+        pub u64: u64,
+        /// `z`.
+        pub z: u64,
+        /// `o`.
+        pub o: Option<String>,
+        /// `l`.
+        pub l: Vec<i64>,
+    }
+    impl Wire for All {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for All {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self {
+                s: members.req("s")?,
+                i: members.req("i")?,
+                n: members.req("n")?,
+                b: members.req("b")?,
+                i8: members.req("i8")?,
+                i16: members.req("i16")?,
+                i32: members.req("i32")?,
+                i64: members.req("i64")?,
+                u8: members.req("u8")?,
+                u16: members.req("u16")?,
+                u32: members.req("u32")?,
+                u64: members.req("u64")?,
+                z: members.req("z")?,
+                o: members.opt("o")?,
+                l: members.req("l")?,
+            })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put("s", &self.s);
+            object.put("i", &self.i);
+            object.put("n", &self.n);
+            object.put("b", &self.b);
+            object.put("i8", &self.i8);
+            object.put("i16", &self.i16);
+            object.put("i32", &self.i32);
+            object.put("i64", &self.i64);
+            object.put("u8", &self.u8);
+            object.put("u16", &self.u16);
+            object.put("u32", &self.u32);
+            object.put("u64", &self.u64);
+            object.put("z", &self.z);
+            object.put_opt("o", &self.o);
+            object.put("l", &self.l);
+        }
+    }
+}
+}
+}
+/// The schema as `query-qmp-schema` tells it.
+pub mod introspect {
+use super::runtime::{Error, Value};
+/// The schema, as JSON text.
+pub const JSON: &str = r####"[
+]"####;
+/// The schema, as a value: an array of `SchemaInfo`.
+///
+/// # Errors
+/// None: the text is JSON.
+pub fn value() -> Result<Value, Error> {
+    Value::from_json(JSON)
+}
+}
+use crate::runtime as runtime;
+/// Every type of the schema.
+pub mod types {
+    pub use super::modules::builtins::types::*;
+}
+/// Every command of the schema: its arguments, as a type.
+pub mod commands {}
+/// Every event of the schema: its data, as a type.
+pub mod events {}
+/// Every command, in schema order.
+pub const COMMANDS: &[runtime::CommandSpec] = &[];
+/// What a server does for each command.
+///
+/// A method that is not written answers that the command is not built in. Write a method
+/// as `async fn`; its future is `Send` if what it holds is.
+pub trait Server {}
+/// Checks the arguments of `command`, runs it on `server`, and gives its answer.
+///
+/// # Errors
+/// That of the command, of its arguments, or that there is none of this name.
+pub async fn dispatch<S: Server>(
+    server: &S,
+    command: &str,
+    arguments: runtime::Object,
+) -> Result<runtime::Value, runtime::Error> {
+    {
+        let _ = (server, arguments);
+        Err(not_found(command))
+    }
+}
+fn not_found(command: &str) -> runtime::Error {
+    runtime::Error::command_not_found(
+        format!("The command {command} has not been found"),
+    )
+}

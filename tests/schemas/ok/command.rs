@@ -1,0 +1,383 @@
+/// Definitions, a module for each schema file.
+pub(crate) mod modules {
+/// From `command.json`.
+pub(crate) mod command {
+/// Types.
+pub(crate) mod types {
+    use super::super::super::runtime::{
+        Context, Fields, Invalid, Members, Object, Value, Wire, read_fields,
+        encode_fields,
+    };
+    /// `S`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct S {
+        /// `a`.
+        pub a: i64,
+    }
+    impl Wire for S {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for S {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self { a: members.req("a")? })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put("a", &self.a);
+        }
+    }
+}
+/// Commands.
+pub(crate) mod commands {
+    use super::super::super::runtime::{
+        Context, Fields, Invalid, Members, Object, Value, Wire, read_fields,
+        encode_fields, Command,
+    };
+    use super::super::super::types;
+    /// `plain`.
+    #[derive(Debug, Clone, PartialEq, Default)]
+    pub struct Plain {}
+    impl Wire for Plain {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for Plain {
+        fn take(_: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self {})
+        }
+        fn put(&self, _: &mut Object) {}
+    }
+    impl Command for Plain {
+        const NAME: &'static str = "plain";
+        const ALLOW_OOB: bool = false;
+        type Ok = ();
+    }
+    /// `with_args`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct WithArgs {
+        /// `a`.
+        pub a: String,
+        /// `b`.
+        pub b: Option<types::S>,
+    }
+    impl WithArgs {
+        /// One with no optional member.
+        pub fn new(a: String) -> Self {
+            Self { a, b: None }
+        }
+    }
+    impl Wire for WithArgs {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for WithArgs {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self {
+                a: members.req("a")?,
+                b: members.opt("b")?,
+            })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put("a", &self.a);
+            object.put_opt("b", &self.b);
+        }
+    }
+    impl Command for WithArgs {
+        const NAME: &'static str = "with_args";
+        const ALLOW_OOB: bool = false;
+        type Ok = types::S;
+    }
+    /// `by-type`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct ByType(
+        /// Its members.
+        pub types::S,
+    );
+    impl Wire for ByType {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for ByType {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Fields::take(members).map(Self)
+        }
+        fn put(&self, object: &mut Object) {
+            self.0.put(object);
+        }
+    }
+    impl Command for ByType {
+        const NAME: &'static str = "by-type";
+        const ALLOW_OOB: bool = false;
+        type Ok = Vec<types::S>;
+    }
+    /// `raw`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Raw(
+        /// Its members.
+        pub Object,
+    );
+    impl Wire for Raw {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for Raw {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Fields::take(members).map(Self)
+        }
+        fn put(&self, object: &mut Object) {
+            self.0.put(object);
+        }
+    }
+    impl Command for Raw {
+        const NAME: &'static str = "raw";
+        const ALLOW_OOB: bool = false;
+        type Ok = Value;
+    }
+    /// `raw2`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Raw2(
+        /// Its members.
+        pub Object,
+    );
+    impl Wire for Raw2 {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for Raw2 {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Fields::take(members).map(Self)
+        }
+        fn put(&self, object: &mut Object) {
+            self.0.put(object);
+        }
+    }
+    impl Command for Raw2 {
+        const NAME: &'static str = "raw2";
+        const ALLOW_OOB: bool = false;
+        type Ok = Value;
+    }
+    /// `quiet`.
+    #[derive(Debug, Clone, PartialEq, Default)]
+    pub struct Quiet {}
+    impl Wire for Quiet {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for Quiet {
+        fn take(_: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self {})
+        }
+        fn put(&self, _: &mut Object) {}
+    }
+    impl Command for Quiet {
+        const NAME: &'static str = "quiet";
+        const ALLOW_OOB: bool = false;
+        type Ok = ();
+    }
+}
+}
+}
+/// The schema as `query-qmp-schema` tells it.
+pub mod introspect {
+use super::runtime::{Error, Value};
+/// The schema, as JSON text.
+pub const JSON: &str = r####"[
+{"name": "plain", "meta-type": "command", "arg-type": "0", "ret-type": "0"},
+{"name": "with_args", "meta-type": "command", "arg-type": "1", "ret-type": "2"},
+{"name": "by-type", "meta-type": "command", "arg-type": "2", "ret-type": "[2]"},
+{"name": "raw", "meta-type": "command", "arg-type": "3", "ret-type": "0"},
+{"name": "raw2", "meta-type": "command", "arg-type": "4", "ret-type": "any"},
+{"name": "quiet", "meta-type": "command", "arg-type": "0", "ret-type": "0"},
+{"name": "0", "meta-type": "object", "members": []},
+{"name": "1", "meta-type": "object", "members": [{"name": "a", "type": "str"}, {"name": "b", "type": "2", "default": null}]},
+{"name": "2", "meta-type": "object", "members": [{"name": "a", "type": "int"}]},
+{"name": "[2]", "meta-type": "array", "element-type": "2"},
+{"name": "3", "meta-type": "object", "members": [{"name": "props", "type": "any", "default": null}]},
+{"name": "4", "meta-type": "object", "members": [{"name": "v", "type": "any"}]},
+{"name": "any", "meta-type": "builtin", "json-type": "value"},
+{"name": "str", "meta-type": "builtin", "json-type": "string"},
+{"name": "int", "meta-type": "builtin", "json-type": "int"}
+]"####;
+/// The schema, as a value: an array of `SchemaInfo`.
+///
+/// # Errors
+/// None: the text is JSON.
+pub fn value() -> Result<Value, Error> {
+    Value::from_json(JSON)
+}
+}
+use crate::runtime as runtime;
+/// Every type of the schema.
+pub mod types {
+    pub use super::modules::command::types::*;
+}
+/// Every command of the schema: its arguments, as a type.
+pub mod commands {
+    pub use super::modules::command::commands::*;
+}
+/// Every event of the schema: its data, as a type.
+pub mod events {}
+/// Every command, in schema order.
+pub const COMMANDS: &[runtime::CommandSpec] = &[
+    runtime::CommandSpec {
+        name: "plain",
+        allow_oob: false,
+        answers: true,
+    },
+    runtime::CommandSpec {
+        name: "with_args",
+        allow_oob: false,
+        answers: true,
+    },
+    runtime::CommandSpec {
+        name: "by-type",
+        allow_oob: false,
+        answers: true,
+    },
+    runtime::CommandSpec {
+        name: "raw",
+        allow_oob: false,
+        answers: true,
+    },
+    runtime::CommandSpec {
+        name: "raw2",
+        allow_oob: false,
+        answers: true,
+    },
+    runtime::CommandSpec {
+        name: "quiet",
+        allow_oob: false,
+        answers: false,
+    },
+];
+/// What a server does for each command.
+///
+/// A method that is not written answers that the command is not built in. Write a method
+/// as `async fn`; its future is `Send` if what it holds is.
+pub trait Server {
+    /// `plain`.
+    fn plain(
+        &self,
+        arguments: commands::Plain,
+    ) -> impl Future<
+        Output = Result<<commands::Plain as runtime::Command>::Ok, runtime::Error>,
+    > {
+        let _ = arguments;
+        std::future::ready(Err(runtime::not_built_in("plain")))
+    }
+    /// `with_args`.
+    fn with_args(
+        &self,
+        arguments: commands::WithArgs,
+    ) -> impl Future<
+        Output = Result<<commands::WithArgs as runtime::Command>::Ok, runtime::Error>,
+    > {
+        let _ = arguments;
+        std::future::ready(Err(runtime::not_built_in("with_args")))
+    }
+    /// `by-type`.
+    fn by_type(
+        &self,
+        arguments: commands::ByType,
+    ) -> impl Future<
+        Output = Result<<commands::ByType as runtime::Command>::Ok, runtime::Error>,
+    > {
+        let _ = arguments;
+        std::future::ready(Err(runtime::not_built_in("by-type")))
+    }
+    /// `raw`.
+    fn raw(
+        &self,
+        arguments: commands::Raw,
+    ) -> impl Future<
+        Output = Result<<commands::Raw as runtime::Command>::Ok, runtime::Error>,
+    > {
+        let _ = arguments;
+        std::future::ready(Err(runtime::not_built_in("raw")))
+    }
+    /// `raw2`.
+    fn raw2(
+        &self,
+        arguments: commands::Raw2,
+    ) -> impl Future<
+        Output = Result<<commands::Raw2 as runtime::Command>::Ok, runtime::Error>,
+    > {
+        let _ = arguments;
+        std::future::ready(Err(runtime::not_built_in("raw2")))
+    }
+    /// `quiet`.
+    fn quiet(
+        &self,
+        arguments: commands::Quiet,
+    ) -> impl Future<
+        Output = Result<<commands::Quiet as runtime::Command>::Ok, runtime::Error>,
+    > {
+        let _ = arguments;
+        std::future::ready(Err(runtime::not_built_in("quiet")))
+    }
+}
+/// Checks the arguments of `command`, runs it on `server`, and gives its answer.
+///
+/// # Errors
+/// That of the command, of its arguments, or that there is none of this name.
+pub async fn dispatch<S: Server>(
+    server: &S,
+    command: &str,
+    arguments: runtime::Object,
+) -> Result<runtime::Value, runtime::Error> {
+    match command {
+        "plain" => run(arguments, |command| server.plain(command)).await,
+        "with_args" => run(arguments, |command| server.with_args(command)).await,
+        "by-type" => run(arguments, |command| server.by_type(command)).await,
+        "raw" => run(arguments, |command| server.raw(command)).await,
+        "raw2" => run(arguments, |command| server.raw2(command)).await,
+        "quiet" => run(arguments, |command| server.quiet(command)).await,
+        _ => Err(not_found(command)),
+    }
+}
+async fn run<C, F>(
+    arguments: runtime::Object,
+    call: impl FnOnce(C) -> F,
+) -> Result<runtime::Value, runtime::Error>
+where
+    C: runtime::Command,
+    F: Future<Output = Result<C::Ok, runtime::Error>>,
+{
+    use runtime::Wire as _;
+    let arguments = runtime::Value::Object(arguments);
+    let command = C::decode(arguments, runtime::Unknown::Refuse)?;
+    Ok(call(command).await?.encode())
+}
+fn not_found(command: &str) -> runtime::Error {
+    runtime::Error::command_not_found(
+        format!("The command {command} has not been found"),
+    )
+}

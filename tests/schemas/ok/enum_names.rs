@@ -1,0 +1,110 @@
+/// Definitions, a module for each schema file.
+pub(crate) mod modules {
+/// From `enum_names.json`.
+pub(crate) mod enum_names {
+/// Types.
+pub(crate) mod types {
+    use super::super::super::runtime::{
+        Context, Invalid, UnknownName, Value, Wire, read_name, find_name,
+    };
+    /// `E`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub enum E {
+        /// `l1_grow.alloc`.
+        L1GrowAlloc,
+        /// `2fast`.
+        _2fast,
+        /// `with space`.
+        WithSpace,
+        /// `in`.
+        In,
+    }
+    impl E {
+        /// Every value, in schema order.
+        pub const VARIANTS: &'static [Self] = &[
+            Self::L1GrowAlloc,
+            Self::_2fast,
+            Self::WithSpace,
+            Self::In,
+        ];
+        /// Its name on the wire.
+        pub fn as_str(self) -> &'static str {
+            match self {
+                Self::L1GrowAlloc => "l1_grow.alloc",
+                Self::_2fast => "2fast",
+                Self::WithSpace => "with space",
+                Self::In => "in",
+            }
+        }
+    }
+    impl std::fmt::Display for E {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(self.as_str())
+        }
+    }
+    impl std::str::FromStr for E {
+        type Err = UnknownName;
+        fn from_str(text: &str) -> Result<Self, UnknownName> {
+            find_name(text, Self::VARIANTS, Self::as_str)
+        }
+    }
+    impl Wire for E {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_name(value, context, Self::VARIANTS, Self::as_str)
+        }
+        fn encode(&self) -> Value {
+            Value::from(self.as_str())
+        }
+    }
+}
+}
+}
+/// The schema as `query-qmp-schema` tells it.
+pub mod introspect {
+use super::runtime::{Error, Value};
+/// The schema, as JSON text.
+pub const JSON: &str = r####"[
+]"####;
+/// The schema, as a value: an array of `SchemaInfo`.
+///
+/// # Errors
+/// None: the text is JSON.
+pub fn value() -> Result<Value, Error> {
+    Value::from_json(JSON)
+}
+}
+use crate::runtime as runtime;
+/// Every type of the schema.
+pub mod types {
+    pub use super::modules::enum_names::types::*;
+}
+/// Every command of the schema: its arguments, as a type.
+pub mod commands {}
+/// Every event of the schema: its data, as a type.
+pub mod events {}
+/// Every command, in schema order.
+pub const COMMANDS: &[runtime::CommandSpec] = &[];
+/// What a server does for each command.
+///
+/// A method that is not written answers that the command is not built in. Write a method
+/// as `async fn`; its future is `Send` if what it holds is.
+pub trait Server {}
+/// Checks the arguments of `command`, runs it on `server`, and gives its answer.
+///
+/// # Errors
+/// That of the command, of its arguments, or that there is none of this name.
+pub async fn dispatch<S: Server>(
+    server: &S,
+    command: &str,
+    arguments: runtime::Object,
+) -> Result<runtime::Value, runtime::Error> {
+    {
+        let _ = (server, arguments);
+        Err(not_found(command))
+    }
+}
+fn not_found(command: &str) -> runtime::Error {
+    runtime::Error::command_not_found(
+        format!("The command {command} has not been found"),
+    )
+}

@@ -1,0 +1,239 @@
+/// Definitions, a module for each schema file.
+pub(crate) mod modules {
+/// From `event.json`.
+pub(crate) mod event {
+/// Types.
+pub(crate) mod types {
+    use super::super::super::runtime::{
+        Context, Fields, Invalid, Members, Object, Value, Wire, read_fields,
+        encode_fields,
+    };
+    /// `S`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct S {
+        /// `a`.
+        pub a: i64,
+    }
+    impl Wire for S {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for S {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self { a: members.req("a")? })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put("a", &self.a);
+        }
+    }
+}
+/// Events.
+pub(crate) mod events {
+    use super::super::super::runtime::{
+        Context, Fields, Invalid, Members, Object, Value, Wire, read_fields,
+        encode_fields,
+    };
+    use super::super::super::types;
+    /// `PLAIN`.
+    #[derive(Debug, Clone, PartialEq, Default)]
+    pub struct Plain {}
+    impl Wire for Plain {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for Plain {
+        fn take(_: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self {})
+        }
+        fn put(&self, _: &mut Object) {}
+    }
+    /// `WITH_DATA`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct WithData {
+        /// `a`.
+        pub a: String,
+    }
+    impl Wire for WithData {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for WithData {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self { a: members.req("a")? })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put("a", &self.a);
+        }
+    }
+    /// `BY_TYPE`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct ByType(
+        /// Its members.
+        pub types::S,
+    );
+    impl Wire for ByType {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for ByType {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Fields::take(members).map(Self)
+        }
+        fn put(&self, object: &mut Object) {
+            self.0.put(object);
+        }
+    }
+}
+}
+}
+/// The schema as `query-qmp-schema` tells it.
+pub mod introspect {
+use super::runtime::{Error, Value};
+/// The schema, as JSON text.
+pub const JSON: &str = r####"[
+{"name": "PLAIN", "meta-type": "event", "arg-type": "0"},
+{"name": "WITH_DATA", "meta-type": "event", "arg-type": "1"},
+{"name": "BY_TYPE", "meta-type": "event", "arg-type": "2"},
+{"name": "0", "meta-type": "object", "members": []},
+{"name": "1", "meta-type": "object", "members": [{"name": "a", "type": "str"}]},
+{"name": "2", "meta-type": "object", "members": [{"name": "a", "type": "int"}]},
+{"name": "str", "meta-type": "builtin", "json-type": "string"},
+{"name": "int", "meta-type": "builtin", "json-type": "int"}
+]"####;
+/// The schema, as a value: an array of `SchemaInfo`.
+///
+/// # Errors
+/// None: the text is JSON.
+pub fn value() -> Result<Value, Error> {
+    Value::from_json(JSON)
+}
+}
+use crate::runtime as runtime;
+/// Every type of the schema.
+pub mod types {
+    pub use super::modules::event::types::*;
+}
+/// Every command of the schema: its arguments, as a type.
+pub mod commands {}
+/// Every event of the schema: its data, as a type.
+pub mod events {
+    pub use super::modules::event::events::*;
+}
+/// Every command, in schema order.
+pub const COMMANDS: &[runtime::CommandSpec] = &[];
+/// What a server does for each command.
+///
+/// A method that is not written answers that the command is not built in. Write a method
+/// as `async fn`; its future is `Send` if what it holds is.
+pub trait Server {}
+/// Checks the arguments of `command`, runs it on `server`, and gives its answer.
+///
+/// # Errors
+/// That of the command, of its arguments, or that there is none of this name.
+pub async fn dispatch<S: Server>(
+    server: &S,
+    command: &str,
+    arguments: runtime::Object,
+) -> Result<runtime::Value, runtime::Error> {
+    {
+        let _ = (server, arguments);
+        Err(not_found(command))
+    }
+}
+fn not_found(command: &str) -> runtime::Error {
+    runtime::Error::command_not_found(
+        format!("The command {command} has not been found"),
+    )
+}
+/// Any event of the schema.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// `PLAIN`.
+    Plain(events::Plain),
+    /// `WITH_DATA`.
+    WithData(events::WithData),
+    /// `BY_TYPE`.
+    ByType(events::ByType),
+}
+impl Event {
+    /// Names of all events, in schema order.
+    pub const NAMES: &'static [&'static str] = &["PLAIN", "WITH_DATA", "BY_TYPE"];
+    /// Its name on the wire.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Plain(_) => "PLAIN",
+            Self::WithData(_) => "WITH_DATA",
+            Self::ByType(_) => "BY_TYPE",
+        }
+    }
+    /// What it carries.
+    pub fn data(&self) -> runtime::Object {
+        use runtime::Fields as _;
+        let mut object = runtime::Object::new();
+        match self {
+            Self::Plain(data) => data.put(&mut object),
+            Self::WithData(data) => data.put(&mut object),
+            Self::ByType(data) => data.put(&mut object),
+        }
+        object
+    }
+    /// The message that tells clients, for something that happened at `at`.
+    pub fn to_value(&self, at: runtime::Timestamp) -> runtime::Value {
+        at.event(self.name(), self.data())
+    }
+    /// Reads event `name` with `data`; `None` for one that the schema does not have.
+    ///
+    /// # Errors
+    /// When the data does not fit the schema. Members it does not have are skipped.
+    pub fn decode(
+        name: &str,
+        data: runtime::Object,
+    ) -> Result<Option<Self>, runtime::Invalid> {
+        use runtime::Wire as _;
+        let data = runtime::Value::Object(data);
+        let unknown = runtime::Unknown::Ignore;
+        Ok(
+            Some(
+                match name {
+                    "PLAIN" => Self::Plain(events::Plain::decode(data, unknown)?),
+                    "WITH_DATA" => {
+                        Self::WithData(events::WithData::decode(data, unknown)?)
+                    }
+                    "BY_TYPE" => Self::ByType(events::ByType::decode(data, unknown)?),
+                    _ => return Ok(None),
+                },
+            ),
+        )
+    }
+}
+impl From<events::Plain> for Event {
+    fn from(data: events::Plain) -> Self {
+        Self::Plain(data)
+    }
+}
+impl From<events::WithData> for Event {
+    fn from(data: events::WithData) -> Self {
+        Self::WithData(data)
+    }
+}
+impl From<events::ByType> for Event {
+    fn from(data: events::ByType) -> Self {
+        Self::ByType(data)
+    }
+}

@@ -1,0 +1,352 @@
+/// Definitions, a module for each schema file.
+pub(crate) mod modules {
+/// From `inline.json`.
+pub(crate) mod inline {
+/// Types.
+pub(crate) mod types {
+    use super::super::super::runtime::{
+        Context, Fields, Invalid, Members, Object, Value, Wire, read_fields,
+        encode_fields,
+    };
+    use super::super::super::types;
+    /// `V-q-deep`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct VQDeep {
+        /// `x`.
+        pub x: String,
+    }
+    impl Wire for VQDeep {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for VQDeep {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self { x: members.req("x")? })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put("x", &self.x);
+        }
+    }
+    /// `V-q`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct VQ {
+        /// `major`.
+        pub major: i64,
+        /// `deep`.
+        pub deep: Option<types::VQDeep>,
+    }
+    impl VQ {
+        /// One with no optional member.
+        pub fn new(major: i64) -> Self {
+            Self { major, deep: None }
+        }
+    }
+    impl Wire for VQ {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for VQ {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self {
+                major: members.req("major")?,
+                deep: members.opt("deep")?,
+            })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put("major", &self.major);
+            object.put_opt("deep", &self.deep);
+        }
+    }
+    /// `V`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct V {
+        /// `q`.
+        pub q: types::VQ,
+        /// `p`.
+        pub p: String,
+    }
+    impl Wire for V {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for V {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self {
+                q: members.req("q")?,
+                p: members.req("p")?,
+            })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put("q", &self.q);
+            object.put("p", &self.p);
+        }
+    }
+    /// `c-a`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct CA {
+        /// `b`.
+        pub b: i64,
+    }
+    impl Wire for CA {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for CA {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self { b: members.req("b")? })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put("b", &self.b);
+        }
+    }
+    /// `E-a`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct EA {
+        /// `b`.
+        pub b: i64,
+    }
+    impl Wire for EA {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for EA {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self { b: members.req("b")? })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put("b", &self.b);
+        }
+    }
+}
+/// Commands.
+pub(crate) mod commands {
+    use super::super::super::runtime::{
+        Context, Fields, Invalid, Members, Object, Value, Wire, read_fields,
+        encode_fields, Command,
+    };
+    use super::super::super::types;
+    /// `c`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct C {
+        /// `a`.
+        pub a: types::CA,
+    }
+    impl Wire for C {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for C {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self { a: members.req("a")? })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put("a", &self.a);
+        }
+    }
+    impl Command for C {
+        const NAME: &'static str = "c";
+        const ALLOW_OOB: bool = false;
+        type Ok = ();
+    }
+}
+/// Events.
+pub(crate) mod events {
+    use super::super::super::runtime::{
+        Context, Fields, Invalid, Members, Object, Value, Wire, read_fields,
+        encode_fields,
+    };
+    use super::super::super::types;
+    /// `E`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct E {
+        /// `a`.
+        pub a: types::EA,
+    }
+    impl Wire for E {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for E {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self { a: members.req("a")? })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put("a", &self.a);
+        }
+    }
+}
+}
+}
+/// The schema as `query-qmp-schema` tells it.
+pub mod introspect {
+use super::runtime::{Error, Value};
+/// The schema, as JSON text.
+pub const JSON: &str = r####"[
+{"name": "c", "meta-type": "command", "arg-type": "0", "ret-type": "1"},
+{"name": "E", "meta-type": "event", "arg-type": "2"},
+{"name": "0", "meta-type": "object", "members": [{"name": "a", "type": "3"}]},
+{"name": "1", "meta-type": "object", "members": []},
+{"name": "2", "meta-type": "object", "members": [{"name": "a", "type": "4"}]},
+{"name": "3", "meta-type": "object", "members": [{"name": "b", "type": "int"}]},
+{"name": "4", "meta-type": "object", "members": [{"name": "b", "type": "int"}]},
+{"name": "int", "meta-type": "builtin", "json-type": "int"}
+]"####;
+/// The schema, as a value: an array of `SchemaInfo`.
+///
+/// # Errors
+/// None: the text is JSON.
+pub fn value() -> Result<Value, Error> {
+    Value::from_json(JSON)
+}
+}
+use crate::runtime as runtime;
+/// Every type of the schema.
+pub mod types {
+    pub use super::modules::inline::types::*;
+}
+/// Every command of the schema: its arguments, as a type.
+pub mod commands {
+    pub use super::modules::inline::commands::*;
+}
+/// Every event of the schema: its data, as a type.
+pub mod events {
+    pub use super::modules::inline::events::*;
+}
+/// Every command, in schema order.
+pub const COMMANDS: &[runtime::CommandSpec] = &[
+    runtime::CommandSpec {
+        name: "c",
+        allow_oob: false,
+        answers: true,
+    },
+];
+/// What a server does for each command.
+///
+/// A method that is not written answers that the command is not built in. Write a method
+/// as `async fn`; its future is `Send` if what it holds is.
+pub trait Server {
+    /// `c`.
+    fn c(
+        &self,
+        arguments: commands::C,
+    ) -> impl Future<
+        Output = Result<<commands::C as runtime::Command>::Ok, runtime::Error>,
+    > {
+        let _ = arguments;
+        std::future::ready(Err(runtime::not_built_in("c")))
+    }
+}
+/// Checks the arguments of `command`, runs it on `server`, and gives its answer.
+///
+/// # Errors
+/// That of the command, of its arguments, or that there is none of this name.
+pub async fn dispatch<S: Server>(
+    server: &S,
+    command: &str,
+    arguments: runtime::Object,
+) -> Result<runtime::Value, runtime::Error> {
+    match command {
+        "c" => run(arguments, |command| server.c(command)).await,
+        _ => Err(not_found(command)),
+    }
+}
+async fn run<C, F>(
+    arguments: runtime::Object,
+    call: impl FnOnce(C) -> F,
+) -> Result<runtime::Value, runtime::Error>
+where
+    C: runtime::Command,
+    F: Future<Output = Result<C::Ok, runtime::Error>>,
+{
+    use runtime::Wire as _;
+    let arguments = runtime::Value::Object(arguments);
+    let command = C::decode(arguments, runtime::Unknown::Refuse)?;
+    Ok(call(command).await?.encode())
+}
+fn not_found(command: &str) -> runtime::Error {
+    runtime::Error::command_not_found(
+        format!("The command {command} has not been found"),
+    )
+}
+/// Any event of the schema.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// `E`.
+    E(events::E),
+}
+impl Event {
+    /// Names of all events, in schema order.
+    pub const NAMES: &'static [&'static str] = &["E"];
+    /// Its name on the wire.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::E(_) => "E",
+        }
+    }
+    /// What it carries.
+    pub fn data(&self) -> runtime::Object {
+        use runtime::Fields as _;
+        let mut object = runtime::Object::new();
+        match self {
+            Self::E(data) => data.put(&mut object),
+        }
+        object
+    }
+    /// The message that tells clients, for something that happened at `at`.
+    pub fn to_value(&self, at: runtime::Timestamp) -> runtime::Value {
+        at.event(self.name(), self.data())
+    }
+    /// Reads event `name` with `data`; `None` for one that the schema does not have.
+    ///
+    /// # Errors
+    /// When the data does not fit the schema. Members it does not have are skipped.
+    pub fn decode(
+        name: &str,
+        data: runtime::Object,
+    ) -> Result<Option<Self>, runtime::Invalid> {
+        use runtime::Wire as _;
+        let data = runtime::Value::Object(data);
+        let unknown = runtime::Unknown::Ignore;
+        Ok(
+            Some(
+                match name {
+                    "E" => Self::E(events::E::decode(data, unknown)?),
+                    _ => return Ok(None),
+                },
+            ),
+        )
+    }
+}
+impl From<events::E> for Event {
+    fn from(data: events::E) -> Self {
+        Self::E(data)
+    }
+}

@@ -1,0 +1,113 @@
+/// Definitions, a module for each schema file.
+pub(crate) mod modules {
+/// From `recursion.json`.
+pub(crate) mod recursion {
+/// Types.
+pub(crate) mod types {
+    use super::super::super::runtime::{
+        Context, Fields, Invalid, Members, Object, Value, Wire, read_fields,
+        encode_fields,
+    };
+    use super::super::super::types;
+    /// `A`.
+    #[derive(Debug, Clone, PartialEq, Default)]
+    pub struct A {
+        /// `b`.
+        pub b: Option<Box<types::B>>,
+    }
+    impl Wire for A {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for A {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self { b: members.opt("b")? })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put_opt("b", &self.b);
+        }
+    }
+    /// `B`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct B {
+        /// `a`.
+        pub a: types::A,
+        /// `l`.
+        pub l: Vec<types::B>,
+    }
+    impl Wire for B {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for B {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self {
+                a: members.req("a")?,
+                l: members.req("l")?,
+            })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put("a", &self.a);
+            object.put("l", &self.l);
+        }
+    }
+}
+}
+}
+/// The schema as `query-qmp-schema` tells it.
+pub mod introspect {
+use super::runtime::{Error, Value};
+/// The schema, as JSON text.
+pub const JSON: &str = r####"[
+]"####;
+/// The schema, as a value: an array of `SchemaInfo`.
+///
+/// # Errors
+/// None: the text is JSON.
+pub fn value() -> Result<Value, Error> {
+    Value::from_json(JSON)
+}
+}
+use crate::runtime as runtime;
+/// Every type of the schema.
+pub mod types {
+    pub use super::modules::recursion::types::*;
+}
+/// Every command of the schema: its arguments, as a type.
+pub mod commands {}
+/// Every event of the schema: its data, as a type.
+pub mod events {}
+/// Every command, in schema order.
+pub const COMMANDS: &[runtime::CommandSpec] = &[];
+/// What a server does for each command.
+///
+/// A method that is not written answers that the command is not built in. Write a method
+/// as `async fn`; its future is `Send` if what it holds is.
+pub trait Server {}
+/// Checks the arguments of `command`, runs it on `server`, and gives its answer.
+///
+/// # Errors
+/// That of the command, of its arguments, or that there is none of this name.
+pub async fn dispatch<S: Server>(
+    server: &S,
+    command: &str,
+    arguments: runtime::Object,
+) -> Result<runtime::Value, runtime::Error> {
+    {
+        let _ = (server, arguments);
+        Err(not_found(command))
+    }
+}
+fn not_found(command: &str) -> runtime::Error {
+    runtime::Error::command_not_found(
+        format!("The command {command} has not been found"),
+    )
+}
