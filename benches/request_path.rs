@@ -77,13 +77,20 @@ fn main() -> Result<()> {
     let layer = Layer::new();
     let notifier = File::open("/dev/null").expect("a descriptor");
     let ended = Vec::new();
-    let queue = layer.new_queue(Box::new(Nothing { ended, notifier })).start();
+    let queue = layer
+        .new_queue(Box::new(Nothing { ended, notifier }))
+        .start();
     let slot = queue.block_on(raw_on_file(&layer, &queue))?;
     for depth in [1, 64] {
         let read = |offset, buf| Request::read(offset, buf);
         report("read", "device", depth, by_token(&queue, slot, depth, read));
         let write = |offset, buf| Request::write(offset, buf);
-        report("write", "device", depth, by_token(&queue, slot, depth, write));
+        report(
+            "write",
+            "device",
+            depth,
+            by_token(&queue, slot, depth, write),
+        );
     }
     report("read", "future", 1, by_future(&queue, slot));
     Ok(())

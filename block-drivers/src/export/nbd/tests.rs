@@ -1,4 +1,7 @@
-#![expect(clippy::cast_possible_truncation, reason = "the disks of these tests are small")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the disks of these tests are small"
+)]
 
 use std::fs::File;
 use std::io::{Read, Write};
