@@ -34,8 +34,8 @@ enum Change {
 }
 
 impl Image {
-    /// Forgets the whole clusters of `range`: they read as zeroes afterwards, or, in version 2 with
-    /// a backing file, stay as they are.
+    /// Forgets the whole clusters of `range`: they read as zeroes afterwards, also where the backing
+    /// file showed through, or, in version 2 with a backing file, stay as they are.
     ///
     /// # Errors
     /// `Corrupt` when an L1 entry is wrong; errors of the file.
@@ -48,7 +48,9 @@ impl Image {
         };
         let (_, whole, _) = self.split(&range);
         let keep = self.options.discard_no_unref && self.version == Version::V3;
+        let hides = env.backing().is_some_and(|b| b.len() > whole.start);
         self.change(env, whole, FreeReason::Request, |cluster| match cluster {
+            Cluster::Unallocated if hides => Change::Relabel(L2Entry::ZERO),
             Cluster::Unallocated | Cluster::Zero(None) => Change::Keep,
             Cluster::Zero(Some(host)) | Cluster::Data(host) if keep && host.owned => {
                 Change::Relabel(L2Entry::owned_zero(host.offset))
