@@ -7,6 +7,7 @@ use std::future::Future;
 use std::ops::Range;
 
 use block_core::driver::{Child, Cx, Preallocation, ZeroFlags};
+use block_core::layer::Readers;
 use block_core::request::map::EdgeIndex;
 use block_core::{AlignedBuf, Error, IoBuf, LocalQueue, Result};
 
@@ -59,6 +60,9 @@ pub(crate) trait Surroundings {
     fn file(&self) -> &Self::File;
     /// The image behind this one.
     fn backing(&self) -> Option<&Self::File>;
+    /// The readers of the image that are under way: what they looked up must stay as it is until
+    /// they have left.
+    fn readers(&self) -> Readers;
     /// Runs `work` where it holds up nobody.
     fn blocking<T: Send + 'static>(
         &self,
@@ -106,6 +110,8 @@ impl ImageFile for Child {
 
 /// A driver's surroundings on one queue.
 pub(crate) struct OnQueue {
+    /// The node, once it is in the graph.
+    cx: Option<Cx>,
     queue: LocalQueue,
     file: Child,
     backing: Option<Child>,
@@ -115,6 +121,7 @@ impl OnQueue {
     /// What a call of a driver sees; `file` is the edge to the file that holds the image.
     pub(crate) fn of(cx: &Cx, file: EdgeIndex) -> OnQueue {
         OnQueue {
+            cx: Some(cx.clone()),
             queue: cx.queue().clone(),
             file: cx.child(file),
             backing: cx.backing(),
@@ -124,6 +131,7 @@ impl OnQueue {
     /// A file alone: for opening and creating.
     pub(crate) fn file(queue: &LocalQueue, file: Child) -> OnQueue {
         OnQueue {
+            cx: None,
             queue: queue.clone(),
             file,
             backing: None,
@@ -140,6 +148,11 @@ impl Surroundings for OnQueue {
 
     fn backing(&self) -> Option<&Child> {
         self.backing.as_ref()
+    }
+
+    fn readers(&self) -> Readers {
+        // Before the node is in the graph nobody can read it.
+        self.cx.as_ref().map(Cx::readers).unwrap_or_default()
     }
 
     async fn blocking<T: Send + 'static>(

@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use block_core::driver::{Preallocation, ZeroFlags};
+use block_core::layer::Readers;
 use block_core::{Error, IoBuf, Result};
 
 use super::image_file::{ImageFile, Surroundings};
@@ -161,6 +162,10 @@ impl Surroundings for Bench {
 
     fn backing(&self) -> Option<&MemoryFile> {
         self.backing.as_ref()
+    }
+
+    fn readers(&self) -> Readers {
+        Readers::default()
     }
 
     async fn blocking<T: Send + 'static>(

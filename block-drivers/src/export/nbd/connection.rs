@@ -18,7 +18,6 @@ use std::task::Poll;
 use block_core::IoBuf;
 use block_core::queue::LocalQueue;
 
-use super::buffers::Buffers;
 use super::server::{ConnectionId, Export, Shared};
 use super::work::{Target, Ticket, Work, refusal};
 use crate::nbd::input::Input;
@@ -126,7 +125,6 @@ async fn negotiate(
 struct State {
     working: RefCell<Vec<Work>>,
     replies: RefCell<Outbox>,
-    buffers: RefCell<Buffers>,
     /// What is held of the budget.
     held: Cell<Share>,
     /// No more requests will come.
@@ -148,7 +146,6 @@ impl Connection {
         let state = State {
             working: RefCell::default(),
             replies: RefCell::new(Outbox::new()),
-            buffers: RefCell::default(),
             held: Cell::default(),
             received_all: Cell::new(false),
             progress: Cell::new(false),
@@ -212,10 +209,9 @@ impl Connection {
     fn collect(&self, cx: &mut std::task::Context<'_>) {
         let state = &self.state;
         let mut working = state.working.borrow_mut();
-        let mut buffers = state.buffers.borrow_mut();
         let mut index = 0;
         while let Some(work) = working.get_mut(index) {
-            match work.poll_reply(cx, self.terms.structured, &mut buffers) {
+            match work.poll_reply(cx, self.terms.structured) {
                 Poll::Pending => index += 1,
                 Poll::Ready(messages) => {
                     working.swap_remove(index);
@@ -278,11 +274,7 @@ impl Connection {
             | Action::WriteZeroes { .. }
             | Action::BlockStatus { .. } => IoBuf::empty(),
         };
-        let work = {
-            let mut buffers = self.state.buffers.borrow_mut();
-            self.target
-                .start(Ticket { cookie, share }, action, payload, &mut buffers)
-        };
+        let work = self.target.start(Ticket { cookie, share }, action, payload);
         self.state.working.borrow_mut().push(work);
         self.state.progress.set(true);
         Ok(())
@@ -322,7 +314,7 @@ impl Connection {
     }
 
     async fn receive_payload(&self, input: &mut Input, len: usize) -> Result<IoBuf, End> {
-        let payload = self.state.buffers.borrow_mut().take(len);
+        let payload = IoBuf::zeroed(len);
         if !input
             .receive_all(&self.queue, &self.socket, &payload)
             .await?
@@ -365,15 +357,10 @@ impl Connection {
                 return Ok(());
             }
             let batch = state.replies.borrow_mut().next_batch();
-            drop(self.queue.send(&self.socket, batch.buf).await?);
+            self.queue.send(&self.socket, batch.buf).await?;
             let mut held = state.held.get();
             held.sub(batch.share);
             state.held.set(held);
-            let mut buffers = state.buffers.borrow_mut();
-            batch.data.into_iter().for_each(|data| buffers.give(data));
-            if held.requests == 0 {
-                buffers.rest();
-            }
             state.progress.set(true);
         }
     }

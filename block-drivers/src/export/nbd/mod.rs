@@ -1,6 +1,5 @@
 #![doc = include_str!("README.md")]
 
-mod buffers;
 mod connection;
 mod listener;
 mod server;

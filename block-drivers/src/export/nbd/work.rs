@@ -4,11 +4,9 @@
 //! but its memory; what takes several steps is a boxed future. Spec: "Request types",
 //! "Structured reply types". Not here: whether a request is legal (`nbd/request.rs`).
 
-use std::cell::Cell;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -18,7 +16,6 @@ use block_core::request::Request;
 use block_core::{Backend, IoBuf, Result};
 use smallvec::{SmallVec, smallvec};
 
-use super::buffers::Buffers;
 use super::server::Export;
 use crate::nbd::errno_to_wire;
 use crate::nbd::layout::allocation;
@@ -109,9 +106,6 @@ pub(super) struct Target {
     backend: Arc<Backend>,
     structured: bool,
     writethrough: bool,
-    /// The run of data that was met last, from where to where: reads inside it need not ask for
-    /// holes. What became a hole since is sent as zeroes, which is as right.
-    data: Rc<Cell<(u64, u64)>>,
 }
 
 impl Target {
@@ -122,18 +116,11 @@ impl Target {
             backend: Arc::clone(export.backend()),
             structured,
             writethrough: export.writethrough(),
-            data: Rc::default(),
         }
     }
 
     /// Starts a legal request; `payload` is a write's.
-    pub(super) fn start(
-        &self,
-        ticket: Ticket,
-        action: Action,
-        payload: IoBuf,
-        buffers: &mut Buffers,
-    ) -> Work {
+    pub(super) fn start(&self, ticket: Ticket, action: Action, payload: IoBuf) -> Work {
         let failure = match action {
             Action::Read { .. } => "reading failed",
             Action::Write { .. } => "writing failed",
@@ -143,7 +130,7 @@ impl Target {
             Action::WriteZeroes { .. } => "writing zeroes failed",
             Action::BlockStatus { .. } => "block status failed",
         };
-        let progress = self.progress(action, payload, buffers);
+        let progress = self.progress(action, payload);
         Work {
             cookie: ticket.cookie,
             share: ticket.share,
@@ -152,7 +139,7 @@ impl Target {
         }
     }
 
-    fn progress(&self, action: Action, payload: IoBuf, buffers: &mut Buffers) -> Progress {
+    fn progress(&self, action: Action, payload: IoBuf) -> Progress {
         match action {
             // Reading ahead would only fill memory that the host manages better.
             Action::Cache => Progress::Ended(Answer::Done),
@@ -162,10 +149,11 @@ impl Target {
                 Progress::Ended(Answer::Done)
             }
             Action::Read { range, whole } => {
-                let buf = buffers.take(buffer_len(range.end - range.start));
-                if self.structured && !whole && self.may_have_holes(&range) {
-                    return Progress::Task(Box::pin(sparse_read(self.runs(), range, buf)));
+                let len = range.end - range.start;
+                if self.structured && !whole && len >= SPARSE_LEN {
+                    return Progress::Task(Box::pin(sparse_read(self.runs(), range)));
                 }
+                let buf = IoBuf::zeroed(buffer_len(len));
                 let future = self
                     .queue
                     .request(self.slot, Request::read(range.start, buf));
@@ -179,7 +167,6 @@ impl Target {
                 offset, durability, ..
             } => self.request(self.with(durability, Request::write(offset, payload))),
             Action::Trim { range, durability } => {
-                self.data.set((0, 0));
                 let discard = Request::discard(range.start, range.end - range.start);
                 if durability == Durability::Cached && !self.writethrough {
                     return self.request(discard);
@@ -196,7 +183,6 @@ impl Target {
                 only_fast,
                 durability,
             } => {
-                self.data.set((0, 0));
                 let flags = ZeroFlags {
                     may_unmap,
                     no_fallback: only_fast,
@@ -223,14 +209,8 @@ impl Target {
         }
     }
 
-    fn may_have_holes(&self, range: &Range<u64>) -> bool {
-        let (start, end) = self.data.get();
-        range.end - range.start >= SPARSE_LEN && !(start <= range.start && range.end <= end)
-    }
-
     fn runs(&self) -> Runs {
         Runs {
-            data: Rc::clone(&self.data),
             queue: self.queue.clone(),
             slot: self.slot,
             backend: Arc::clone(&self.backend),
@@ -244,14 +224,10 @@ impl Work {
         &mut self,
         cx: &mut Context<'_>,
         structured: bool,
-        buffers: &mut Buffers,
     ) -> Poll<SmallVec<[Message; 1]>> {
         let polled = match &mut self.progress {
             Progress::Ended(answer) => Poll::Ready(Ok(std::mem::replace(answer, Answer::Done))),
-            Progress::Request(future) => Pin::new(future).poll(cx).map_ok(|payload| {
-                buffers.give(payload);
-                Answer::Done
-            }),
+            Progress::Request(future) => Pin::new(future).poll(cx).map_ok(|_| Answer::Done),
             Progress::Read { future, offset } => {
                 let offset = *offset;
                 let data = move |buf| Answer::Data {
@@ -357,23 +333,18 @@ struct Runs {
     queue: LocalQueue,
     slot: BackendSlot,
     backend: Arc<Backend>,
-    data: Rc<Cell<(u64, u64)>>,
 }
 
 impl Runs {
     /// The first run of `range`: its length, and its flags in `base:allocation`.
     async fn first(&self, range: Range<u64>) -> Result<(u64, u32)> {
         let root = self.queue.layer().node(&self.queue, self.backend.root())?;
-        let end = root.len().max(range.end);
-        let status = root.chain_status(range.start..end).await?;
+        let status = root.chain_status(range).await?;
         let flags = match status.kind {
-            StatusKind::Data => {
-                self.data.set((range.start, range.start + status.len));
-                0
-            }
+            StatusKind::Data => 0,
             StatusKind::Zero | StatusKind::Unallocated => allocation::HOLE | allocation::ZERO,
         };
-        Ok((status.len.min(range.end - range.start), flags))
+        Ok((status.len, flags))
     }
 }
 
@@ -397,7 +368,8 @@ async fn block_status(runs: Runs, range: Range<u64>, limit: usize) -> Result<Ans
 }
 
 /// Reads what is there, and says where nothing is.
-async fn sparse_read(runs: Runs, range: Range<u64>, buf: IoBuf) -> Result<Answer> {
+async fn sparse_read(runs: Runs, range: Range<u64>) -> Result<Answer> {
+    let buf = IoBuf::zeroed(buffer_len(range.end - range.start));
     let mut holes: Vec<Range<usize>> = Vec::new();
     let mut at = range.start;
     while at < range.end {

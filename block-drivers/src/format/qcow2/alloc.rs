@@ -1,7 +1,8 @@
 //! Refcounts: which host clusters are in use, and finding ones that are not.
 //! Called by `write` and `resize` (reserve), `discard` and `write` (free), `cache` (write back).
 //! Invariants: a cluster is reserved in memory before anything is written to it; a count falls only
-//! after the removal of what pointed there is durable, so a free cluster is free on disk too; a new
+//! after the removal of what pointed there is durable and those who may have looked there before have
+//! left, so a free cluster is free on disk too and nobody reads it; a new
 //! refcount block is durable before the table entry that names it.
 //! Spec: qcow2 "Host cluster management". Not here: when things are written (`cache.rs`).
 
@@ -9,6 +10,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use block_core::layer::Readers;
 use block_core::sync::AsyncMutex;
 use block_core::{Error, Result};
 use parking_lot::Mutex;
@@ -57,6 +59,8 @@ struct State {
     /// No cluster before this one is free.
     cursor: u64,
     freed: Vec<Freed>,
+    /// Durably given up, and perhaps still read by those who looked there before.
+    settling: Vec<(Readers, Vec<Freed>)>,
 }
 
 /// References to a cluster that were given up.
@@ -139,6 +143,7 @@ impl Refcounts {
             state: Mutex::new(State {
                 cursor: 1,
                 freed: Vec::new(),
+                settling: Vec::new(),
             }),
             host_end: AtomicU64::new(file_len),
             growing: AsyncMutex::new(),
@@ -211,6 +216,26 @@ impl Refcounts {
 
     pub(super) fn take_freed(&self) -> Vec<Freed> {
         std::mem::take(&mut self.state.lock().freed)
+    }
+
+    /// Keeps what was durably given up until its last readers have left.
+    pub(super) fn settle(&self, readers: Readers, freed: Vec<Freed>) {
+        if !freed.is_empty() {
+            self.state.lock().settling.push((readers, freed));
+        }
+    }
+
+    /// What was durably given up and nobody reads any more.
+    pub(super) fn take_settled(&self) -> Vec<Freed> {
+        let mut settled = Vec::new();
+        self.state.lock().settling.retain_mut(|(readers, freed)| {
+            let left = readers.have_left();
+            if left {
+                settled.append(freed);
+            }
+            !left
+        });
+        settled
     }
 
     pub(super) fn put_back(&self, freed: Vec<Freed>) {

@@ -200,6 +200,8 @@ impl Image {
 
     async fn write_back<E: Surroundings>(&self, env: &E) -> Result<()> {
         let freed = self.refcounts.take_freed();
+        // Whoever comes later finds what replaced these.
+        let readers = env.readers();
         let l1 = std::mem::take(&mut *self.dirty.l1.lock());
         let l2 = self.l2.take_dirty();
         let result = self.write_copies(env, &l1, &l2).await;
@@ -219,7 +221,9 @@ impl Image {
             self.refcounts.put_back(freed);
             return result;
         }
-        self.apply_freed(env, freed).await;
+        self.refcounts.settle(readers, freed);
+        let settled = self.refcounts.take_settled();
+        self.apply_freed(env, settled).await;
         Ok(())
     }
 
