@@ -3,8 +3,6 @@
 //! Filled by drivers, read by the walk. A `Mapping` has a fixed capacity and lives on the stack,
 //! so that a cached request allocates nothing; what does not fit is a miss.
 
-use smallvec::SmallVec;
-
 use crate::engine::LeafId;
 
 /// Extents a mapping can hold.
@@ -99,17 +97,28 @@ pub enum Lookup {
 }
 
 /// The runs of one range, in order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Mapping {
-    /// Never more than fit inline. Memory that is not in use is not even cleared: the walk makes
-    /// several mappings a request.
-    pieces: SmallVec<[Piece; MAPPING_CAPACITY]>,
+    pieces: [Piece; MAPPING_CAPACITY],
+    count: usize,
+}
+
+impl Default for Mapping {
+    fn default() -> Mapping {
+        Mapping::new()
+    }
 }
 
 impl Mapping {
     /// An empty mapping.
     pub fn new() -> Mapping {
-        Mapping::default()
+        Mapping {
+            pieces: [Piece {
+                len: 0,
+                extent: Extent::Zero,
+            }; MAPPING_CAPACITY],
+            count: 0,
+        }
     }
 
     /// Appends a run, joined to the last one where it goes on there; `Miss` when it does not fit.
@@ -117,27 +126,31 @@ impl Mapping {
         if len == 0 {
             return Lookup::Mapped;
         }
-        if let Some(last) = self.pieces.last_mut()
+        if let Some(last) = self
+            .count
+            .checked_sub(1)
+            .and_then(|i| self.pieces.get_mut(i))
             && last.extent.continues(last.len, extent)
         {
             last.len += len;
             return Lookup::Mapped;
         }
-        if self.pieces.len() == MAPPING_CAPACITY {
+        let Some(free) = self.pieces.get_mut(self.count) else {
             return Lookup::Miss;
-        }
-        self.pieces.push(Piece { len, extent });
+        };
+        *free = Piece { len, extent };
+        self.count += 1;
         Lookup::Mapped
     }
 
     /// The runs.
     pub fn pieces(&self) -> &[Piece] {
-        &self.pieces
+        &self.pieces[..self.count]
     }
 
     /// Forgets all runs.
     pub fn clear(&mut self) {
-        self.pieces.clear();
+        self.count = 0;
     }
 
     /// Bytes in all runs.
@@ -147,7 +160,7 @@ impl Mapping {
 
     /// Whether there is no run.
     pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.count == 0
     }
 }
 
