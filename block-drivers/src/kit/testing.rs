@@ -13,6 +13,9 @@ use block_core::{Error, IoBuf, Result};
 
 use super::image_file::{ImageFile, Surroundings};
 
+/// Where a file in memory is full.
+const FULL: u64 = 64 << 20;
+
 /// Something that changed a [`MemoryFile`].
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
@@ -58,6 +61,17 @@ impl MemoryFile {
     }
 
     fn happens(&self, op: &'static str, event: Event) -> Result<()> {
+        if matches!(&event, Event::Write(at, data) if at.saturating_add(data.len() as u64) > FULL) {
+            let source = std::io::Error::from_raw_os_error(28);
+            let node = "memory".to_owned();
+            return Err(Error::Io {
+                node,
+                op,
+                offset: 0,
+                len: 0,
+                source,
+            });
+        }
         match self.budget.get() {
             Some(0) => {
                 let source = std::io::Error::from_raw_os_error(5);

@@ -11,7 +11,7 @@ pub enum ImageError {
     #[error("image is not in qcow2 format")]
     Magic,
     /// A version that no specification describes.
-    #[error("qcow2 version {version} is not supported")]
+    #[error("qcow2 version {version}")]
     Version {
         /// The header's `version`.
         version: u32,

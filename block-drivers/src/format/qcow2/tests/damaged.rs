@@ -1,0 +1,509 @@
+//! Images that somebody damaged: each is a typed error with the specification's word, or reads as
+//! the specification says; none panics, hangs, or takes memory by its own claim.
+
+use block_core::Error;
+use expect_test::{Expect, expect};
+
+use super::*;
+
+/// Opens a copy of a small image with bytes changed, and says what came of it.
+#[track_caller]
+fn check_open(changes: &[(usize, &[u8])], want: Expect) {
+    let disk = Disk::create(
+        &CreateOptions {
+            cluster_size: 4096,
+            ..sized(1 << 20)
+        },
+        None,
+    );
+    let mut bytes = disk.bench.file.bytes();
+    for (at, new) in changes {
+        bytes[*at..at + new.len()].copy_from_slice(new);
+    }
+    want.assert_eq(&opened(bytes));
+}
+
+fn opened(bytes: Vec<u8>) -> String {
+    let bench = bench(bytes, None);
+    let text = |error: Error| format!("{}: {}", class(&error), error.chain());
+    match block_on(Image::open(&bench, "test", small_cache())) {
+        Ok(_) => "opens".to_owned(),
+        Err(error) => text(error),
+    }
+}
+
+fn class(error: &Error) -> &'static str {
+    match error {
+        Error::Corrupt { .. } => "corrupt",
+        Error::Unsupported { .. } => "unsupported",
+        _ => "other",
+    }
+}
+
+fn be32(value: u32) -> [u8; 4] {
+    value.to_be_bytes()
+}
+
+fn be64(value: u64) -> [u8; 8] {
+    value.to_be_bytes()
+}
+
+#[test]
+fn version_and_magic_are_checked() {
+    check_open(
+        &[(0, b"QFI\xfa")],
+        expect![[r#"corrupt: image of node 'test' is corrupt: image is not in qcow2 format"#]],
+    );
+    check_open(
+        &[(4, &be32(1))],
+        expect!["unsupported: qcow2 version 1 is not supported by node 'test'"],
+    );
+    check_open(
+        &[(4, &be32(4))],
+        expect!["unsupported: qcow2 version 4 is not supported by node 'test'"],
+    );
+}
+
+#[test]
+fn header_fields_are_in_range() {
+    check_open(
+        &[(20, &be32(8))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: header field cluster_bits is 8, which is not 9 to 21"
+        ],
+    );
+    check_open(
+        &[(20, &be32(22))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: header field cluster_bits is 22, which is not 9 to 21"
+        ],
+    );
+    check_open(
+        &[(100, &be32(96))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: header field header_length is 96, which is not 104 to a cluster"
+        ],
+    );
+    check_open(
+        &[(100, &be32(108))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: header field header_length is 108, which is not a multiple of 8"
+        ],
+    );
+    check_open(
+        &[(100, &be32(0xffff_fff8))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: header field header_length is 4294967288, which is not 104 to a cluster"
+        ],
+    );
+    check_open(
+        &[(96, &be32(7))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: header field refcount_order is 7, which is not 0 to 6"
+        ],
+    );
+    check_open(
+        &[(24, &be64(1 << 40))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: l1_size is 1, and 1099511627776 bytes need 524288 entries"
+        ],
+    );
+    check_open(
+        &[(24, &be64(u64::MAX))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: header field size is 18446744073709551615, which is not at most 2^62"
+        ],
+    );
+    check_open(
+        &[(32, &be32(1))],
+        expect!["unsupported: encryption method AES is not supported by node 'test'"],
+    );
+    check_open(
+        &[(32, &be32(2))],
+        expect!["unsupported: encryption method LUKS is not supported by node 'test'"],
+    );
+    check_open(
+        &[(32, &be32(3))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: header field crypt_method is 3, which is not 0, 1 or 2"
+        ],
+    );
+}
+
+#[test]
+fn tables_lie_on_clusters_inside_the_file() {
+    check_open(
+        &[(36, &be32(u32::MAX))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: header field l1_size is 4294967295, which is not at most 4194304"
+        ],
+    );
+    check_open(
+        &[(36, &be32(0x40_0000))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: L1 table at 0x3000 of 33554432 bytes ends behind the file's 12296 bytes"
+        ],
+    );
+    check_open(
+        &[(40, &be64(100))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: L1 table offset 0x64 is not the start of a 4096-byte cluster"
+        ],
+    );
+    check_open(
+        &[(40, &be64(0))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: L1 table offset 0x0 is not the start of a 4096-byte cluster"
+        ],
+    );
+    check_open(
+        &[(40, &be64(1 << 57))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: L1 table offset 0x200000000000000 is not the start of a 4096-byte cluster"
+        ],
+    );
+    check_open(
+        &[(40, &be64(1 << 30))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: L1 table at 0x40000000 of 8 bytes ends behind the file's 12296 bytes"
+        ],
+    );
+    check_open(
+        &[(40, &be64(4096))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: L1 table at 0x1000 overlaps the refcount table"
+        ],
+    );
+    check_open(
+        &[(48, &be64(u64::MAX - 4095))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: refcount table offset 0xfffffffffffff000 is not the start of a 4096-byte cluster"
+        ],
+    );
+    check_open(
+        &[(56, &be32(0))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: header field refcount_table_clusters is 0, which is not at least 1"
+        ],
+    );
+    check_open(
+        &[(56, &be32(u32::MAX))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: header field refcount_table_clusters is 17592186040320, which is not at most 8 MiB"
+        ],
+    );
+    check_open(
+        &[(60, &be32(65537))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: header field nb_snapshots is 65537, which is not at most 65536"
+        ],
+    );
+    check_open(
+        &[(60, &be32(1))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: snapshot table offset 0x0 is not the start of a 4096-byte cluster"
+        ],
+    );
+    check_open(
+        &[(60, &be32(1)), (64, &be64(1 << 40))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: snapshot table at 0x10000000000 of 40 bytes ends behind the file's 12296 bytes"
+        ],
+    );
+}
+
+#[test]
+fn features_are_understood_or_refused_by_name() {
+    check_open(
+        &[(72, &be64(4))],
+        expect![
+            "unsupported: incompatible feature 'external data file' (bit 2) is not supported by node 'test'"
+        ],
+    );
+    check_open(
+        &[(72, &be64(16))],
+        expect![
+            "unsupported: incompatible feature 'extended L2 entries' (bit 4) is not supported by node 'test'"
+        ],
+    );
+    check_open(
+        &[(72, &be64(1 << 63))],
+        expect![
+            "unsupported: incompatible feature 'unknown' (bit 63) is not supported by node 'test'"
+        ],
+    );
+    check_open(
+        &[(72, &be64(2))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: image is marked corrupt and may only be opened read-only"
+        ],
+    );
+    check_open(
+        &[(72, &be64(8))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: compression_type is 0, and its incompatible feature bit is 1"
+        ],
+    );
+    check_open(
+        &[(104, &[1])],
+        expect![
+            "corrupt: image of node 'test' is corrupt: compression_type is 1, and its incompatible feature bit is 0"
+        ],
+    );
+    check_open(
+        &[(72, &be64(8)), (104, &[2])],
+        expect![
+            "corrupt: image of node 'test' is corrupt: compression_type is 2, and its incompatible feature bit is 1"
+        ],
+    );
+    // The image's own name for a bit that nobody knows: the table's first entry renamed.
+    check_open(
+        &[(72, &be64(1 << 40)), (120, &[0, 40]), (122, b"moon phase")],
+        expect![
+            "unsupported: incompatible feature 'moon phase' (bit 40) is not supported by node 'test'"
+        ],
+    );
+}
+
+#[test]
+fn extensions_and_names_stay_in_the_header_cluster() {
+    check_open(
+        &[(116, &be32(u32::MAX))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: header extension 0x6803f857 at 0x70 of 4294967295 bytes leaves the header cluster"
+        ],
+    );
+    check_open(
+        &[
+            (112, &be32(0x1234)),
+            (116, &be32(0)),
+            (120, &be32(0x1234)),
+            (124, &be32(0)),
+        ],
+        expect![
+            "corrupt: image of node 'test' is corrupt: header extension 0x00001234 appears twice, the second time at 0x78"
+        ],
+    );
+    check_open(
+        &[(8, &be64(4000)), (16, &be32(200))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: backing file name at 0xfa0 of 200 bytes ends behind the file's 4096 bytes"
+        ],
+    );
+    check_open(
+        &[(8, &be64(4000)), (16, &be32(1024))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: header field backing_file_size is 1024, which is not at most 1023"
+        ],
+    );
+    check_open(
+        &[(8, &be64(130)), (16, &be32(4))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: backing file name at 0x82 overlaps the header extensions"
+        ],
+    );
+    check_open(
+        &[(8, &be64(4000)), (16, &be32(2)), (4000, &[0xff, 0xfe])],
+        expect![
+            "corrupt: image of node 'test' is corrupt: backing file name at 0xfa0 is not valid UTF-8"
+        ],
+    );
+}
+
+#[test]
+fn short_files_are_no_images() {
+    let disk = Disk::create(
+        &CreateOptions {
+            cluster_size: 4096,
+            ..sized(1 << 20)
+        },
+        None,
+    );
+    let bytes = disk.bench.file.bytes();
+    for len in [0, 3, 71, 72, 103, 111, 4095, 8192, 12288, bytes.len() - 1] {
+        let text = opened(bytes[..len].to_vec());
+        assert!(text.starts_with("corrupt: "), "{len}: {text}");
+    }
+}
+
+/// Reads the first cluster of an image whose first L2 entry was replaced.
+#[track_caller]
+fn check_entry(entry: u64, want: Expect) {
+    let options = CreateOptions {
+        cluster_size: 4096,
+        ..sized(1 << 20)
+    };
+    let mut disk = Disk::create(&options, None);
+    disk.run("write 0+8k aa");
+    disk.reopen();
+    let mut bytes = disk.bench.file.bytes();
+    let word = |bytes: &[u8], at: usize| u64::from_be_bytes(*bytes[at..].first_chunk().unwrap());
+    let l1 = usize::try_from(word(&bytes, 40)).unwrap();
+    let l2 = usize::try_from(word(&bytes, l1) & 0x00ff_ffff_ffff_fe00).unwrap();
+    bytes[l2..l2 + 8].copy_from_slice(&be64(entry));
+    let bench = bench(bytes, None);
+    let image = block_on(Image::open(&bench, "test", small_cache())).unwrap();
+    let buf = IoBuf::zeroed(4096);
+    let read = block_on(image.read(&bench, 0, buf.clone()));
+    let wrote = block_on(image.write(&bench, 10, IoBuf::copy_of(&[1])));
+    let text = match read {
+        Ok(()) => format!("reads {:#x}", buf.to_vec()[0]),
+        Err(error) => {
+            assert!(
+                wrote.is_err(),
+                "what cannot be read cannot be written in part"
+            );
+            error.chain()
+        }
+    };
+    want.assert_eq(&text);
+    // Its neighbour is as good as before.
+    block_on(image.read(&bench, 4096, buf.clone())).unwrap();
+    assert_eq!(buf.to_vec()[0], 0xaa);
+}
+
+#[test]
+fn wrong_entries_are_errors_for_their_cluster_alone() {
+    check_entry(0, expect!["reads 0x0"]);
+    check_entry(1, expect!["reads 0x0"]);
+    check_entry(
+        1 << 63,
+        expect![
+            "image of node 'test' is corrupt: L2 entry 0x8000000000000000 for guest offset 0x0 has the copied flag without an offset"
+        ],
+    );
+    check_entry(
+        0x8000_0000_0000_5200,
+        expect![
+            "image of node 'test' is corrupt: L2 entry 0x8000000000005200 for guest offset 0x0 has an offset off a cluster boundary"
+        ],
+    );
+    check_entry(
+        0x8000_0000_4000_0000,
+        expect![
+            "image of node 'test' is corrupt: L2 entry 0x8000000040000000 for guest offset 0x0 has an offset behind the end of the file"
+        ],
+    );
+    check_entry(
+        0x8100_0000_0000_5000,
+        expect![
+            "image of node 'test' is corrupt: L2 entry 0x8100000000005000 for guest offset 0x0 has reserved bits set"
+        ],
+    );
+    check_entry(
+        0x4000_0000_0000_0000,
+        expect![
+            "image of node 'test' is corrupt: L2 entry 0x4000000000000000 for guest offset 0x0 has an offset in the header"
+        ],
+    );
+    check_entry(
+        0x4000_0000_4000_0000,
+        expect![
+            "image of node 'test' is corrupt: L2 entry 0x4000000040000000 for guest offset 0x0 has an offset behind the end of the file"
+        ],
+    );
+    check_entry(
+        0x4000_0000_0000_5000,
+        expect![
+            "image of node 'test' is corrupt: compressed cluster at 0x5000 of 512 bytes: compressed data holds 511 of 4096 bytes"
+        ],
+    );
+    check_entry(
+        0xc000_0000_0000_5000,
+        expect![
+            "image of node 'test' is corrupt: L2 entry 0xc000000000005000 for guest offset 0x0 has the copied flag on a compressed cluster"
+        ],
+    );
+}
+
+/// Bytes and words of metadata replaced at random; whatever the image says then, nothing panics.
+#[test]
+fn random_damage_never_panics() {
+    let options = CreateOptions {
+        cluster_size: 512,
+        refcount_bits: 8,
+        ..sized(256 << 10)
+    };
+    let mut disk = Disk::create(&options, None);
+    disk.run("write 0+50k aa; zero 10k+5k; write 100k+3k bb; unmap 30k+2k");
+    disk.reopen();
+    let whole = disk.bench.file.bytes();
+    let interesting = [
+        0,
+        1,
+        511,
+        512,
+        513,
+        1 << 20,
+        1 << 31,
+        1 << 32,
+        (1 << 56) - 512,
+        1 << 56,
+        1 << 62,
+        1 << 63,
+        u64::MAX,
+        u64::MAX - 511,
+        COPIED | 512,
+        COPIED | 1024,
+        COPIED | 4096,
+        COMPRESSED | 1000,
+        COMPRESSED | (1 << 61) | 2000,
+        1024,
+        1536,
+        2048,
+        2560,
+        4096,
+    ];
+    let mut random = Random(2026);
+    for round in 0..3000 {
+        let mut bytes = whole.clone();
+        for _ in 0..=random.below(4) {
+            // The header, and the first tables behind it.
+            let end = if random.below(2) == 0 { 112 } else { 16384 };
+            let at = usize::try_from(random.below(end) / 8 * 8).unwrap();
+            if random.below(3) == 0 {
+                bytes[at + 3] = u8::try_from(random.below(256)).unwrap();
+            } else {
+                let pick = usize::try_from(random.below(interesting.len() as u64)).unwrap();
+                bytes[at..at + 8].copy_from_slice(&be64(interesting[pick]));
+            }
+        }
+        for writable in [false, true] {
+            let bench = bench(bytes.clone(), None);
+            let options = OpenOptions {
+                writable,
+                ..small_cache()
+            };
+            let Ok(image) = block_on(Image::open(&bench, "test", options)) else {
+                continue;
+            };
+            let buf = IoBuf::zeroed(2048);
+            for at in (0..256 << 10).step_by(2048) {
+                let _ = block_on(image.read(&bench, at, buf.clone()));
+            }
+            let _ = block_on(image.check(&bench, Repair::None));
+            if !writable {
+                assert!(
+                    bench.file.bytes() == bytes,
+                    "round {round}: a read-only image was written"
+                );
+                continue;
+            }
+            let flags = ZeroFlags {
+                may_unmap: true,
+                no_fallback: false,
+            };
+            for at in [0, 10 << 10, 60 << 10, 200 << 10] {
+                let _ = block_on(image.write(&bench, at + 7, IoBuf::zeroed(3000)));
+                let _ = block_on(image.write_zeroes(&bench, at..at + 4096, flags));
+                let _ = block_on(image.discard(&bench, at..at + 8192));
+                let _ = block_on(image.flush(&bench));
+            }
+            let _ = block_on(image.check(&bench, Repair::All));
+            let _ = block_on(image.resize(&bench, 512 << 10, Preallocation::Off));
+        }
+    }
+}
+
+const COPIED: u64 = 1 << 63;
+const COMPRESSED: u64 = 1 << 62;
