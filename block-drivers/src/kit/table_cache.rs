@@ -242,7 +242,16 @@ impl TableCache {
     /// Copies the changes of every dirty table, one short lock each. The caller writes the copies
     /// and ends each with [`written`](Self::written) or [`failed`](Self::failed).
     pub(crate) fn take_dirty(&self) -> Vec<Writeback> {
-        (0..self.slots.len())
+        let dirty: Vec<usize> = {
+            let state = self.state.lock();
+            let slots = state.slots.iter().enumerate();
+            slots
+                .filter(|(_, s)| s.dirty.is_some())
+                .map(|(slot, _)| slot)
+                .collect()
+        };
+        dirty
+            .into_iter()
             .filter_map(|slot| self.take_slot(slot))
             .collect()
     }

@@ -167,6 +167,17 @@ impl Refcounts {
         block.set(word, value, Needs::Nothing);
     }
 
+    /// Changes a count, and lets the cluster be found when it is free then.
+    fn assign(&self, block: &Pinned<'_>, cluster: u64, new: impl FnOnce(u64) -> u64) {
+        let mut state = self.state.lock();
+        let count = new(self.count(block, cluster));
+        self.set_count(block, cluster, count);
+        if count == 0 {
+            // Cluster 0 is the header, whatever its count.
+            state.cursor = state.cursor.min(cluster.max(1));
+        }
+    }
+
     /// The first run of free clusters in `range`, at most `want` long.
     fn find(&self, block: &Pinned<'_>, range: Range<u64>, want: u64) -> Option<Range<u64>> {
         let mut clusters = range.clone();
@@ -572,12 +583,7 @@ impl Image {
         else {
             return Ok(false);
         };
-        let mut state = self.refcounts.state.lock();
-        self.refcounts.set_count(&block, cluster, count);
-        if count == 0 {
-            state.cursor = state.cursor.min(cluster.max(1));
-        }
-        drop(state);
+        self.refcounts.assign(&block, cluster, |_| count);
         drop(block);
         self.limit_dirty(env).await?;
         Ok(true)
@@ -726,15 +732,8 @@ impl Image {
                 .discard(at..at + self.geometry.cluster_size())
                 .await;
         }
-        let mut state = self.refcounts.state.lock();
-        let count = self
-            .refcounts
-            .count(&block, cluster)
-            .saturating_sub(given_up);
-        self.refcounts.set_count(&block, cluster, count);
-        if count == 0 {
-            state.cursor = state.cursor.min(cluster.max(1));
-        }
+        self.refcounts
+            .assign(&block, cluster, |count| count.saturating_sub(given_up));
         Ok(())
     }
 }
