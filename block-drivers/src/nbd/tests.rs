@@ -687,3 +687,63 @@ fn names_that_are_none() {
     check_name("nbd:unix:", expect!["NBD server address missing"]);
     check_name("nbd:host", expect!["error parsing address 'host'"]);
 }
+
+/// Bytes like those of a real conversation, damaged: the seed says where and how.
+fn damaged(good: &[u8], seed: u64) -> Vec<u8> {
+    let noise = super::rig::pattern(64, seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mut bytes = good.to_vec();
+    for hit in noise.chunks(8).take(1 + usize::from(noise[0] % 4)) {
+        let at = usize::from(hit[1]) << 8 | usize::from(hit[2]);
+        let at = at % bytes.len();
+        match hit[3] % 4 {
+            0 => bytes[at] = hit[4],
+            1 => bytes[at] = 0xff,
+            2 => bytes.truncate(at.max(1)),
+            _ => drop(bytes.splice(at..at, hit[4..8].iter().copied())),
+        }
+    }
+    bytes
+}
+
+#[test]
+fn damaged_options_never_panic_and_answers_stay_small() {
+    let mut good = 3_u32.to_be_bytes().to_vec();
+    put_option(&mut good, option::LIST, &[]);
+    put_option(&mut good, option::STRUCTURED_REPLY, &[]);
+    put_set_meta_context(&mut good, "disk", "base:allocation");
+    let info = [&[0, 0, 0, 4][..], b"disk", &[0, 2, 0, 1, 0, 3]];
+    put_option(&mut good, option::INFO, &info);
+    put_go(&mut good, "disk");
+    for seed in 0..5000 {
+        let (out, _) = serve(&damaged(&good, seed), usize::MAX);
+        assert!(out.len() < 4096, "seed {seed}: {} bytes", out.len());
+    }
+}
+
+#[test]
+fn damaged_answers_never_panic() {
+    let (mut good, mut to_server) = (Vec::new(), Vec::new());
+    let mut server = Handshake::new(&mut good);
+    let mut client = client_handshake::Handshake::new("disk");
+    let mut at = 0;
+    loop {
+        let (taken, step) = client.advance(&good[at..], &mut to_server).unwrap();
+        at += taken;
+        if matches!(step, client_handshake::Step::Ready(_)) {
+            break;
+        }
+        let (taken, _) = server.advance(&to_server, &mut good, &TwoExports).unwrap();
+        to_server.drain(..taken);
+    }
+    for seed in 0..5000 {
+        let bytes = damaged(&good, seed);
+        let mut client = client_handshake::Handshake::new("disk");
+        let mut at = 0;
+        while let Ok((taken, client_handshake::Step::More)) =
+            client.advance(&bytes[at..], &mut to_server)
+            && taken > 0
+        {
+            at += taken;
+        }
+    }
+}

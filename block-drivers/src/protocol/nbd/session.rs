@@ -484,3 +484,132 @@ impl Drop for Call {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::nbd::BlockSize;
+
+    fn session() -> Arc<Session> {
+        Session::new(Facts {
+            size: 1 << 20,
+            flags: 0,
+            block_size: BlockSize::default(),
+            structured: true,
+            allocation: Some(7),
+        })
+    }
+
+    /// Sends a read of 100 bytes at 1000, plays `chunks` (offset and length) and shows the outcome.
+    #[track_caller]
+    fn check(chunks: &[(u64, u64)], want: Expect) {
+        let session = session();
+        let buf = IoBuf::zeroed(100);
+        let command = Command {
+            command: command::READ,
+            flags: 0,
+            offset: 1000,
+            len: 100,
+            buf,
+        };
+        let _call = session.call(command);
+        let cookie = cookie(0, 1);
+        let played = chunks
+            .iter()
+            .try_for_each(|&(offset, len)| session.chunk_data(cookie, offset, len).map(drop));
+        let runs = session.table.lock().entries[0].runs.clone();
+        let text = match played.and_then(|()| session.complete(cookie)) {
+            Ok(()) => format!("{runs:?} complete"),
+            Err(error) => format!("{runs:?} {error}"),
+        };
+        want.assert_eq(&text);
+    }
+
+    #[test]
+    fn chunks_join_and_never_overlap() {
+        check(&[(1000, 100)], expect!["[0..100] complete"]);
+        check(
+            &[(1050, 50), (1000, 20), (1020, 30)],
+            expect!["[0..100] complete"],
+        );
+        check(
+            &[(1000, 20), (1040, 20)],
+            expect!["[0..20, 40..60] structured reply ends with 60 bytes missing"],
+        );
+        check(
+            &[(1000, 20), (1019, 2)],
+            expect!["[0..20] reply chunk of 2 bytes at 0x3fb is outside its request or overlaps"],
+        );
+        check(
+            &[(1040, 20), (1030, 40)],
+            expect!["[40..60] reply chunk of 40 bytes at 0x406 is outside its request or overlaps"],
+        );
+        check(
+            &[(1000, 0)],
+            expect!["[] reply chunk of 0 bytes at 0x3e8 is outside its request or overlaps"],
+        );
+        check(
+            &[(1099, u64::MAX)],
+            expect![
+                "[] reply chunk of 18446744073709551615 bytes at 0x44b is outside its request or overlaps"
+            ],
+        );
+    }
+
+    #[test]
+    fn a_cookie_is_answered_once() {
+        let session = session();
+        let flush = || Command {
+            command: command::FLUSH,
+            flags: 0,
+            offset: 0,
+            len: 0,
+            buf: IoBuf::empty(),
+        };
+        let mut first = session.call(flush());
+        assert_eq!(session.complete(cookie(0, 1)), Ok(()));
+        let unknown = Err(WireError::UnknownCookie {
+            cookie: cookie(0, 1),
+        });
+        assert_eq!(session.complete(cookie(0, 1)), unknown);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(matches!(
+            Pin::new(&mut first).poll(&mut cx),
+            Poll::Ready(Ok(Answer::Done))
+        ));
+        // The place is used again, the cookie is another.
+        let second = session.call(flush());
+        assert_eq!(session.complete(cookie(0, 1)), unknown);
+        // A reply to nobody's request is still the one reply to it.
+        drop(second);
+        assert_eq!(session.complete(cookie(0, 2)), Ok(()));
+        assert!(session.table.lock().entries.is_empty());
+    }
+
+    #[test]
+    fn the_end_fails_everything_once_and_for_all() {
+        let session = session();
+        let flush = || Command {
+            command: command::FLUSH,
+            flags: 0,
+            offset: 0,
+            len: 0,
+            buf: IoBuf::empty(),
+        };
+        let mut before = session.call(flush());
+        session.fail(SessionEnd::Protocol(WireError::Closed));
+        session.fail(SessionEnd::Closed);
+        let mut after = session.call(flush());
+        let mut cx = Context::from_waker(Waker::noop());
+        for call in [&mut before, &mut after] {
+            let Poll::Ready(Err(CallError::Ended(end))) = Pin::new(call).poll(&mut cx) else {
+                panic!("it has ended")
+            };
+            assert_eq!(end.to_string(), "connection closed by the peer");
+        }
+        let table = session.table.lock();
+        assert!(table.entries.is_empty() && table.outgoing.is_empty());
+    }
+}
