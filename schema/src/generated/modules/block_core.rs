@@ -2820,7 +2820,10 @@ pub(crate) mod commands {
     }
     /// Tells what each device has done so far.
     #[derive(Debug, Clone, PartialEq, Default)]
-    pub struct QueryBlockstats {}
+    pub struct QueryBlockstats {
+        /// Tell it of each node instead, whatever uses it.
+        pub query_nodes: Option<bool>,
+    }
     impl Wire for QueryBlockstats {
         fn read(value: Value, context: Context) -> Result<Self, Invalid> {
             read_fields(value, context)
@@ -2830,10 +2833,14 @@ pub(crate) mod commands {
         }
     }
     impl Fields for QueryBlockstats {
-        fn take(_: &mut Members) -> Result<Self, Invalid> {
-            Ok(Self {})
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self {
+                query_nodes: members.opt("query-nodes")?,
+            })
         }
-        fn put(&self, _: &mut Object) {}
+        fn put(&self, object: &mut Object) {
+            object.put_opt("query-nodes", &self.query_nodes);
+        }
     }
     impl Command for QueryBlockstats {
         const NAME: &'static str = "query-blockstats";
@@ -3064,7 +3071,10 @@ pub(crate) mod commands {
     }
     /// Lists the nodes that have a name.
     #[derive(Debug, Clone, PartialEq, Default)]
-    pub struct QueryNamedBlockNodes {}
+    pub struct QueryNamedBlockNodes {
+        /// Leave out what there is to tell of backing images.
+        pub flat: Option<bool>,
+    }
     impl Wire for QueryNamedBlockNodes {
         fn read(value: Value, context: Context) -> Result<Self, Invalid> {
             read_fields(value, context)
@@ -3074,10 +3084,12 @@ pub(crate) mod commands {
         }
     }
     impl Fields for QueryNamedBlockNodes {
-        fn take(_: &mut Members) -> Result<Self, Invalid> {
-            Ok(Self {})
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self { flat: members.opt("flat")? })
         }
-        fn put(&self, _: &mut Object) {}
+        fn put(&self, object: &mut Object) {
+            object.put_opt("flat", &self.flat);
+        }
     }
     impl Command for QueryNamedBlockNodes {
         const NAME: &'static str = "query-named-block-nodes";
