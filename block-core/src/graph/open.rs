@@ -180,13 +180,18 @@ impl Opener {
         }
     }
 
-    /// Opens a child from options, or takes the node that they refer to.
+    /// Opens a child from options, or takes the node that they refer to. Where a child may be left
+    /// out, `null` is the caller's to see.
     ///
     /// # Errors
     /// What opening the child answers; `InvalidOption` for an unknown reference.
     pub async fn child(&mut self, name: &str, role: Role, child: BlockdevRef) -> Result<EdgeIndex> {
         let index = match child {
             BlockdevRef::Reference(reference) => self.referred(&reference)?,
+            BlockdevRef::Null(_) => {
+                let reason = format!("Invalid parameter type for '{name}', expected: BlockdevRef");
+                return Err(Error::invalid(name, reason));
+            }
             BlockdevRef::Definition(options) => {
                 if options.id.is_some() {
                     return Err(Error::invalid(

@@ -69,13 +69,15 @@ pub(crate) async fn open(
     Ok(Box::new(Qcow2 { image, file }))
 }
 
-/// Opens the backing file: the one in the options, none for an empty name, else the image's own.
+/// Opens the backing file: the one in the options, none for `null` or an empty name, else the
+/// image's own.
 async fn open_backing(
     opener: &mut Opener,
     option: Option<BlockdevRef>,
     header: &Header,
 ) -> Result<()> {
     match option {
+        Some(BlockdevRef::Null(_)) => {}
         Some(BlockdevRef::Reference(name)) if name.is_empty() => {}
         Some(backing) => {
             opener.child("backing", Role::Cow, backing).await?;

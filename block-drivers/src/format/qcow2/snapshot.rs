@@ -20,6 +20,8 @@ const NANOS: u64 = 1_000_000_000;
 
 /// Bytes of a snapshot table at most: a limit of every implementation.
 const MAX_TABLE_BYTES: u64 = 64 << 20;
+/// Where the instruction count stands in the extra data.
+const ICOUNT_AT: usize = 16;
 /// Bytes of an entry's extra data at most.
 const MAX_EXTRA_DATA: u32 = 1024;
 
@@ -106,6 +108,8 @@ pub(super) async fn read_snapshots<F: ImageFile>(
         let Ok(vm_state_size) = i64::try_from(vm_state) else {
             return Err(wrong("a VM state beyond 2^63 bytes"));
         };
+        let icount = read_slice(&rest, ICOUNT_AT, 8).filter(|_| extra_len >= ICOUNT_AT + 8);
+        let icount = icount.and_then(|b| b.first_chunk()).copied();
         let clock = raw.vm_clock_nanoseconds.get();
         let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         let info = SnapshotInfo {
@@ -116,6 +120,8 @@ pub(super) async fn read_snapshots<F: ImageFile>(
             date_nsec: i64::from(raw.date_nanoseconds.get()),
             vm_clock_sec: signed(clock / NANOS),
             vm_clock_nsec: signed(clock % NANOS),
+            // All ones stand for none, as does any count that nobody can have reached.
+            icount: icount.and_then(|bytes| i64::try_from(u64::from_be_bytes(bytes)).ok()),
         };
         snapshots.entries.push(Snapshot {
             l1_table: HostOffset(raw.l1_table_offset.get()),

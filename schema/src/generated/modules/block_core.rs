@@ -25,6 +25,31 @@ pub(crate) mod types {
         pub vm_clock_sec: i64,
         /// And nanoseconds.
         pub vm_clock_nsec: i64,
+        /// Instructions that the machine had run; absent if it did not count.
+        pub icount: Option<i64>,
+    }
+    impl SnapshotInfo {
+        /// One with no optional member.
+        pub fn new(
+            id: String,
+            name: String,
+            vm_state_size: i64,
+            date_sec: i64,
+            date_nsec: i64,
+            vm_clock_sec: i64,
+            vm_clock_nsec: i64,
+        ) -> Self {
+            Self {
+                id,
+                name,
+                vm_state_size,
+                date_sec,
+                date_nsec,
+                vm_clock_sec,
+                vm_clock_nsec,
+                icount: None,
+            }
+        }
     }
     impl Wire for SnapshotInfo {
         fn read(value: Value, context: Context) -> Result<Self, Invalid> {
@@ -44,6 +69,7 @@ pub(crate) mod types {
                 date_nsec: members.req("date-nsec")?,
                 vm_clock_sec: members.req("vm-clock-sec")?,
                 vm_clock_nsec: members.req("vm-clock-nsec")?,
+                icount: members.opt("icount")?,
             })
         }
         fn put(&self, object: &mut Object) {
@@ -54,6 +80,7 @@ pub(crate) mod types {
             object.put("date-nsec", &self.date_nsec);
             object.put("vm-clock-sec", &self.vm_clock_sec);
             object.put("vm-clock-nsec", &self.vm_clock_nsec);
+            object.put_opt("icount", &self.icount);
         }
     }
     /// What only a qcow2 image can tell.
@@ -2729,6 +2756,8 @@ pub(crate) mod types {
         Definition(Box<types::BlockdevOptions>),
         /// Its name; an empty string is no node.
         Reference(String),
+        /// No node: the image's own backing file is left alone.
+        Null(super::super::super::runtime::Null),
     }
     impl Wire for BlockdevRef {
         fn read(value: Value, context: Context) -> Result<Self, Invalid> {
@@ -2736,6 +2765,7 @@ pub(crate) mod types {
                 match value {
                     Value::Object(_) => Self::Definition(Wire::read(value, context)?),
                     Value::String(_) => Self::Reference(Wire::read(value, context)?),
+                    Value::Null => Self::Null(Wire::read(value, context)?),
                     _ => return Err(Invalid::no_branch("BlockdevRef")),
                 },
             )
@@ -2744,6 +2774,7 @@ pub(crate) mod types {
             match self {
                 Self::Definition(branch) => branch.encode(),
                 Self::Reference(branch) => branch.encode(),
+                Self::Null(branch) => branch.encode(),
             }
         }
     }
