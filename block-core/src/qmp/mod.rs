@@ -36,7 +36,7 @@ impl Server for Commands {
         &self,
         _: commands::QueryCommands,
     ) -> Result<Vec<types::CommandInfo>, Error> {
-        Ok(query::commands())
+        Ok(query::known_commands())
     }
 
     async fn query_qmp_schema(
@@ -52,16 +52,16 @@ impl Server for Commands {
 
     async fn query_named_block_nodes(
         &self,
-        _: commands::QueryNamedBlockNodes,
+        arguments: commands::QueryNamedBlockNodes,
     ) -> Result<Vec<types::BlockDeviceInfo>, Error> {
-        Ok(query::nodes(self.daemon.queue()).await?)
+        Ok(query::nodes(self.daemon.queue(), &arguments).await?)
     }
 
     async fn query_blockstats(
         &self,
-        _: commands::QueryBlockstats,
+        arguments: commands::QueryBlockstats,
     ) -> Result<Vec<types::BlockStats>, Error> {
-        Ok(query::stats(self.daemon.queue().layer()))
+        Ok(query::stats(self.daemon.queue().layer(), &arguments))
     }
 
     async fn query_block_jobs(

@@ -6,7 +6,7 @@ use block_schema::types::{
     BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, BlockdevCacheInfo,
     BlockdevDetectZeroesOptions, CommandInfo, SchemaInfo, VersionInfo, VersionInfoQemu,
 };
-use block_schema::{COMMANDS, Unknown, Wire, introspect};
+use block_schema::{COMMANDS, Unknown, Wire, commands, introspect};
 
 use crate::backend::Backend;
 use crate::error::Result;
@@ -28,7 +28,7 @@ pub(super) fn version() -> VersionInfo {
     }
 }
 
-pub(super) fn commands() -> Vec<CommandInfo> {
+pub(super) fn known_commands() -> Vec<CommandInfo> {
     let info = |spec: &block_schema::CommandSpec| CommandInfo {
         name: spec.name.to_owned(),
     };
@@ -51,7 +51,7 @@ pub(super) async fn devices(queue: &LocalQueue) -> Result<Vec<BlockInfo>> {
         // No guest's drive is attached: the medium could be taken out.
         let mut info = BlockInfo::new(backend.name().to_owned(), "unknown".to_owned(), true, false);
         if let Some(root) = graph.index_of(backend.root()) {
-            info.inserted = Some(node_info(queue, &graph, root).await?);
+            info.inserted = Some(node_info(queue, &graph, root, Below::Backing).await?);
         }
         devices.push(info);
     }
@@ -59,24 +59,39 @@ pub(super) async fn devices(queue: &LocalQueue) -> Result<Vec<BlockInfo>> {
 }
 
 /// `query-named-block-nodes`: every node, the newest first.
-pub(super) async fn nodes(queue: &LocalQueue) -> Result<Vec<BlockDeviceInfo>> {
+pub(super) async fn nodes(
+    queue: &LocalQueue,
+    arguments: &commands::QueryNamedBlockNodes,
+) -> Result<Vec<BlockDeviceInfo>> {
+    let below = match arguments.flat {
+        Some(true) => Below::Nothing,
+        Some(false) | None => Below::Backing,
+    };
     let graph = queue.layer().graph();
     let mut indices: Vec<NodeIndex> = graph.entries().map(|(index, _)| index).collect();
     indices.sort_by_key(|&index| std::cmp::Reverse(graph.entry(index).node.id()));
     let mut nodes = Vec::new();
     for index in indices {
-        nodes.push(node_info(queue, &graph, index).await?);
+        nodes.push(node_info(queue, &graph, index, below).await?);
     }
     Ok(nodes)
 }
 
-async fn node_info(queue: &LocalQueue, graph: &Graph, index: NodeIndex) -> Result<BlockDeviceInfo> {
+async fn node_info(
+    queue: &LocalQueue,
+    graph: &Graph,
+    index: NodeIndex,
+    below: Below,
+) -> Result<BlockDeviceInfo> {
     let node = &graph.entry(index).node;
     let facts = node.facts();
     let described = node.driver().describe();
-    let image = image_info(queue, graph, index, Below::Backing).await?;
+    let image = image_info(queue, graph, index, below).await?;
     let backing = graph.backing(index).map(|index| &graph.entry(index).node);
-    let depth = std::iter::successors(graph.backing(index), |&below| graph.backing(below)).count();
+    let images = std::iter::successors(image.backing_image.as_ref(), |image| {
+        image.backing_image.as_ref()
+    });
+    let depth = images.count();
     Ok(BlockDeviceInfo {
         file: facts.filename.clone(),
         node_name: Some(facts.name.clone()),
@@ -123,12 +138,18 @@ async fn node_info(queue: &LocalQueue, graph: &Graph, index: NodeIndex) -> Resul
     })
 }
 
-/// `query-blockstats`: each device with the nodes below it.
-pub(super) fn stats(layer: &Layer) -> Vec<BlockStats> {
+/// `query-blockstats`: each device with the nodes below it, or each node, the oldest first.
+pub(super) fn stats(layer: &Layer, arguments: &commands::QueryBlockstats) -> Vec<BlockStats> {
     let graph = layer.graph();
+    if arguments.query_nodes == Some(true) {
+        let mut indices: Vec<NodeIndex> = graph.entries().map(|(index, _)| index).collect();
+        indices.sort_by_key(|&index| graph.entry(index).node.id());
+        let stats = |index: NodeIndex| node_stats(&graph, index, Chain::File);
+        return indices.into_iter().map(stats).collect();
+    }
     let device = |backend: &Arc<Backend>| {
         let mut stats = match graph.index_of(backend.root()) {
-            Some(root) => node_stats(&graph, root),
+            Some(root) => node_stats(&graph, root, Chain::FileAndBacking),
             None => BlockStats::new(no_requests()),
         };
         stats.device = Some(backend.name().to_owned());
@@ -143,17 +164,29 @@ pub(super) fn stats(layer: &Layer) -> Vec<BlockStats> {
     devices.map(device).collect()
 }
 
-/// A node's own figures, its file as `parent` and its backing file as `backing`.
-fn node_stats(graph: &Graph, index: NodeIndex) -> BlockStats {
+/// Which nodes below one are counted with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Chain {
+    /// Where its bytes live, as `parent`.
+    File,
+    /// And its backing file, as `backing`.
+    FileAndBacking,
+}
+
+/// A node's own figures, with those of the nodes below.
+fn node_stats(graph: &Graph, index: NodeIndex, chain: Chain) -> BlockStats {
     let mut stats = BlockStats::new(no_requests());
     let node = &graph.entry(index).node;
     stats.node_name = Some(node.name().to_owned());
     if let Some(leaf) = node.driver().leaf() {
         stats.stats.wr_highest_offset = signed(leaf.highest_written());
     }
-    let below = |index| Box::new(node_stats(graph, index));
+    let below = |index| Box::new(node_stats(graph, index, chain));
     stats.parent = graph.primary(index).map(below);
-    stats.backing = graph.backing(index).map(below);
+    stats.backing = match chain {
+        Chain::File => None,
+        Chain::FileAndBacking => graph.backing(index).map(below),
+    };
     stats
 }
 

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use block_schema::Value;
+use block_schema::{Object, Value};
 
 use super::rig::{Client, Rig};
 
@@ -179,23 +179,174 @@ fn replies_are_those_of_qemu() {
     rig.join();
 }
 
-/// What a query shows of the named nodes, the newest first.
+/// What a query shows of the named nodes, in this order.
 fn shown_nodes(client: &mut Client, names: &[&str]) -> Vec<Value> {
     let nodes = client.ok(r#"{"execute": "query-named-block-nodes"}"#);
-    let nodes = nodes.as_array().expect("a list").iter().cloned();
-    let mut shown = Vec::new();
-    for node in nodes {
-        let Value::Object(mut node) = node else {
-            panic!("{node} is no object")
-        };
+    let nodes = nodes.as_array().expect("a list");
+    let shown = |name: &&str| {
+        let named = |node: &&Value| node.get("node-name").and_then(Value::as_str) == Some(*name);
+        let node = nodes.iter().find(named)?.as_object()?;
+        let mut node = node.clone();
         // Of QEMU's older releases; today's say it by `encrypted` alone.
         node.remove("encryption_key_missing");
-        let name = node.get("node-name").and_then(Value::as_str);
-        if name.is_some_and(|name| names.contains(&name)) {
-            shown.push(Value::Object(node));
+        Some(Value::from(node))
+    };
+    names.iter().filter_map(shown).collect()
+}
+
+/// Asks both the same after the same commands, QEMU first: both lock the same files.
+fn compare(rig: &Rig, setup: &[String], question: impl Fn(&mut Client) -> Vec<Value>) {
+    let Some((oracle, mut theirs)) = Oracle::start(rig) else {
+        return skip("there is no qemu-storage-daemon");
+    };
+    theirs.receive();
+    for input in setup {
+        theirs.ok(input);
+    }
+    let want = question(&mut theirs);
+    theirs.ok(r#"{"execute": "quit"}"#);
+    drop(oracle);
+    let mut ours = rig.connect();
+    ours.receive();
+    for input in setup {
+        ours.ok(input);
+    }
+    let have = question(&mut ours);
+    assert_eq!(have.len(), want.len());
+    for (have, want) in have.into_iter().zip(want) {
+        let name = want.get("file").and_then(Value::as_str);
+        if name.is_some_and(|name| name.starts_with("json:")) {
+            assert_eq!(without_filename(have), without_filename(want));
+        } else {
+            assert_eq!(have, want);
         }
     }
-    shown
+}
+
+/// A node whose name QEMU makes up of its options, where we show the file's.
+fn without_filename(node: Value) -> Value {
+    let mut node = node.as_object().expect("a node").clone();
+    node.remove("file");
+    if let Some(Value::Object(mut image)) = node.remove("image") {
+        image.remove("filename");
+        node.insert("image", image);
+    }
+    Value::from(node)
+}
+
+fn add(options: &str) -> String {
+    format!(r#"{{"execute": "blockdev-add", "arguments": {options}}}"#)
+}
+
+/// Makes an image with QEMU's tool; false when there is none.
+fn qemu_img(args: &[&str]) -> bool {
+    let status = Command::new("qemu-img")
+        .args(args)
+        .stdout(Stdio::null())
+        .status();
+    status.is_ok_and(|status| status.success())
+}
+
+#[test]
+fn a_chain_looks_as_in_qemu() {
+    let rig = Rig::start();
+    let (base, top) = (rig.path("base.qcow2"), rig.path("top.qcow2"));
+    let made = qemu_img(&[
+        "create",
+        "-f",
+        "qcow2",
+        "-o",
+        "lazy_refcounts=on",
+        &base,
+        "1M",
+    ]) && qemu_img(&["snapshot", "-c", "before", &base])
+        && qemu_img(&[
+            "create",
+            "-f",
+            "qcow2",
+            "-b",
+            "base.qcow2",
+            "-F",
+            "qcow2",
+            &top,
+        ]);
+    if !made {
+        return skip("there is no qemu-img");
+    }
+    let setup = [
+        r#"{"execute": "qmp_capabilities"}"#.to_owned(),
+        add(&format!(
+            r#"{{"driver": "qcow2", "node-name": "top",
+                "file": {{"driver": "file", "node-name": "top-file", "filename": "{top}"}},
+                "backing": {{"driver": "qcow2", "node-name": "base",
+                    "file": {{"driver": "file", "node-name": "base-file",
+                              "filename": "{base}"}}}}}}"#
+        )),
+    ];
+    compare(&rig, &setup, |client| {
+        shown_nodes(client, &["top", "top-file", "base", "base-file"])
+    });
+}
+
+#[test]
+fn a_chain_that_images_name_looks_as_in_qemu() {
+    let rig = Rig::start();
+    let (base, top) = (rig.path("base.img"), rig.path("top.qcow2"));
+    rig.file("base.img", 1 << 20);
+    if !qemu_img(&["create", "-f", "qcow2", "-b", &base, "-F", "raw", &top]) {
+        return skip("there is no qemu-img");
+    }
+    let setup = [
+        r#"{"execute": "qmp_capabilities"}"#.to_owned(),
+        add(&format!(
+            r#"{{"driver": "qcow2", "node-name": "top", "read-only": true,
+                "file": {{"driver": "file", "filename": "{top}"}}}}"#
+        )),
+        add(&format!(
+            r#"{{"driver": "qcow2", "node-name": "alone", "backing": null, "read-only": true,
+                "file": {{"driver": "file", "filename": "{top}"}}}}"#
+        )),
+    ];
+    compare(&rig, &setup, |client| {
+        shown_nodes(client, &["top", "alone"])
+    });
+}
+
+#[test]
+fn statistics_of_nodes_look_as_in_qemu() {
+    let rig = Rig::start();
+    let top = rig.path("top.qcow2");
+    if !qemu_img(&["create", "-f", "qcow2", &top, "1M"]) {
+        return skip("there is no qemu-img");
+    }
+    let setup = [
+        r#"{"execute": "qmp_capabilities"}"#.to_owned(),
+        add(&format!(
+            r#"{{"driver": "qcow2", "node-name": "top", "read-only": true,
+                "file": {{"driver": "file", "node-name": "file", "filename": "{top}"}}}}"#
+        )),
+    ];
+    compare(&rig, &setup, |client| {
+        let arguments = r#"{"query-nodes": true}"#;
+        let stats = client.ok(&format!(
+            r#"{{"execute": "query-blockstats", "arguments": {arguments}}}"#
+        ));
+        let nodes = stats.as_array().expect("a list").iter();
+        nodes.map(structure).collect()
+    });
+}
+
+/// The names of a node's statistics and of those below it.
+fn structure(stats: &Value) -> Value {
+    let mut names = Object::new();
+    for (name, value) in stats.as_object().expect("an object").iter() {
+        match name {
+            "parent" | "backing" => names.insert(name, structure(value)),
+            "node-name" | "device" => names.insert(name, value.clone()),
+            _ => {}
+        }
+    }
+    Value::from(names)
 }
 
 #[test]
@@ -204,7 +355,6 @@ fn nodes_look_as_in_qemu() {
     let disk = rig.file("disk.img", 1 << 20);
     std::fs::write(rig.path("odd.img"), [1; 1000]).expect("a small file");
     let odd = rig.path("odd.img");
-    let add = |options: &str| format!(r#"{{"execute": "blockdev-add", "arguments": {options}}}"#);
     let setup = [
         r#"{"execute": "qmp_capabilities"}"#.to_owned(),
         add(&format!(
@@ -218,22 +368,9 @@ fn nodes_look_as_in_qemu() {
                 "file": {{"driver": "file", "node-name": "f1", "filename": "{odd}"}}}}"#
         )),
     ];
-    let names = ["f0", "r0", "r1", "f1"];
-    let Some((oracle, mut theirs)) = Oracle::start(&rig) else {
-        return skip("there is no qemu-storage-daemon");
-    };
-    theirs.receive();
-    for input in &setup {
-        theirs.ok(input);
-    }
-    let want = shown_nodes(&mut theirs, &names);
-    drop(oracle);
-    let mut ours = rig.connect();
-    ours.receive();
-    for input in &setup {
-        ours.ok(input);
-    }
-    assert_eq!(shown_nodes(&mut ours, &names), want);
+    compare(&rig, &setup, |client| {
+        shown_nodes(client, &["f0", "r0", "r1", "f1"])
+    });
 }
 
 /// Drives every command with `qemu.qmp`, which checks the protocol on its own.
