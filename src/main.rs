@@ -6,6 +6,7 @@
 mod bench;
 mod check;
 mod compare;
+mod convert;
 mod create;
 mod human;
 mod image;
@@ -41,6 +42,7 @@ enum Command {
     Bench(bench::Args),
     Check(check::Args),
     Compare(compare::Args),
+    Convert(Box<convert::Args>),
     Create(create::Args),
     Info(info::Args),
     Map(map::Args),
@@ -64,6 +66,7 @@ fn dispatch(words: Vec<OsString>) -> Outcome {
         Some(Command::Bench(args)) => bench::run(args),
         Some(Command::Check(args)) => check::run(args),
         Some(Command::Compare(args)) => compare::run(args),
+        Some(Command::Convert(args)) => convert::run(*args),
         Some(Command::Create(args)) => create::run(args),
         Some(Command::Info(args)) => info::run(args),
         Some(Command::Map(args)) => map::run(args),
