@@ -504,8 +504,7 @@ impl<'a> Copy<'a> {
         let at = start + run.start as u64;
         if !run.zero {
             let bytes = buf.slice(run.start..run.end);
-            let write = self.target.write(at, bytes, Durable::Later);
-            return Box::pin(async { write.await.map(drop) });
+            return Box::pin(self.target.write(at, bytes, Durable::Later));
         }
         let len = (run.end - run.start) as u64;
         match self.unwritten {
@@ -514,14 +513,12 @@ impl<'a> Copy<'a> {
         }
     }
 
-    async fn zero(&self, at: u64, len: u64) -> Result<()> {
+    fn zero(&self, at: u64, len: u64) -> impl Future<Output = Result<()>> + use<> {
         let flags = ZeroFlags {
             may_unmap: true,
             no_fallback: false,
         };
-        self.target
-            .write_zeroes(at, len, flags, Durable::Later)
-            .await
+        self.target.write_zeroes(at, len, flags, Durable::Later)
     }
 
     async fn turn_of(&self, piece: Piece) {

@@ -10,6 +10,7 @@ use block_core::driver::{Child, ZeroFlags};
 use block_core::error::{Error, Result};
 use block_core::graph::NodeId;
 use block_core::graph::open::Registry;
+use block_core::queue::RequestFuture;
 use block_core::{Backend, BackendSlot, IoBuf, Layer, LocalQueue, Request};
 use block_drivers::Drivers;
 use block_schema::types::BlockdevDriver;
@@ -122,17 +123,16 @@ impl Image {
         Ok(self.node()?.len())
     }
 
-    /// Fills `buf` from `offset`.
+    /// Fills `buf` from `offset`; under way when this returns its future.
     ///
     /// # Errors
     /// What the graph answers.
-    pub(crate) async fn read(&self, offset: u64, buf: IoBuf) -> Result<IoBuf> {
-        self.queue
-            .request(self.slot, Request::read(offset, buf))
-            .await
+    pub(crate) fn read(&self, offset: u64, buf: IoBuf) -> RequestFuture {
+        self.queue.request(self.slot, Request::read(offset, buf))
     }
 
-    /// Writes `buf` at `offset`; it is under way when this returns its future.
+    /// Writes `buf` at `offset`; under way when this returns its future, but for a header that is
+    /// looked at first.
     ///
     /// # Errors
     /// What the graph answers; `Io` with `PERM` for a header that must not be.
@@ -140,62 +140,71 @@ impl Image {
         &self,
         offset: u64,
         buf: IoBuf,
-        fua: Durable,
-    ) -> impl Future<Output = Result<IoBuf>> {
+        durable: Durable,
+    ) -> impl Future<Output = Result<()>> + use<> {
+        let request = self.with_durability(Request::write(offset, buf), durable);
+        let (queue, slot) = (self.queue.clone(), self.slot);
         let guarded = self.head == Head::StaysRaw && offset < HEAD_LEN as u64;
-        let request = match fua {
-            Durable::Now => Request::write(offset, buf.clone()).with_fua(),
-            Durable::Later if self.writethrough => Request::write(offset, buf.clone()).with_fua(),
-            Durable::Later => Request::write(offset, buf.clone()),
+        let started = match guarded {
+            false => Ok(queue.request(slot, request)),
+            true => Err((self.node(), request)),
         };
-        let started = (!guarded).then(|| self.queue.request(self.slot, request.clone()));
         async move {
-            match started {
-                Some(started) => started.await,
-                None => {
-                    self.check_head(offset, &buf).await?;
-                    self.queue.request(self.slot, request).await
+            let started = match started {
+                Ok(started) => started,
+                Err((node, request)) => {
+                    check_head(&node?, offset, &request.buf).await?;
+                    queue.request(slot, request)
                 }
-            }
+            };
+            started.await.map(drop)
         }
     }
 
-    /// Makes a range read as zeroes.
+    /// Makes a range read as zeroes; under way when this returns its future.
     ///
     /// # Errors
     /// What the graph answers.
-    pub(crate) async fn write_zeroes(
+    pub(crate) fn write_zeroes(
         &self,
         offset: u64,
         len: u64,
         flags: ZeroFlags,
-        fua: Durable,
-    ) -> Result<()> {
-        let mut request = Request::write_zeroes(offset, len, flags);
-        if fua == Durable::Now || self.writethrough {
-            request = request.with_fua();
-        }
-        self.queue.request(self.slot, request).await.map(drop)
+        durable: Durable,
+    ) -> impl Future<Output = Result<()>> + use<> {
+        self.done(self.with_durability(Request::write_zeroes(offset, len, flags), durable))
     }
 
     /// Gives a range back.
     ///
     /// # Errors
     /// What the graph answers.
-    pub(crate) async fn discard(&self, offset: u64, len: u64) -> Result<()> {
-        let request = Request::discard(offset, len);
-        self.queue.request(self.slot, request).await.map(drop)
+    pub(crate) fn discard(
+        &self,
+        offset: u64,
+        len: u64,
+    ) -> impl Future<Output = Result<()>> + use<> {
+        self.done(Request::discard(offset, len))
     }
 
     /// Makes everything durable that has completed.
     ///
     /// # Errors
     /// What the graph answers.
-    pub(crate) async fn flush(&self) -> Result<()> {
-        self.queue
-            .request(self.slot, Request::flush())
-            .await
-            .map(drop)
+    pub(crate) fn flush(&self) -> impl Future<Output = Result<()>> + use<> {
+        self.done(Request::flush())
+    }
+
+    fn done(&self, request: Request) -> impl Future<Output = Result<()>> + use<> {
+        let started = self.queue.request(self.slot, request);
+        async { started.await.map(drop) }
+    }
+
+    fn with_durability(&self, request: Request, durable: Durable) -> Request {
+        match durable {
+            Durable::Later if !self.writethrough => request,
+            Durable::Now | Durable::Later => request.with_fua(),
+        }
     }
 
     /// Flushes and closes the image; its files are unlocked then.
@@ -207,27 +216,26 @@ impl Image {
         layer.remove_backend(&self.backend).await;
         layer.remove_node(&self.queue, self.node).await
     }
+}
 
-    /// Looks at what the first bytes would be with `buf` at `offset`.
-    async fn check_head(&self, offset: u64, buf: &IoBuf) -> Result<()> {
-        let node = self.node()?;
-        let len = node.len().min(HEAD_LEN as u64);
-        let len = usize::try_from(len).unwrap_or(HEAD_LEN);
-        let mut head = node.read_bytes(0, len).await?.to_vec();
-        let start = usize::try_from(offset).unwrap_or(len).min(len);
-        let count = buf.len().min(len - start);
-        buf.copy_out(0, &mut head[start..start + count]);
-        if Drivers.probe(&head) == BlockdevDriver::Raw {
-            return Ok(());
-        }
-        Err(Error::Io {
-            node: node.node_name().to_owned(),
-            op: "write",
-            offset,
-            len: buf.len() as u64,
-            source: rustix::io::Errno::PERM.into(),
-        })
+/// Looks at what the first bytes would be with `buf` at `offset`.
+async fn check_head(node: &Child, offset: u64, buf: &IoBuf) -> Result<()> {
+    let len = node.len().min(HEAD_LEN as u64);
+    let len = usize::try_from(len).unwrap_or(HEAD_LEN);
+    let mut head = node.read_bytes(0, len).await?.to_vec();
+    let start = usize::try_from(offset).unwrap_or(len).min(len);
+    let count = buf.len().min(len - start);
+    buf.copy_out(0, &mut head[start..start + count]);
+    if Drivers.probe(&head) == BlockdevDriver::Raw {
+        return Ok(());
     }
+    Err(Error::Io {
+        node: node.node_name().to_owned(),
+        op: "write",
+        offset,
+        len: buf.len() as u64,
+        source: rustix::io::Errno::PERM.into(),
+    })
 }
 
 /// When a write must be durable.
@@ -307,5 +315,10 @@ fn warn_of_guessed_raw(name: &str) {
 
 /// What the kernel's word for an error is: `No space left on device`.
 pub(crate) fn errno_text(error: &Error) -> String {
-    report::system_text(&error.errno().into())
+    let errno = match error {
+        // Tools have always said so of requests behind the end.
+        Error::OutOfRange { .. } => rustix::io::Errno::IO,
+        other => other.errno(),
+    };
+    report::system_text(&errno.into())
 }

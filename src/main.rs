@@ -11,6 +11,7 @@ mod create;
 mod human;
 mod image;
 mod info;
+mod io;
 mod map;
 mod opts;
 mod progress;
@@ -45,6 +46,7 @@ enum Command {
     Convert(Box<convert::Args>),
     Create(create::Args),
     Info(info::Args),
+    Io(io::Args),
     Map(map::Args),
     Qmp(qmp::Args),
     Resize(resize::Args),
@@ -60,7 +62,21 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Requests to an image by hand
+#[derive(Parser)]
+#[command(version = VERSION)]
+struct IoProgram {
+    #[command(flatten)]
+    args: io::Args,
+}
+
 fn dispatch(words: Vec<OsString>) -> Outcome {
+    if report::program() == "qemu-io" {
+        return match parse::<IoProgram>(words)? {
+            Some(program) => io::run(program.args),
+            None => Ok(0),
+        };
+    }
     match parse::<Program>(words)?.map(|program| program.command) {
         None => Ok(0),
         Some(Command::Bench(args)) => bench::run(args),
@@ -69,6 +85,7 @@ fn dispatch(words: Vec<OsString>) -> Outcome {
         Some(Command::Convert(args)) => convert::run(*args),
         Some(Command::Create(args)) => create::run(args),
         Some(Command::Info(args)) => info::run(args),
+        Some(Command::Io(args)) => io::run(args),
         Some(Command::Map(args)) => map::run(args),
         Some(Command::Qmp(args)) => qmp::run(args),
         Some(Command::Resize(args)) => resize::run(args),

@@ -199,7 +199,9 @@ impl Layer {
         fence(Ordering::SeqCst);
         let graph = self.0.graph.load();
         let of = |queue: &Arc<QueueShared>| {
-            let readers = queue.in_flight.readers(|n| n == node || graph.reaches(n, node));
+            let readers = queue
+                .in_flight
+                .readers(|n| n == node || graph.reaches(n, node));
             (!readers.is_empty()).then(|| (Arc::clone(queue), readers))
         };
         Readers(self.0.queues.load().iter().filter_map(of).collect())

@@ -133,13 +133,19 @@ impl InFlight {
         let high = self.high.load(Ordering::Relaxed);
         let reader = |(slot, entry): (usize, &Entry)| {
             let state = entry.state.load(Ordering::Acquire);
-            let empty =
-                entry.start.load(Ordering::Relaxed) == entry.end.load(Ordering::Relaxed);
+            let empty = entry.start.load(Ordering::Relaxed) == entry.end.load(Ordering::Relaxed);
             let reads = state & (VALID | WRITE) == VALID && !empty;
             let node = NodeId(u32::try_from(state >> NODE_SHIFT).unwrap_or(u32::MAX));
-            (reads && f(node)).then_some(Reader { slot, state: state & !(INDIRECT | INERT) })
+            (reads && f(node)).then_some(Reader {
+                slot,
+                state: state & !(INDIRECT | INERT),
+            })
         };
-        self.entries[..high].iter().enumerate().filter_map(reader).collect()
+        self.entries[..high]
+            .iter()
+            .enumerate()
+            .filter_map(reader)
+            .collect()
     }
 
     /// Whether a reader is still announced.
