@@ -3,13 +3,17 @@
 use std::path::PathBuf;
 
 use block_core::driver::Preallocation;
+use block_core::error::kernel_text;
+use block_core::graph::info;
+use block_drivers::format::qcow2;
 use block_drivers::protocol::file;
-use block_schema::types::BlockdevDriver;
+use block_schema::types::{
+    BlockdevDriver, BlockdevOptions, BlockdevOptionsBranch, BlockdevOptionsFile,
+};
 
 use crate::image::{self, Image};
-use crate::info::name_from;
 use crate::opts::create::CreateOptions;
-use crate::opts::image::{Backing, ImageArgs, ImageName, ImplicitArgs, OpenHow, is_format};
+use crate::opts::image::{Backing, ImageArgs, ImageName, ImplicitArgs, OpenHow};
 use crate::opts::number;
 use crate::report::{Failure, Outcome};
 use crate::session::{self, Session};
@@ -161,7 +165,7 @@ impl NewImage {
         let Some(backing) = self.options.backing_file.clone() else {
             return Ok(());
         };
-        let full = name_from(&self.filename, &backing);
+        let full = info::name_from(&self.filename, &backing);
         let args = ImageArgs {
             image_opts: false,
             force_share: false,
@@ -193,26 +197,91 @@ impl NewImage {
     /// # Errors
     /// What is wrong with the options; what the kernel says.
     pub(crate) async fn create(&self, session: &Session) -> Result<(), Failure> {
-        if !is_format(self.format) {
-            return Err(Failure::new("not an image format"));
-        }
-        // Disks are made of sectors.
-        let len = self.options.size.unwrap_or(0).next_multiple_of(512);
-        let path = PathBuf::from(
-            self.filename
-                .strip_prefix("file:")
-                .unwrap_or(&self.filename),
-        );
+        let filename = &self.filename;
+        let path = PathBuf::from(filename.strip_prefix("file:").unwrap_or(filename));
         match self.format {
             BlockdevDriver::Raw => {
                 let preallocation = self.options.preallocation.unwrap_or(Preallocation::Off);
-                create_file(session, path, len, preallocation).await
+                create_file(session, path, self.len(), preallocation).await
+            }
+            BlockdevDriver::Qcow2 => {
+                let options = self.qcow2_options()?;
+                create_file(session, path, 0, Preallocation::Off).await?;
+                self.format_qcow2(session, &options).await
             }
             other => Err(Failure::new(format!(
                 "creating {other} images is not built in"
             ))),
         }
     }
+
+    /// Bytes of the guest's disk; disks are made of sectors.
+    fn len(&self) -> u64 {
+        self.options.size.unwrap_or(0).next_multiple_of(512)
+    }
+
+    fn qcow2_options(&self) -> Result<qcow2::CreateOptions, Failure> {
+        let given = &self.options;
+        let absent = [
+            (given.data_file.is_some(), "data_file"),
+            (given.data_file_raw.is_some(), "data_file_raw"),
+            (given.extended_l2 == Some(true), "extended_l2"),
+        ];
+        if let Some((_, option)) = absent.iter().find(|(given, _)| *given) {
+            return Err(Failure::new(format!("option '{option}' is not built in")));
+        }
+        let defaults = qcow2::CreateOptions::default();
+        Ok(qcow2::CreateOptions {
+            size: self.len(),
+            version: match given.compat.as_deref() {
+                None => defaults.version,
+                Some("0.10" | "v2") => qcow2::Version::V2,
+                Some("1.1" | "v3") => qcow2::Version::V3,
+                Some(other) => return Err(not_accepted("version", other)),
+            },
+            cluster_size: given.cluster_size.unwrap_or(defaults.cluster_size),
+            refcount_bits: given.refcount_bits.unwrap_or(defaults.refcount_bits),
+            lazy_refcounts: given.lazy_refcounts.unwrap_or(defaults.lazy_refcounts),
+            compression: match given.compression_type.as_deref() {
+                None => defaults.compression,
+                Some("zlib") => qcow2::Compression::Deflate,
+                Some("zstd") => qcow2::Compression::Zstd,
+                Some(other) => return Err(not_accepted("compression-type", other)),
+            },
+            backing_file: given.backing_file.clone(),
+            backing_format: given.backing_fmt.clone(),
+            preallocation: given.preallocation.unwrap_or(defaults.preallocation),
+        })
+    }
+
+    async fn format_qcow2(
+        &self,
+        session: &Session,
+        options: &qcow2::CreateOptions,
+    ) -> Result<(), Failure> {
+        let (queue, layer) = (session.queue(), session.layer());
+        let filename = self
+            .filename
+            .strip_prefix("file:")
+            .unwrap_or(&self.filename)
+            .to_owned();
+        let branch = BlockdevOptionsBranch::File(BlockdevOptionsFile::new(filename));
+        let mut file = BlockdevOptions::new(branch);
+        file.node_name = Some("new-file".to_owned());
+        let node = layer.blockdev_add(queue, file).await?;
+        // Its user holds the file's locks.
+        let user = layer.add_backend("", node, false).await?;
+        let created = qcow2::create(queue, layer.node(queue, node)?, options).await;
+        layer.remove_backend(&user).await;
+        layer.remove_node(queue, node).await?;
+        Ok(created?)
+    }
+}
+
+fn not_accepted(parameter: &str, value: &str) -> Failure {
+    Failure::new(format!(
+        "Parameter '{parameter}' does not accept value '{value}'"
+    ))
 }
 
 async fn create_file(
@@ -230,10 +299,10 @@ async fn create_file(
     match created.await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(block_core::Error::Open { path, source })) => {
-            let why = crate::report::system_text(&source);
+            let why = kernel_text(&source);
             Err(Failure::new(format!("Could not create '{path}': {why}")))
         }
         Ok(Err(error)) => Err(error.into()),
-        Err(error) => Err(Failure::new(crate::report::system_text(&error))),
+        Err(error) => Err(Failure::new(kernel_text(&error))),
     }
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use block_core::driver::{Child, ZeroFlags};
-use block_core::error::{Error, Result};
+use block_core::error::{Error, Result, kernel_text};
 use block_core::graph::NodeId;
 use block_core::graph::open::Registry;
 use block_core::queue::RequestFuture;
@@ -16,7 +16,7 @@ use block_drivers::Drivers;
 use block_schema::types::BlockdevDriver;
 
 use crate::opts::image::{Access, Backing, ImageName, OpenHow, Target, format_over};
-use crate::report::{self, Failure};
+use crate::report::Failure;
 use crate::session::Session;
 
 /// Bytes that formats are guessed from.
@@ -320,5 +320,5 @@ pub(crate) fn errno_text(error: &Error) -> String {
         Error::OutOfRange { .. } => rustix::io::Errno::IO,
         other => other.errno(),
     };
-    report::system_text(&errno.into())
+    kernel_text(&errno.into())
 }

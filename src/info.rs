@@ -1,10 +1,8 @@
 //! `info`: what an image is, alone or with its backing chain.
 
-use block_core::engine::LeafFile;
-use block_core::graph::perm::Role;
+use block_core::graph::info::{Below, image_info};
 use block_core::graph::policy::protocol_of;
-use block_core::graph::{Graph, NodeIndex};
-use block_schema::types::{BlockChildInfo, ImageInfo};
+use block_schema::types::ImageInfo;
 use block_schema::{Value, Wire};
 
 use crate::human;
@@ -77,12 +75,8 @@ async fn collect(
         };
         let node_name = format!("image{}", infos.len());
         let image = Image::open(session, &name, &node_name, how).await?;
-        let graph = session.layer().graph();
-        let index = graph.index_of(image.id());
-        let info = index.map(|index| image_info(&graph, index));
-        drop(graph);
+        let info = info_of(session, &image).await?;
         image.close().await?;
-        let Some(info) = info else { break };
         next = if args.backing_chain {
             backing_of(&info, args.image.implicit.policy)?
         } else {
@@ -91,6 +85,14 @@ async fn collect(
         infos.push(info);
     }
     Ok(infos)
+}
+
+async fn info_of(session: &Session, image: &Image) -> Result<ImageInfo, Failure> {
+    let graph = session.layer().graph();
+    let index = graph
+        .index_of(image.id())
+        .ok_or_else(|| Failure::new("the image is gone"))?;
+    Ok(image_info(session.queue(), &graph, index, Below::Children).await?)
 }
 
 /// The backing file that an image names, when it may be followed.
@@ -114,72 +116,4 @@ fn backing_of(info: &ImageInfo, policy: ImplicitOpen) -> Result<Option<ImageName
         format: info.backing_filename_format.clone(),
         is_options: false,
     }))
-}
-
-/// What a node is, with its children.
-pub(crate) fn image_info(graph: &Graph, index: NodeIndex) -> ImageInfo {
-    let node = &graph.entry(index).node;
-    let driver = node.driver();
-    let filename = node.facts().filename.clone();
-    let mut info = ImageInfo::new(
-        filename,
-        driver.format_name().to_owned(),
-        signed(graph.len(index)),
-    );
-    let described = driver.describe();
-    info.cluster_size = described.cluster_size.map(signed);
-    info.encrypted = described.encrypted.then_some(true);
-    info.compressed = described.compressed.then_some(true);
-    info.format_specific = described.format_specific;
-    info.snapshots = (!described.snapshots.is_empty()).then_some(described.snapshots);
-    if let Some(backing) = described.backing {
-        info.full_backing_filename = Some(name_from(&info.filename, &backing.filename));
-        info.backing_filename = Some(backing.filename);
-        info.backing_filename_format = backing.format;
-    }
-    info.actual_size = disk_size(graph, index);
-    info.dirty_flag = described.dirty.or(info.actual_size.map(|_| false));
-    info.children = Some(children_info(graph, index));
-    info
-}
-
-fn children_info(graph: &Graph, index: NodeIndex) -> Vec<BlockChildInfo> {
-    let edges = graph.entry(index).edges.iter();
-    let stored = edges.filter(|edge| edge.role != Role::Cow);
-    stored
-        .map(|edge| BlockChildInfo {
-            name: edge.name.clone(),
-            info: image_info(graph, edge.child),
-        })
-        .collect()
-}
-
-/// Bytes that a node's files occupy; `None` for what is not a file.
-fn disk_size(graph: &Graph, index: NodeIndex) -> Option<i64> {
-    let entry = graph.entry(index);
-    if let Some(leaf) = entry.node.driver().leaf() {
-        return match leaf.file() {
-            LeafFile::Host(fd) => Some(rustix::fs::fstat(fd).ok()?.st_blocks * 512),
-            LeafFile::Sim(_) => None,
-        };
-    }
-    let stored = entry.edges.iter().filter(|edge| edge.role != Role::Cow);
-    let mut sizes = stored.map(|edge| disk_size(graph, edge.child)).peekable();
-    sizes.peek()?;
-    sizes.sum()
-}
-
-/// A name inside an image as it must be opened: beside the image unless it says otherwise.
-pub(crate) fn name_from(image: &str, name: &str) -> String {
-    if name.starts_with('/') || protocol_of(name).is_some() {
-        return name.to_owned();
-    }
-    match image.rfind('/') {
-        Some(end) => format!("{}{name}", &image[..=end]),
-        None => name.to_owned(),
-    }
-}
-
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }

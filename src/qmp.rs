@@ -3,10 +3,11 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
+use block_core::error::kernel_text;
 use block_schema::{JsonStream, Object, Value};
 
 use crate::opts::{keyval, typed};
-use crate::report::{self, Failure, Outcome};
+use crate::report::{Failure, Outcome};
 
 /// Send one command to a QMP server and print the answer
 #[derive(clap::Args, Debug)]
@@ -67,7 +68,7 @@ impl Client {
     /// Connects, and waits for the greeting.
     fn connect(path: &str) -> Result<Client, Failure> {
         let socket = UnixStream::connect(path).map_err(|error| {
-            let why = report::system_text(&error);
+            let why = kernel_text(&error);
             Failure::new(format!("Could not connect to '{path}': {why}"))
         })?;
         let mut client = Client {
@@ -132,8 +133,5 @@ impl Client {
 
 #[expect(clippy::needless_pass_by_value, reason = "given to `map_err`")]
 fn lost(error: std::io::Error) -> Failure {
-    Failure::new(format!(
-        "Lost the connection: {}",
-        report::system_text(&error)
-    ))
+    Failure::new(format!("Lost the connection: {}", kernel_text(&error)))
 }

@@ -1,7 +1,6 @@
 //! What a subcommand tells its caller: messages in the name of the tool that was called, and the
 //! exit code.
 
-use std::io;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -78,32 +77,12 @@ impl From<Error> for Failure {
 }
 
 /// The chain of causes in one line, as a sentence begins.
-pub(crate) fn chain_text(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = String::new();
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        if !text.is_empty() {
-            text.push_str(": ");
-        }
-        match cause.downcast_ref::<io::Error>() {
-            Some(system) => text.push_str(&system_text(system)),
-            None => text.push_str(&cause.to_string()),
-        }
-        next = cause.source();
-    }
+pub(crate) fn chain_text(error: &Error) -> String {
+    let text = error.chain();
     let mut chars = text.chars();
     match chars.next() {
         Some(first) => first.to_uppercase().chain(chars).collect(),
         None => text,
-    }
-}
-
-/// What the kernel's word for an error is, without its number.
-pub(crate) fn system_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    match (error.raw_os_error(), text.rfind(" (os error ")) {
-        (Some(_), Some(end)) => text[..end].to_owned(),
-        _ => text,
     }
 }
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use block_core::driver::{StatusKind, ZeroFlags};
-use block_core::error::Result as BlockResult;
+use block_core::error::{Result as BlockResult, kernel_text};
 use block_core::sync::WaitList;
 use block_core::{Error, IoBuf};
 use block_schema::Wire;
@@ -271,11 +271,7 @@ impl<'a> Shell<'a> {
         }
     }
 
-    fn parse<'w>(
-        command: &Command,
-        name: &str,
-        words: &[&'w str],
-    ) -> Result<Words<'w>, Failed> {
+    fn parse<'w>(command: &Command, name: &str, words: &[&'w str]) -> Result<Words<'w>, Failed> {
         if let Some(expected) = command.refuses(words.len()) {
             let count = words.len();
             eprintln!("bad argument count {count} to {name}, expected {expected}");
@@ -608,7 +604,7 @@ impl<'a> WriteRequest<'a> {
             return Ok(memory(len, self.pattern));
         };
         let bytes = std::fs::read(path).map_err(|error| {
-            eprintln!("{path}: {}", report::system_text(&error));
+            eprintln!("{path}: {}", kernel_text(&error));
             Failed
         })?;
         if bytes.is_empty() {

@@ -12,6 +12,7 @@ use crate::opts::cache::CacheMode;
 use crate::opts::image::{Access, ImageArgs, ImageName, OpenHow};
 use crate::report::{self, Failure, Outcome};
 use crate::session::{self, Session};
+use block_core::error::kernel_text;
 
 use commands::Shell;
 
@@ -98,7 +99,7 @@ async fn run_all(session: &Session, image: Image, args: &Args) -> Outcome {
         while !shell.has_quit() {
             prompt();
             let Some(line) = lines.next() else { break };
-            let line = line.map_err(|error| Failure::new(report::system_text(&error)))?;
+            let line = line.map_err(|error| Failure::new(kernel_text(&error)))?;
             failed |= shell.run(&line).await.is_err();
         }
     }
