@@ -18,6 +18,7 @@ mod progress;
 mod qmp;
 mod report;
 mod resize;
+mod serve;
 mod session;
 
 use std::ffi::OsString;
@@ -50,6 +51,7 @@ enum Command {
     Map(map::Args),
     Qmp(qmp::Args),
     Resize(resize::Args),
+    Serve(serve::Args),
 }
 
 fn main() -> ExitCode {
@@ -70,25 +72,44 @@ struct IoProgram {
     args: io::Args,
 }
 
+/// Serve images over NBD and QMP
+#[derive(Parser)]
+#[command(version = VERSION)]
+struct ServeProgram {
+    #[command(flatten)]
+    args: serve::Args,
+}
+
 fn dispatch(words: Vec<OsString>) -> Outcome {
-    if report::program() == "qemu-io" {
-        return match parse::<IoProgram>(words)? {
+    match report::program() {
+        "qemu-io" => match parse::<IoProgram>(words)? {
             Some(program) => io::run(program.args),
             None => Ok(0),
-        };
+        },
+        "qemu-storage-daemon" => match parse::<ServeProgram>(words)? {
+            Some(program) => serve::run(program.args),
+            None => Ok(0),
+        },
+        _ => match parse::<Program>(words)? {
+            Some(program) => run(program.command),
+            None => Ok(0),
+        },
     }
-    match parse::<Program>(words)?.map(|program| program.command) {
-        None => Ok(0),
-        Some(Command::Bench(args)) => bench::run(args),
-        Some(Command::Check(args)) => check::run(args),
-        Some(Command::Compare(args)) => compare::run(args),
-        Some(Command::Convert(args)) => convert::run(*args),
-        Some(Command::Create(args)) => create::run(args),
-        Some(Command::Info(args)) => info::run(args),
-        Some(Command::Io(args)) => io::run(args),
-        Some(Command::Map(args)) => map::run(args),
-        Some(Command::Qmp(args)) => qmp::run(args),
-        Some(Command::Resize(args)) => resize::run(args),
+}
+
+fn run(command: Command) -> Outcome {
+    match command {
+        Command::Bench(args) => bench::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Compare(args) => compare::run(args),
+        Command::Convert(args) => convert::run(*args),
+        Command::Create(args) => create::run(args),
+        Command::Info(args) => info::run(args),
+        Command::Io(args) => io::run(args),
+        Command::Map(args) => map::run(args),
+        Command::Qmp(args) => qmp::run(args),
+        Command::Resize(args) => resize::run(args),
+        Command::Serve(args) => serve::run(args),
     }
 }
 
