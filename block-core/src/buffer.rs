@@ -455,10 +455,6 @@ impl From<AlignedBuf> for IoBuf {
     fn from(memory: AlignedBuf) -> IoBuf {
         let mut buf = IoBuf::empty();
         let len = memory.len;
-        #[expect(
-            clippy::arc_with_non_send_sync,
-            reason = "it is both, by the impls above"
-        )]
         buf.push(Segment {
             owner: Owner::Own(Arc::new(memory)),
             start: 0,

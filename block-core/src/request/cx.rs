@@ -30,6 +30,9 @@ use crate::request::map::{Access, EdgeIndex, Lookup, Mapping};
 
 pub use crate::request::announce::ClaimKind;
 
+/// A claim that is held.
+type Held = RefCell<Option<(Range<u64>, ClaimKind)>>;
+
 /// One call's surroundings: the queue it runs on, the graph it sees, and its node.
 #[derive(Clone)]
 pub struct Cx {
@@ -38,7 +41,7 @@ pub struct Cx {
     index: NodeIndex,
     announced: Option<Rc<Announced>>,
     /// The claim this call holds, so that a nested one inside it is no second one.
-    held: Rc<RefCell<Option<(Range<u64>, ClaimKind)>>>,
+    held: Rc<Held>,
 }
 
 impl Cx {
