@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use arc_swap::ArcSwap;
+use block_schema::events::BlockImageCorrupted;
 use parking_lot::Mutex;
 
 use crate::backend::Backend;
@@ -96,6 +97,32 @@ impl Layer {
     /// Who hears what happens by itself, and where to say so.
     pub fn events(&self) -> &Events {
         &self.0.events
+    }
+
+    /// Emits what a request found out about an image, the first time for each node.
+    pub(crate) fn tell_corruption(&self, error: &Error) {
+        let Error::Corrupt { node: name, source } = error else {
+            return;
+        };
+        let graph = self.graph();
+        let Some(index) = graph.find(name) else {
+            return;
+        };
+        let node = &graph.entry(index).node;
+        if !node.tells_corruption() {
+            return;
+        }
+        let backends = self.backends();
+        let device = backends.iter().find(|b| b.root() == node.id());
+        self.events().emit(BlockImageCorrupted {
+            device: device.map_or_else(String::new, |b| b.name().to_owned()),
+            node_name: Some(name.clone()),
+            msg: source.to_string(),
+            offset: None,
+            size: None,
+            // Requests elsewhere in the image go on.
+            fatal: false,
+        });
     }
 
     /// A queue over an engine; start it on the thread that will run it.

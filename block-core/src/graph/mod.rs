@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::driver::Driver;
 use crate::engine::{Leaf, LeafId};
@@ -96,6 +96,8 @@ pub struct Node {
     facts: NodeFacts,
     driver: Box<dyn Driver>,
     pub(crate) claims: Claims,
+    /// Somebody was told that the image is corrupt.
+    corruption_told: AtomicBool,
 }
 
 impl Node {
@@ -109,6 +111,7 @@ impl Node {
             facts,
             driver,
             claims: Claims::default(),
+            corruption_told: AtomicBool::new(false),
         })
     }
 
@@ -130,6 +133,11 @@ impl Node {
     /// Whether writes are refused.
     pub fn is_read_only(&self) -> bool {
         self.facts.read_only
+    }
+
+    /// Whether this is the first time that the image is found corrupt.
+    pub(crate) fn tells_corruption(&self) -> bool {
+        !self.corruption_told.swap(true, Ordering::Relaxed)
     }
 
     /// The inside.

@@ -786,6 +786,9 @@ impl LocalQueue {
 
     /// Step 6: counters, the announcement goes, then the caller hears.
     fn finish(&self, index: usize, result: Result<()>) {
+        if let Err(error) = &result {
+            self.0.layer.tell_corruption(error);
+        }
         let mut requests = self.0.requests.borrow_mut();
         let Some(request) = requests.get_mut(index) else {
             return;
