@@ -1,8 +1,12 @@
 //! What the commands do to nodes, devices and exports.
 
-use block_core::{IoBuf, Request};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use block_core::{Error, IoBuf, Request};
 use block_schema::Value;
 
+use super::interop::{qemu_img, skip};
 use super::rig::{Client, Rig};
 
 #[track_caller]
@@ -246,10 +250,14 @@ fn statistics_count_what_a_device_did() {
         r#"{{"execute": "blockdev-add", "arguments": {{"driver": "raw", "id": "d0", "offset": 4096,
             "file": {{"driver": "file", "filename": "{path}"}}}}}}"#
     ));
-    rig.request("d0", Request::write(8192, IoBuf::zeroed(512)));
-    rig.request("d0", Request::write(0, IoBuf::zeroed(512)));
-    rig.request("d0", Request::read(0, IoBuf::zeroed(100)));
-    rig.request("d0", Request::flush());
+    for request in [
+        Request::write(8192, IoBuf::zeroed(512)),
+        Request::write(0, IoBuf::zeroed(512)),
+        Request::read(0, IoBuf::zeroed(100)),
+        Request::flush(),
+    ] {
+        rig.request("d0", request).expect("the request succeeds");
+    }
     let stats = client.ok(r#"{"execute": "query-blockstats"}"#);
     check_int(&stats, "0/stats/wr_operations", 2);
     check_int(&stats, "0/stats/wr_bytes", 1024);
@@ -260,6 +268,48 @@ fn statistics_count_what_a_device_did() {
     check_int(&stats, "0/stats/wr_highest_offset", 8704);
     check_int(&stats, "0/parent/stats/wr_highest_offset", 8704 + 4096);
     assert_eq!(at(&stats, "0/parent/backing"), None);
+}
+
+#[test]
+fn a_corrupt_image_is_reported_once() {
+    let rig = Rig::start();
+    let mut client = rig.client();
+    let path = rig.path("disk.qcow2");
+    if !qemu_img(&["create", "-f", "qcow2", &path, "1M"]) {
+        return skip("there is no qemu-img");
+    }
+    spoil_first_l1_entry(&path);
+    client.ok(&format!(
+        r#"{{"execute": "blockdev-add", "arguments": {{"driver": "qcow2", "id": "d0",
+            "node-name": "n0", "file": {{"driver": "file", "filename": "{path}"}}}}}}"#
+    ));
+    for _ in 0..2 {
+        let read = rig.request("d0", Request::read(0, IoBuf::zeroed(512)));
+        assert!(matches!(read, Err(Error::Corrupt { .. })), "{read:?}");
+    }
+    let event = client.receive();
+    assert_eq!(
+        at(&event, "event"),
+        Some(&Value::from("BLOCK_IMAGE_CORRUPTED"))
+    );
+    assert_eq!(at(&event, "data/device"), Some(&Value::from("d0")));
+    assert_eq!(at(&event, "data/node-name"), Some(&Value::from("n0")));
+    assert_eq!(at(&event, "data/fatal"), Some(&Value::from(false)));
+    // The next message is no second event.
+    let reply = client.ask(r#"{"execute": "query-block-jobs"}"#);
+    assert_eq!(at(&reply, "return"), Some(&json("[]")));
+}
+
+/// Lets the first entry of a qcow2 image's L1 table lead to where no L2 table can be.
+fn spoil_first_l1_entry(path: &str) {
+    let file = File::options().read(true).write(true).open(path);
+    let file = file.expect("the image is there");
+    // The header's `l1_table_offset`; spec: qcow2 "Header".
+    let mut table = [0; 8];
+    file.read_exact_at(&mut table, 40).expect("a header");
+    let entry = 0x8000_0000_0000_0200_u64.to_be_bytes();
+    let written = file.write_all_at(&entry, u64::from_be_bytes(table));
+    written.expect("the image takes it");
 }
 
 #[test]

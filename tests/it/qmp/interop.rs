@@ -13,7 +13,7 @@ use super::rig::{Client, Rig};
 ///
 /// # Panics
 /// Where interop is required.
-fn skip(why: &str) {
+pub(super) fn skip(why: &str) {
     assert!(
         std::env::var_os("QBLK_REQUIRE_INTEROP").is_none(),
         "interop is required, and {why}"
@@ -239,7 +239,7 @@ fn add(options: &str) -> String {
 }
 
 /// Makes an image with QEMU's tool; false when there is none.
-fn qemu_img(args: &[&str]) -> bool {
+pub(super) fn qemu_img(args: &[&str]) -> bool {
     let status = Command::new("qemu-img")
         .args(args)
         .stdout(Stdio::null())

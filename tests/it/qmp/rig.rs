@@ -15,7 +15,7 @@ use block_core::export::Exports;
 use block_core::graph::policy::LocalFiles;
 use block_core::qmp::{Daemon, Monitor};
 use block_core::queue::block_on_thread;
-use block_core::{Layer, QueueHandle, Request};
+use block_core::{Error, IoBuf, Layer, QueueHandle, Request};
 use block_drivers::Drivers;
 use block_drivers::export::BuiltInExports;
 use block_schema::Value;
@@ -69,10 +69,9 @@ impl Rig {
     }
 
     /// Does a request as a guest's device would.
-    pub(super) fn request(&self, device: &str, request: Request) {
+    pub(super) fn request(&self, device: &str, request: Request) -> Result<IoBuf, Error> {
         let backend = self.layer.backend(device).expect("a device");
-        let done = block_on_thread(self.queue.request(&backend, request));
-        done.expect("the request succeeds");
+        block_on_thread(self.queue.request(&backend, request))
     }
 
     pub(super) fn path(&self, name: &str) -> String {

@@ -266,6 +266,47 @@ fn what_came_before_the_end_of_input_is_answered() {
 }
 
 #[test]
+fn a_value_past_a_limit_is_one_error() {
+    let rig = Rig::start();
+    let mut client = rig.client();
+    client.send(&"[".repeat(100_000));
+    client.send(&"]".repeat(100_000));
+    client.send(r#"{"execute": "query-block-exports"}"#);
+    let error = client.receive();
+    assert!(error.get("error").is_some(), "{error}");
+    let empty = Value::from_json(r#"{"return": []}"#).expect("JSON");
+    assert_eq!(client.receive(), empty);
+}
+
+#[test]
+fn noise_is_survived() {
+    let rig = Rig::start();
+    // A generator of the congruential kind, from a fixed seed.
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut byte = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        state.to_be_bytes()[0]
+    };
+    let alphabet = br#"{}[]:,"'\eE+-.0189aunltrfs \u"#;
+    for round in 0..50 {
+        let mut client = rig.connect();
+        let mut noise = vec![];
+        for _ in 0..2000 {
+            let next = byte();
+            let known = alphabet.get(usize::from(next) % (alphabet.len() * 2));
+            noise.push(*known.unwrap_or(&next));
+        }
+        client.send_bytes(&noise);
+        client.end_input();
+        let replies = client.read_to_end();
+        assert!(replies.ends_with(b"\r\n"), "round {round}");
+    }
+    rig.client().ok(r#"{"execute": "query-version"}"#);
+}
+
+#[test]
 fn output_is_ascii() {
     let rig = Rig::start();
     let mut client = rig.client();
