@@ -2,6 +2,7 @@
 
 mod support;
 
+mod alloc;
 mod crash;
 mod independence;
 mod qmp;

@@ -1,5 +1,7 @@
 //! What the integration tests share: temporary folders, seeds, layers, images, and QEMU's tools.
 
+pub(crate) mod disks;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
