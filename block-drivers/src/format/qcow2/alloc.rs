@@ -249,6 +249,11 @@ impl Refcounts {
         settled
     }
 
+    /// Whether clusters wait to be freed.
+    pub(super) fn has_freed(&self) -> bool {
+        !self.state.lock().freed.is_empty()
+    }
+
     pub(super) fn put_back(&self, freed: Vec<Freed>) {
         self.state.lock().freed.extend(freed);
     }
@@ -684,57 +689,77 @@ impl Image {
     /// Lowers the counts of clusters whose last pointer is durably gone, and gives them back to the
     /// file where asked to. What cannot be done now waits for the next flush.
     pub(super) async fn apply_freed<E: Surroundings>(&self, env: &E, freed: Vec<Freed>) {
+        let reach = self.geometry.block_reach();
         let mut later = Vec::new();
         let mut sorted = freed;
         sorted.sort_by_key(|f| f.cluster);
-        for same in sorted.chunk_by(|a, b| a.cluster == b.cluster) {
-            if let Err(error) = self.apply_one(env, same).await {
-                tracing::warn!(node = self.node, error = %error.chain(), "freeing a cluster waits");
-                later.extend_from_slice(same);
+        for one_block in sorted.chunk_by(|a, b| a.cluster / reach == b.cluster / reach) {
+            if let Err(error) = self.apply_in_block(env, one_block).await {
+                tracing::warn!(node = self.node, error = %error.chain(), "freeing clusters waits");
+                later.extend_from_slice(one_block);
             }
         }
         self.refcounts.put_back(later);
     }
 
-    /// Lowers one cluster's count by as many references as were given up.
-    async fn apply_one<E: Surroundings>(&self, env: &E, same: &[Freed]) -> Result<()> {
-        let Some(Freed { cluster, reason }) = same.first().copied() else {
+    /// Lowers counts in one refcount block; `freed` is sorted, not empty, and all in that block.
+    async fn apply_in_block<E: Surroundings>(&self, env: &E, freed: &[Freed]) -> Result<()> {
+        let Some(first) = freed.first() else {
             return Ok(());
         };
-        let index = cluster / self.geometry.block_reach();
-        let place = self.block_place(index).map_err(|e| self.error(e))?;
-        let block = match (place, self.refcounts.blocks.acquire(index)) {
-            (Some(_), Acquire::Ready(block)) => block,
-            (Some(at), Acquire::Load(slot)) => self.load_block(env, at, slot).await?,
+        let index = first.cluster / self.geometry.block_reach();
+        let Some(at) = self.block_place(index).map_err(|e| self.error(e))? else {
+            tracing::warn!(
+                node = self.node,
+                index,
+                "freed clusters have no refcount block"
+            );
+            return Ok(());
+        };
+        let block = match self.refcounts.blocks.acquire(index) {
+            Acquire::Ready(block) => block,
+            Acquire::Load(slot) => self.load_block(env, at, slot).await?,
             // This runs inside a flush, which must not wait for one.
-            (Some(_), Acquire::Wait | Acquire::Full) => return Err(self.no_space(Errno::AGAIN)),
-            (None, _) => {
-                let offset = self.geometry.host_of(cluster).0;
-                tracing::warn!(
-                    node = self.node,
-                    offset,
-                    "a freed cluster has no refcount block"
-                );
-                return Ok(());
-            }
+            Acquire::Wait | Acquire::Full => return Err(self.no_space(Errno::AGAIN)),
         };
-        let given_up = same.len() as u64;
-        let pass = match reason {
-            FreeReason::Request => self.options.pass_discard_request,
-            FreeReason::Other => self.options.pass_discard_other,
-        };
-        if pass && self.refcounts.count(&block, cluster) == given_up {
-            // Before the count falls: afterwards the cluster may be somebody else's.
-            let at = self.geometry.host_of(cluster).0;
-            // The file may decline; the cluster is free all the same.
-            let _ = env
-                .file()
-                .discard(at..at + self.geometry.cluster_size())
-                .await;
+        for run in self.unused_runs(&block, freed) {
+            let (start, end) = (
+                self.geometry.host_of(run.start),
+                self.geometry.host_of(run.end),
+            );
+            // Before the counts fall: afterwards the clusters may be somebody else's. The file may
+            // decline; they are free all the same.
+            let _ = env.file().discard(start.0..end.0).await;
         }
-        self.refcounts
-            .assign(&block, cluster, |count| count.saturating_sub(given_up));
+        for same in freed.chunk_by(|a, b| a.cluster == b.cluster) {
+            let given_up = same.len() as u64;
+            let cluster = same.first().map_or(0, |f| f.cluster);
+            self.refcounts
+                .assign(&block, cluster, |count| count.saturating_sub(given_up));
+        }
         Ok(())
+    }
+
+    /// Runs of clusters that nobody will refer to and that options say to give back to the file.
+    fn unused_runs(&self, block: &Pinned<'_>, freed: &[Freed]) -> Vec<Range<u64>> {
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for same in freed.chunk_by(|a, b| a.cluster == b.cluster) {
+            let Some(Freed { cluster, reason }) = same.first().copied() else {
+                continue;
+            };
+            let pass = match reason {
+                FreeReason::Request => self.options.pass_discard_request,
+                FreeReason::Other => self.options.pass_discard_other,
+            };
+            if !pass || self.refcounts.count(block, cluster) != same.len() as u64 {
+                continue;
+            }
+            match runs.last_mut() {
+                Some(run) if run.end == cluster => run.end += 1,
+                Some(_) | None => runs.push(cluster..cluster + 1),
+            }
+        }
+        runs
     }
 }
 

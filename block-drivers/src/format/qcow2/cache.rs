@@ -21,6 +21,9 @@ use crate::kit::image_file::{ImageFile, Surroundings};
 use crate::kit::layout::{bytes_be, words_be};
 use crate::kit::table_cache::{Acquire, Loading, Needs, Pinned, TableCache, Writeback};
 
+/// Flushes that closing an image takes at most; what is left then is a leak.
+const CLOSING_FLUSHES: usize = 4;
+
 /// What a flush has to do beyond the dirty tables in the caches.
 #[derive(Default)]
 pub(super) struct Dirty {
@@ -190,10 +193,12 @@ impl Image {
 
     /// Flushes until nothing is dirty, not even counts that only fall: what a close leaves.
     pub(super) async fn flush_all<E: Surroundings>(&self, env: &E) -> Result<()> {
-        self.flush(env).await?;
-        // The first flush frees what waited for it, the second writes those counts.
-        if self.refcounts.blocks.dirty().0 > 0 {
+        // A flush frees what waited for it, and the next one writes those counts.
+        for _ in 0..CLOSING_FLUSHES {
             self.flush(env).await?;
+            if self.refcounts.blocks.dirty().0 == 0 && !self.refcounts.has_freed() {
+                break;
+            }
         }
         Ok(())
     }

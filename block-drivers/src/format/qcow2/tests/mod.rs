@@ -11,7 +11,7 @@ use block_core::IoBuf;
 use block_core::driver::{Preallocation, Repair, ZeroFlags};
 
 use super::create::{CreateOptions, create};
-use super::header::{Compression, Version};
+use super::header::{Compression, Extension, Header, UPDATE_OFFSET, Version};
 use super::image::{Image, OpenOptions};
 use crate::kit::testing::{Bench, Event, MemoryFile, Random, apply, block_on, run_all};
 
@@ -262,9 +262,12 @@ impl Drop for Scratch {
 
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut random = Random(seed | 1);
-    (0..len)
-        .map(|_| u8::try_from(random.below(256)).unwrap())
-        .collect()
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        bytes.extend(random.below(u64::MAX).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
 }
 
 #[track_caller]
@@ -418,7 +421,7 @@ fn every_geometry_keeps_data_and_qemu_agrees() {
             ..sized(size)
         };
         let mut disk = Disk::create(&options, None);
-        random_run(&mut disk, 100 + n as u64, 40);
+        random_run(&mut disk, 100 + n as u64, if cluster_bits > 16 { 10 } else { 30 });
         disk.expect_clean();
         disk.expect_qemu_agrees(&format!("geometry-{cluster_bits}"));
     }
@@ -871,6 +874,27 @@ fn create_refuses_what_no_image_can_be() {
         backing_format: Some("raw".into()),
         ..sized(1 << 20)
     });
+}
+
+#[test]
+fn a_header_keeps_what_it_does_not_know() {
+    let disk = Disk::create(&over_backing(1 << 20), Some(vec![0; 512]));
+    let mut header = disk.image.header.lock().clone();
+    header.extensions.insert(
+        1,
+        Extension {
+            kind: 0x1234_5678,
+            data: b"odd length".to_vec(),
+        },
+    );
+    header.unknown_fields = vec![1, 2, 3, 4, 5, 6, 7, 8];
+    let bytes = header.to_bytes().unwrap();
+    assert_eq!(Header::parse(&bytes, 1 << 20), Ok(header.clone()));
+    // An update of an open image touches neither fields nor extensions that it does not know.
+    header.autoclear = 4;
+    let mut updated = bytes.clone();
+    updated[UPDATE_OFFSET..][..header.update_bytes().len()].copy_from_slice(&header.update_bytes());
+    assert_eq!(Header::parse(&updated, 1 << 20), Ok(header));
 }
 
 mod damaged;
