@@ -24,7 +24,10 @@ impl Events {
     /// Adds a listener, until its last handle goes.
     pub fn subscribe<L: Listener + 'static>(&self, listener: &Arc<L>) {
         let weak: Weak<L> = Arc::downgrade(listener);
-        self.listeners.lock().push(weak);
+        let mut listeners = self.listeners.lock();
+        // Sessions come and go, also where nothing ever happens.
+        listeners.retain(|listener| listener.strong_count() > 0);
+        listeners.push(weak);
     }
 
     /// Tells every listener, with the time of the call.
