@@ -3,7 +3,8 @@
 //! Each row of `rows` is one kind of work; `work` does it once, as one side; `measure` knows what
 //! a process cost. Rounds alternate, so that what else the machine does falls on both, and who
 //! starts alternates too; medians are shown, for ratios the median of the rounds' ratios.
-//! Invariant: both sides get the same arguments and the same file; only the program differs.
+//! Invariant: both sides read the same file; image tools get the same arguments, servers those that
+//! mean the same.
 //! Not here: what single functions cost (`benches/`).
 
 mod files;
@@ -90,8 +91,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         rows.iter().for_each(|row| println!("{}", row.name));
         return Ok(());
     }
-    let ours = Programs::ours(&build()?);
-    let peer = Programs::peer();
+    let ours = Programs::Ours(build()?);
+    let peer = Programs::Peer;
     let folder = options.folder.clone().unwrap_or_else(std::env::temp_dir);
     let files = Files::new(&folder, options.size)?;
     let mut results = Vec::new();

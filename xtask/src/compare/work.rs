@@ -14,31 +14,47 @@ use super::rows::{Cache, Work};
 const STEP: u64 = 7919 * 4096;
 
 /// How one side's programs are called.
-pub(super) struct Programs {
-    img: Vec<PathBuf>,
-    nbd: Vec<PathBuf>,
+pub(super) enum Programs {
+    /// Our one program, where it was built.
+    Ours(PathBuf),
+    /// QEMU's, as they are installed.
+    Peer,
 }
 
 impl Programs {
-    pub(super) fn ours(qblk: &Path) -> Programs {
-        Programs {
-            img: vec![qblk.to_owned()],
-            nbd: vec![qblk.to_owned(), "nbd".into()],
+    /// The image tool.
+    fn img(&self) -> Command {
+        match self {
+            Programs::Ours(qblk) => Command::new(qblk),
+            Programs::Peer => Command::new("qemu-img"),
         }
     }
 
-    pub(super) fn peer() -> Programs {
-        Programs {
-            img: vec!["qemu-img".into()],
-            nbd: vec!["qemu-nbd".into()],
+    /// A server of a raw file to readers, by the same way of I/O.
+    fn nbd_server(&self, file: &Path, socket: &Path) -> Command {
+        let (file, socket) = (file.display(), socket.display());
+        match self {
+            Programs::Ours(qblk) => {
+                let node = format!(
+                    "driver=raw,node-name=disk,read-only=on,file.driver=file,file.filename={file},\
+                     file.aio=io_uring"
+                );
+                let mut command = Command::new(qblk);
+                command.arg("serve").args(["--blockdev", &node]);
+                command.arg("--nbd-server");
+                command.arg(format!("addr.type=unix,addr.path={socket}"));
+                command.args(["--export", "type=nbd,id=disk,node-name=disk,name="]);
+                command
+            }
+            Programs::Peer => {
+                let mut command = Command::new("qemu-nbd");
+                command.args(["--persistent", "--read-only", "--shared=8", "--format=raw"]);
+                command.args(["--aio=io_uring", &format!("--socket={socket}")]);
+                command.arg(file.to_string());
+                command
+            }
         }
     }
-}
-
-fn command(words: &[PathBuf]) -> Command {
-    let mut command = Command::new(&words[0]);
-    command.args(&words[1..]);
-    command
 }
 
 /// Does the work of a row once.
@@ -68,7 +84,7 @@ fn bench(work: &Work, programs: &Programs, files: &Files) -> Result<Cost, String
         Cache::Hot => "writeback",
         Cache::Direct => "none",
     };
-    let mut command = command(&programs.img);
+    let mut command = programs.img();
     command.args(["bench", "-f", format, "-t", cache, "-i", aio, "-s", "4096"]);
     command.args(["-d", &depth.to_string(), "-c", &requests.to_string()]);
     command.args(["-S", &STEP.to_string()]);
@@ -91,7 +107,7 @@ fn convert(work: &Work, programs: &Programs, files: &Files) -> Result<Cost, Stri
     let target = files.path("target");
     // The last round's target: its memory goes with it, before it was written to disk.
     std::fs::remove_file(&target).ok();
-    let mut command = command(&programs.img);
+    let mut command = programs.img();
     command
         .args(["convert", "-f", source.format(), "-O", target_format])
         .args(options);
@@ -115,19 +131,7 @@ fn serve(work: &Work, programs: &Programs, files: &Files) -> Result<Cost, String
     };
     let socket = files.path("nbd.sock");
     std::fs::remove_file(&socket).ok();
-    let mut command = command(&programs.nbd);
-    command.args([
-        "--persistent",
-        "--read-only",
-        "--format=raw",
-        "--aio=io_uring",
-    ]);
-    command
-        .arg("--shared=8")
-        .arg("--socket")
-        .arg(&socket)
-        .arg(files.full("raw"));
-    let mut server = Server::start(&mut command)?;
+    let mut server = Server::start(&mut programs.nbd_server(&files.full("raw"), &socket))?;
     await_listener(&mut server, &socket)?;
     let before = server.cpu_seconds()?;
     let mut client = Command::new("fio");
