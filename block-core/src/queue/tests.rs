@@ -7,6 +7,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
 use super::*;
 use crate::driver::{ClaimKind, Driver, Pending};
+use crate::engine::count_allocations::allocations;
 use crate::engine::{Aio, HostEngine, HostEngineOptions, Leaf, LeafFacts, LeafFile, Pool, Ring};
 use crate::graph::perm::Role;
 use crate::graph::{Node, NodeFacts, NodeId};
@@ -325,4 +326,45 @@ fn a_dropped_future_does_not_stop_its_request() {
     queue.park();
     let read = queue.request(slot, Request::read(0, IoBuf::zeroed(8 * 4096)));
     assert_eq!(queue.block_on(read).unwrap().to_vec(), vec![9; 8 * 4096]);
+}
+
+/// Writes and reads again what is allocated already, as a device thread does.
+fn cached_round(queue: &Queue, slot: BackendSlot, idle: &mut Vec<IoBuf>) {
+    let mut token = 0;
+    let count = idle.len();
+    for write in [true, false] {
+        while let Some(buf) = idle.pop() {
+            let offset = token % 64 * 4096;
+            let request = if write {
+                Request::write(offset, buf)
+            } else {
+                Request::read(offset, buf)
+            };
+            queue.submit(slot, request, token);
+            token += 1;
+        }
+        while idle.len() < count {
+            queue.wait(None);
+            queue.reap(|done| {
+                assert!(done.result.is_ok());
+                idle.push(done.buf);
+            });
+        }
+    }
+}
+
+#[test]
+fn cached_requests_allocate_nothing() {
+    let (layer, backend, _) = layer(1 << 20);
+    let queue = layer.new_queue(engine(Ring::Auto)).start();
+    let slot = queue.attach(&backend);
+    let mut idle: Vec<IoBuf> = (0..64).map(|_| IoBuf::zeroed(4096)).collect();
+    for _ in 0..20 {
+        cached_round(&queue, slot, &mut idle);
+    }
+    let before = allocations();
+    for _ in 0..100 {
+        cached_round(&queue, slot, &mut idle);
+    }
+    assert_eq!(allocations() - before, 0, "in 12800 requests");
 }
