@@ -3,6 +3,8 @@
 //! Filled by drivers, read by the walk. A `Mapping` has a fixed capacity and lives on the stack,
 //! so that a cached request allocates nothing; what does not fit is a miss.
 
+use smallvec::SmallVec;
+
 use crate::engine::LeafId;
 
 /// Extents a mapping can hold.
@@ -97,28 +99,17 @@ pub enum Lookup {
 }
 
 /// The runs of one range, in order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Mapping {
-    pieces: [Piece; MAPPING_CAPACITY],
-    count: usize,
-}
-
-impl Default for Mapping {
-    fn default() -> Mapping {
-        Mapping::new()
-    }
+    /// Never more than fit inline. Memory that is not in use is not even cleared: the walk makes
+    /// several mappings a request.
+    pieces: SmallVec<[Piece; MAPPING_CAPACITY]>,
 }
 
 impl Mapping {
     /// An empty mapping.
     pub fn new() -> Mapping {
-        Mapping {
-            pieces: [Piece {
-                len: 0,
-                extent: Extent::Zero,
-            }; MAPPING_CAPACITY],
-            count: 0,
-        }
+        Mapping::default()
     }
 
     /// Appends a run, joined to the last one where it goes on there; `Miss` when it does not fit.
@@ -126,31 +117,27 @@ impl Mapping {
         if len == 0 {
             return Lookup::Mapped;
         }
-        if let Some(last) = self
-            .count
-            .checked_sub(1)
-            .and_then(|i| self.pieces.get_mut(i))
+        if let Some(last) = self.pieces.last_mut()
             && last.extent.continues(last.len, extent)
         {
             last.len += len;
             return Lookup::Mapped;
         }
-        let Some(free) = self.pieces.get_mut(self.count) else {
+        if self.pieces.len() == MAPPING_CAPACITY {
             return Lookup::Miss;
-        };
-        *free = Piece { len, extent };
-        self.count += 1;
+        }
+        self.pieces.push(Piece { len, extent });
         Lookup::Mapped
     }
 
     /// The runs.
     pub fn pieces(&self) -> &[Piece] {
-        &self.pieces[..self.count]
+        &self.pieces
     }
 
     /// Forgets all runs.
     pub fn clear(&mut self) {
-        self.count = 0;
+        self.pieces.clear();
     }
 
     /// Bytes in all runs.
@@ -160,7 +147,7 @@ impl Mapping {
 
     /// Whether there is no run.
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.pieces.is_empty()
     }
 }
 
