@@ -60,6 +60,9 @@ pub(crate) struct QueueShared {
     bell: Arc<dyn Bell>,
     ready: Mutex<Vec<u32>>,
     mail: Mutex<Vec<Mail>>,
+    /// Whether there may be something in `ready` or `mail`, so that a turn without news takes no
+    /// lock. Set after something came, cleared before all of it is taken.
+    news: AtomicBool,
     /// The version of the newest snapshot this queue holds; `u64::MAX` when it holds none.
     holds: std::sync::atomic::AtomicU64,
     closed: AtomicBool,
@@ -72,8 +75,14 @@ impl QueueShared {
         // A closed queue drops its mail, which tells the sender.
         if !self.closed.load(Ordering::Acquire) {
             self.mail.lock().push(mail);
+            self.news.store(true, Ordering::Release);
             self.ring();
         }
+    }
+
+    fn push_ready(&self, task: u32) {
+        self.ready.lock().push(task);
+        self.news.store(true, Ordering::Release);
     }
 
     fn ring(&self) {
@@ -215,7 +224,7 @@ impl Wake for TaskWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.queued.swap(true, Ordering::AcqRel) {
-            self.shared.ready.lock().push(self.index);
+            self.shared.push_ready(self.index);
             self.shared.ring();
         }
     }
@@ -262,6 +271,7 @@ impl QueueBuilder {
             bell: engine.bell(),
             ready: Mutex::default(),
             mail: Mutex::default(),
+            news: AtomicBool::new(false),
             holds: u64::MAX.into(),
             closed: AtomicBool::new(false),
         });
@@ -426,8 +436,7 @@ impl LocalQueue {
         }
         let idle = self.0.done.borrow().is_empty()
             && !self.0.main_ready.get()
-            && self.0.shared.ready.lock().is_empty()
-            && self.0.shared.mail.lock().is_empty();
+            && !self.0.shared.news.load(Ordering::Acquire);
         if idle {
             self.0.now.set(None);
             if let Err(error) = self.0.engine.borrow_mut().wait(timeout) {
@@ -503,8 +512,7 @@ impl LocalQueue {
     }
 
     fn wait_for_engine(&self) {
-        if self.0.shared.ready.lock().is_empty()
-            && self.0.shared.mail.lock().is_empty()
+        if !self.0.shared.news.load(Ordering::Acquire)
             && let Err(error) = self.0.engine.borrow_mut().wait(None)
         {
             tracing::error!("engine: {error}");
@@ -625,7 +633,7 @@ impl LocalQueue {
             waker,
             kind,
         });
-        self.0.shared.ready.lock().push(index);
+        self.0.shared.push_ready(index);
     }
 
     /// Reaps, runs tasks until none is ready, and kicks what they submitted; says whether there
@@ -635,12 +643,15 @@ impl LocalQueue {
         let mut any = false;
         loop {
             let mut progress = self.reap_engine();
-            let mail = std::mem::take(&mut *self.0.shared.mail.lock());
-            progress |= !mail.is_empty();
-            for letter in mail {
-                letter(self);
+            let shared = &self.0.shared;
+            if shared.news.load(Ordering::Relaxed) && shared.news.swap(false, Ordering::AcqRel) {
+                let mail = std::mem::take(&mut *shared.mail.lock());
+                progress |= !mail.is_empty();
+                for letter in mail {
+                    letter(self);
+                }
+                progress |= self.run_ready();
             }
-            progress |= self.run_ready();
             if !progress {
                 break;
             }
