@@ -3,6 +3,7 @@
 mod support;
 
 mod alloc;
+mod cli;
 mod crash;
 mod independence;
 mod qmp;
