@@ -49,7 +49,7 @@ const NOT_READ: u8 = 4;
 
 pub(crate) fn run(args: Args) -> Outcome {
     let [first, second] = args.filenames.as_slice() else {
-        return Err(Failure::usage("Expecting two image file names").with_code(NOT_OPENED));
+        return Err(Failure::usage("Expecting two image file names"));
     };
     let cache = CacheMode::parse(&args.source_cache, "source cache")
         .map_err(|failure| failure.with_code(NOT_OPENED))?;

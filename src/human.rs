@@ -9,6 +9,16 @@ use std::time::Duration;
 use block_schema::types::{BlockChildInfo, ImageCheck, ImageInfo, SnapshotInfo};
 use block_schema::{Value, Wire};
 
+/// The order in which tools have always printed what is specific to a format.
+const SPECIFIC_ORDER: [&str; 6] = [
+    "compat",
+    "compression-type",
+    "lazy-refcounts",
+    "refcount-bits",
+    "corrupt",
+    "extended-l2",
+];
+
 const UNITS: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
 
 /// Bytes in three significant digits: `10 MiB`, `12.5 KiB`.
@@ -244,10 +254,13 @@ pub(crate) fn format_specific(text: &mut String, specific: &Value, level: usize)
     {
         let indent = "    ".repeat(level);
         put(text, format_args!("{indent}Format specific information:\n"));
-        let members = data
-            .iter()
-            .map(|(name, value)| (name.replace('-', " "), value));
-        tree(text, members, level + 1);
+        let mut members: Vec<_> = data.iter().collect();
+        // The sort is stable: what the list does not name stays behind, as it came.
+        let known = |name: &str| SPECIFIC_ORDER.iter().position(|known| *known == name);
+        members.sort_by_key(|(name, _)| known(name).unwrap_or(usize::MAX));
+        let named = members.into_iter();
+        let named = named.map(|(name, value)| (name.replace('-', " "), value));
+        tree(text, named, level + 1);
     }
 }
 
@@ -287,6 +300,7 @@ pub(crate) fn snapshot_table(snapshots: &[SnapshotInfo]) -> Vec<String> {
     let mut rows = vec![row(["ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"])];
     rows.extend(snapshots.iter().map(|snapshot| {
         let seconds = snapshot.vm_clock_sec;
+        let icount = snapshot.icount.map(|count| count.to_string());
         let clock = format!(
             "{:04}:{:02}:{:02}.{:03}",
             seconds / 3600,
@@ -300,7 +314,7 @@ pub(crate) fn snapshot_table(snapshots: &[SnapshotInfo]) -> Vec<String> {
             &size(snapshot.vm_state_size.unsigned_abs()),
             &date(snapshot.date_sec),
             &clock,
-            "--",
+            icount.as_deref().unwrap_or("--"),
         ])
     }));
     rows

@@ -127,8 +127,24 @@ fn parse<P: Parser>(words: Vec<OsString>) -> Result<Option<P>, Failure> {
                 print!("{error}");
                 Ok(None)
             }
+            ErrorKind::InvalidSubcommand => Err(Failure::usage_of_program(&complaint(&error))),
+            ErrorKind::UnknownArgument => Err(unknown(&error)),
             _ => Err(Failure::usage(&complaint(&error))),
         },
+    }
+}
+
+fn unknown(error: &clap::Error) -> Failure {
+    match invalid_argument(error) {
+        option if option.starts_with('-') => Failure::unknown_option(option),
+        word => Failure::usage(&format!("Unexpected argument: {word}")),
+    }
+}
+
+fn invalid_argument(error: &clap::Error) -> &str {
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(text)) => text,
+        _ => "",
     }
 }
 
@@ -138,14 +154,10 @@ fn complaint(error: &clap::Error) -> String {
         Some(ContextValue::String(text)) => text.as_str(),
         _ => "",
     };
-    let argument = context(ContextKind::InvalidArg);
+    let argument = invalid_argument(error);
     // clap shows `--output <human|json>`.
     let option = argument.split(' ').next().unwrap_or_default();
     match error.kind() {
-        ErrorKind::UnknownArgument if argument.starts_with('-') => {
-            format!("unrecognized option '{argument}'")
-        }
-        ErrorKind::UnknownArgument => format!("Unexpected argument: {argument}"),
         ErrorKind::InvalidSubcommand => {
             format!(
                 "Command not found: {}",

@@ -4,7 +4,7 @@ use block_core::driver::{Child, Status, StatusKind};
 use block_core::error::Result;
 
 use crate::image::Image;
-use crate::opts::image::{ImageArgs, ImageName, OpenHow, one_name};
+use crate::opts::image::{ImageArgs, ImageName, OpenHow, is_format, one_name};
 use crate::opts::number;
 use crate::opts::output::Output;
 use crate::report::{Failure, Outcome, chain_text};
@@ -182,12 +182,15 @@ async fn own_status(node: &Child, start: u64, end: u64) -> Result<Stored> {
     let place = match status.child {
         Some((edge, at)) => Some((below.child(edge).node().facts().filename.clone(), at)),
         // A protocol node holds the bytes itself.
-        None if below.node().driver().leaf().is_some() => {
-            Some((below.node().facts().filename.clone(), start + shift))
-        }
+        None if is_protocol(&below) => Some((below.node().facts().filename.clone(), start + shift)),
         None => None,
     };
     Ok(Stored { status, place })
+}
+
+fn is_protocol(node: &Child) -> bool {
+    let driver = node.node().driver().format_name().parse();
+    driver.is_ok_and(|driver| !is_format(driver))
 }
 
 /// Joins runs, and prints each when the next cannot be joined to it.
@@ -209,7 +212,7 @@ impl Printer {
     }
 
     fn add(&mut self, mut next: Entry) -> Result<(), Failure> {
-        if self.output == Output::Human && !(next.data && !next.zero) {
+        if self.output == Output::Human && (next.zero || !next.data) {
             // Lists for people do not tell kinds of zeroes apart.
             next.data = false;
             next.zero = true;

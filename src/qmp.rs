@@ -131,7 +131,6 @@ impl Client {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "given to `map_err`")]
 fn lost(error: std::io::Error) -> Failure {
     Failure::new(format!("Lost the connection: {}", kernel_text(&error)))
 }

@@ -27,14 +27,20 @@ impl Failure {
 
     /// A command line that is not one; the message says where to find help.
     pub(crate) fn usage(text: &str) -> Failure {
-        let help = std::env::args()
-            .nth(1)
-            .filter(|word| !word.starts_with('-'));
-        let command = match help {
-            Some(subcommand) => format!("{} {subcommand}", program()),
-            None => program().to_owned(),
-        };
-        Failure::new(format!("{text}\nTry '{command} --help' for more info"))
+        Failure::new(with_help(text, &command()))
+    }
+
+    /// A command line whose subcommand is none.
+    pub(crate) fn usage_of_program(text: &str) -> Failure {
+        Failure::new(with_help(text, program()))
+    }
+
+    /// A word of a subcommand's line that it does not know; told in the subcommand's name.
+    pub(crate) fn unknown_option(option: &str) -> Failure {
+        let text = format!("unrecognized option '{option}'");
+        let text = with_help(&text, &command());
+        eprintln!("{}: {text}", command());
+        Failure::reported()
     }
 
     /// A failure whose messages have been printed.
@@ -97,6 +103,19 @@ pub(crate) fn set_program(path: &str) {
 /// The name by which the tool was called.
 pub(crate) fn program() -> &'static str {
     PROGRAM.get().map_or("qblk", String::as_str)
+}
+
+/// The name of the tool, with the subcommand it was called with.
+fn command() -> String {
+    let first = std::env::args().nth(1);
+    match first.filter(|word| !word.starts_with('-')) {
+        Some(subcommand) => format!("{} {subcommand}", program()),
+        None => program().to_owned(),
+    }
+}
+
+fn with_help(text: &str, command: &str) -> String {
+    format!("{text}\nTry '{command} --help' for more info")
 }
 
 /// Tells of an error that ends the command.

@@ -26,9 +26,12 @@ pub(crate) struct Args {
     quiet: bool,
     #[command(flatten)]
     image: ImageArgs,
-    /// The image, and its new length; + or - make it a difference
-    #[arg(value_name = "FILENAME [+|-]SIZE", allow_hyphen_values = true)]
-    operands: Vec<String>,
+    /// The image
+    #[arg(value_name = "FILENAME")]
+    filename: Option<String>,
+    /// Its new length; + or - make it a difference
+    #[arg(value_name = "[+|-]SIZE", allow_hyphen_values = true)]
+    size: Option<String>,
 }
 
 /// A new length as the user writes it.
@@ -40,7 +43,7 @@ enum Length {
 }
 
 pub(crate) fn run(args: Args) -> Outcome {
-    let [filename, size] = args.operands.as_slice() else {
+    let (Some(filename), Some(size)) = (&args.filename, &args.size) else {
         return Err(Failure::usage("Expecting image file name and size"));
     };
     let preallocation = preallocation_of(&args.preallocation)?;

@@ -33,8 +33,7 @@ impl<'a> Words<'a> {
                 operands.push(word);
                 continue;
             };
-            let mut chars = cluster.char_indices();
-            while let Some((at, letter)) = chars.next() {
+            for (at, letter) in cluster.char_indices() {
                 let place = known.find(letter).filter(|_| letter != ':');
                 let Some(place) = place else {
                     return Err(format!("invalid option -- '{letter}'"));

@@ -58,7 +58,6 @@ pub(super) fn detach() -> Result<(), Failure> {
     rustix::stdio::dup2_stderr(&nothing).map_err(failed_now)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "given to `map_err`")]
 fn failed(error: std::io::Error) -> Failure {
     Failure::new(format!(
         "Could not go to the background: {}",
