@@ -276,7 +276,7 @@ impl Layer {
         let edges = children.iter().map(edge).collect::<Result<Vec<Edge>>>()?;
         let id = node.id();
         draft.add(node, edges)?;
-        draft.check_permissions(&change.roots(&draft))?;
+        change.permit(&draft, &change.roots(&draft))?;
         change.publish(draft);
         Ok(id)
     }
@@ -308,7 +308,8 @@ impl Layer {
     }
 
     /// Removes a node that nothing uses, and the nodes below that were opened for it alone;
-    /// returns when their files are closed and unlocked.
+    /// returns when their files are closed and unlocked: that is, when every queue that held the
+    /// graph has been polled or parked.
     ///
     /// # Errors
     /// `PermissionConflict` when something uses the node; what closing the image answers.
@@ -375,7 +376,7 @@ impl Layer {
                 root.0 = to_now;
             }
         }
-        draft.check_permissions(&roots)?;
+        change.permit(&draft, &roots)?;
         let _drained = self.drain(&[from, to]).await;
         for backend in self.backends().iter().filter(|b| b.root() == from) {
             backend.set_root(to);
@@ -571,6 +572,20 @@ impl Change<'_> {
         backends.iter().filter_map(root).collect()
     }
 
+    /// Checks a draft's permissions and takes its locks; on an error the locks are again those
+    /// of the current graph.
+    pub(crate) fn permit(&self, draft: &Draft, roots: &[(NodeIndex, String, Use)]) -> Result<()> {
+        let permitted = draft.check_permissions(roots);
+        if permitted.is_err() {
+            let current = Draft::from(&self.layer.graph());
+            if let Err(error) = current.check_permissions(&self.roots(&current)) {
+                // Another process was faster with a lock that this one had just let go.
+                tracing::error!("locks are not as before: {}", error.chain());
+            }
+        }
+        permitted
+    }
+
     /// Makes a draft the current graph; returns its version.
     pub(crate) fn publish(&self, draft: Draft) -> u64 {
         let graph = draft.finish();
@@ -608,7 +623,7 @@ impl Change<'_> {
         let backend = Backend::new(name.to_owned(), root, read_only);
         let mut roots = self.roots(&draft);
         roots.push((index, name.to_owned(), Use::backend(read_only)));
-        draft.check_permissions(&roots)?;
+        self.permit(&draft, &roots)?;
         layer.backends.lock().push(Arc::clone(&backend));
         Ok(backend)
     }

@@ -441,13 +441,24 @@ impl Draft {
     /// tells the drivers what they are used for.
     ///
     /// # Errors
-    /// `PermissionConflict`, naming the node and who is in the way; or what a driver answers.
+    /// `PermissionConflict`, naming the node and who is in the way: then no driver has heard of
+    /// anything. Or what a driver answers: then some have, and the caller tells them again what
+    /// the graph in force uses them for.
     pub fn check_permissions(&self, roots: &[(NodeIndex, String, Use)]) -> Result<()> {
+        for (entry, total) in self.graph.entries.iter().zip(self.uses(roots)?).rev() {
+            entry.node.driver.set_permissions(total)?;
+        }
+        Ok(())
+    }
+
+    /// What each node is used for, all its users together, in the order of the entries.
+    fn uses(&self, roots: &[(NodeIndex, String, Use)]) -> Result<Vec<Use>> {
         let entries = &self.graph.entries;
         let mut users: Vec<Vec<(String, Use)>> = vec![Vec::new(); entries.len()];
         for (index, name, wanted) in roots {
             users[index.usize()].push((name.clone(), *wanted));
         }
+        let mut totals = vec![Use::NOTHING; entries.len()];
         // Parents stand behind their children: from the last to the first, every user of a node
         // is known when the node is looked at.
         for (index, entry) in entries.iter().enumerate().rev() {
@@ -461,9 +472,9 @@ impl Draft {
                 let who = format!("node '{}' as '{}'", entry.node.name(), edge.name);
                 users[edge.child.usize()].push((who, wanted));
             }
-            entry.node.driver.set_permissions(total)?;
+            totals[index] = total;
         }
-        Ok(())
+        Ok(totals)
     }
 
     /// The finished graph.

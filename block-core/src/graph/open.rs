@@ -560,7 +560,7 @@ impl Layer {
         let index = opening.await?;
         let draft = draft.borrow().clone();
         let node = Arc::clone(&draft.graph().entry(index).node);
-        draft.check_permissions(&change.roots(&draft))?;
+        change.permit(&draft, &change.roots(&draft))?;
         change.publish(draft);
         if let Some(id) = id {
             let added = change.add_backend(&id, node.id(), node.is_read_only());
