@@ -49,6 +49,8 @@ pub(crate) struct Message {
 /// Messages to send at once.
 pub(crate) struct Batch {
     pub(crate) buf: IoBuf,
+    /// The data in it, message by message, for those who use the memory again.
+    pub(crate) data: Vec<IoBuf>,
     pub(crate) share: Share,
 }
 
@@ -78,6 +80,7 @@ impl Outbox {
     pub(crate) fn next_batch(&mut self) -> Batch {
         let mut batch = Batch {
             buf: IoBuf::empty(),
+            data: Vec::new(),
             share: Share::default(),
         };
         let mut head_end = 0;
@@ -97,7 +100,8 @@ impl Outbox {
             if !message.data.is_empty() {
                 // Heads of messages without data join into one piece.
                 batch.buf.append(self.heads.slice(run_start..head_end));
-                batch.buf.append(message.data);
+                batch.buf.append(message.data.clone());
+                batch.data.push(message.data);
                 run_start = head_end;
             }
             batch.share.add(message.share);

@@ -18,6 +18,7 @@ use std::task::Poll;
 use block_core::IoBuf;
 use block_core::queue::LocalQueue;
 
+use super::buffers::Buffers;
 use super::server::{ConnectionId, Export, Shared};
 use super::work::{Target, Ticket, Work, refusal};
 use crate::nbd::input::Input;
@@ -125,6 +126,7 @@ async fn negotiate(
 struct State {
     working: RefCell<Vec<Work>>,
     replies: RefCell<Outbox>,
+    buffers: RefCell<Buffers>,
     /// What is held of the budget.
     held: Cell<Share>,
     /// No more requests will come.
@@ -146,6 +148,7 @@ impl Connection {
         let state = State {
             working: RefCell::default(),
             replies: RefCell::new(Outbox::new()),
+            buffers: RefCell::default(),
             held: Cell::default(),
             received_all: Cell::new(false),
             progress: Cell::new(false),
@@ -209,9 +212,10 @@ impl Connection {
     fn collect(&self, cx: &mut std::task::Context<'_>) {
         let state = &self.state;
         let mut working = state.working.borrow_mut();
+        let mut buffers = state.buffers.borrow_mut();
         let mut index = 0;
         while let Some(work) = working.get_mut(index) {
-            match work.poll_reply(cx, self.terms.structured) {
+            match work.poll_reply(cx, self.terms.structured, &mut buffers) {
                 Poll::Pending => index += 1,
                 Poll::Ready(messages) => {
                     working.swap_remove(index);
@@ -274,7 +278,11 @@ impl Connection {
             | Action::WriteZeroes { .. }
             | Action::BlockStatus { .. } => IoBuf::empty(),
         };
-        let work = self.target.start(Ticket { cookie, share }, action, payload);
+        let work = {
+            let mut buffers = self.state.buffers.borrow_mut();
+            self.target
+                .start(Ticket { cookie, share }, action, payload, &mut buffers)
+        };
         self.state.working.borrow_mut().push(work);
         self.state.progress.set(true);
         Ok(())
@@ -314,7 +322,7 @@ impl Connection {
     }
 
     async fn receive_payload(&self, input: &mut Input, len: usize) -> Result<IoBuf, End> {
-        let payload = IoBuf::zeroed(len);
+        let payload = self.state.buffers.borrow_mut().take(len);
         if !input
             .receive_all(&self.queue, &self.socket, &payload)
             .await?
@@ -357,10 +365,15 @@ impl Connection {
                 return Ok(());
             }
             let batch = state.replies.borrow_mut().next_batch();
-            self.queue.send(&self.socket, batch.buf).await?;
+            drop(self.queue.send(&self.socket, batch.buf).await?);
             let mut held = state.held.get();
             held.sub(batch.share);
             state.held.set(held);
+            let mut buffers = state.buffers.borrow_mut();
+            batch.data.into_iter().for_each(|data| buffers.give(data));
+            if held.requests == 0 {
+                buffers.rest();
+            }
             state.progress.set(true);
         }
     }

@@ -57,8 +57,7 @@ impl Listener {
         let (socket, address): (OwnedFd, _) = match address {
             Address::Unix(path) => (bind_unix(&path)?.into(), BoundAddress::Unix(path)),
             Address::Inet { host, port } => {
-                let host = if host.is_empty() { "::" } else { &host };
-                let listener = TcpListener::bind((host, port))?;
+                let listener = bind_inet(&host, port)?;
                 let bound = listener.local_addr()?;
                 (listener.into(), BoundAddress::Inet(bound))
             }
@@ -146,6 +145,14 @@ impl Drop for Gone {
     fn drop(&mut self) {
         self.0.listener_gone();
     }
+}
+
+/// Binds a port of a host; of every interface, by IPv6 where there is any, when none is named.
+fn bind_inet(host: &str, port: u16) -> io::Result<TcpListener> {
+    if host.is_empty() {
+        return TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)));
+    }
+    TcpListener::bind((host, port))
 }
 
 /// Binds a path, in place of a socket that an earlier server left there.

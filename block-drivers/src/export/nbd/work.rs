@@ -4,9 +4,11 @@
 //! but its memory; what takes several steps is a boxed future. Spec: "Request types",
 //! "Structured reply types". Not here: whether a request is legal (`nbd/request.rs`).
 
+use std::cell::Cell;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -16,6 +18,7 @@ use block_core::request::Request;
 use block_core::{Backend, IoBuf, Result};
 use smallvec::{SmallVec, smallvec};
 
+use super::buffers::Buffers;
 use super::server::Export;
 use crate::nbd::errno_to_wire;
 use crate::nbd::layout::allocation;
@@ -106,6 +109,9 @@ pub(super) struct Target {
     backend: Arc<Backend>,
     structured: bool,
     writethrough: bool,
+    /// The run of data that was met last, from where to where: reads inside it need not ask for
+    /// holes. What became a hole since is sent as zeroes, which is as right.
+    data: Rc<Cell<(u64, u64)>>,
 }
 
 impl Target {
@@ -116,11 +122,18 @@ impl Target {
             backend: Arc::clone(export.backend()),
             structured,
             writethrough: export.writethrough(),
+            data: Rc::default(),
         }
     }
 
     /// Starts a legal request; `payload` is a write's.
-    pub(super) fn start(&self, ticket: Ticket, action: Action, payload: IoBuf) -> Work {
+    pub(super) fn start(
+        &self,
+        ticket: Ticket,
+        action: Action,
+        payload: IoBuf,
+        buffers: &mut Buffers,
+    ) -> Work {
         let failure = match action {
             Action::Read { .. } => "reading failed",
             Action::Write { .. } => "writing failed",
@@ -130,7 +143,7 @@ impl Target {
             Action::WriteZeroes { .. } => "writing zeroes failed",
             Action::BlockStatus { .. } => "block status failed",
         };
-        let progress = self.progress(action, payload);
+        let progress = self.progress(action, payload, buffers);
         Work {
             cookie: ticket.cookie,
             share: ticket.share,
@@ -139,7 +152,7 @@ impl Target {
         }
     }
 
-    fn progress(&self, action: Action, payload: IoBuf) -> Progress {
+    fn progress(&self, action: Action, payload: IoBuf, buffers: &mut Buffers) -> Progress {
         match action {
             // Reading ahead would only fill memory that the host manages better.
             Action::Cache => Progress::Ended(Answer::Done),
@@ -149,11 +162,10 @@ impl Target {
                 Progress::Ended(Answer::Done)
             }
             Action::Read { range, whole } => {
-                let len = range.end - range.start;
-                if self.structured && !whole && len >= SPARSE_LEN {
-                    return Progress::Task(Box::pin(sparse_read(self.runs(), range)));
+                let buf = buffers.take(buffer_len(range.end - range.start));
+                if self.structured && !whole && self.may_have_holes(&range) {
+                    return Progress::Task(Box::pin(sparse_read(self.runs(), range, buf)));
                 }
-                let buf = IoBuf::zeroed(buffer_len(len));
                 let future = self
                     .queue
                     .request(self.slot, Request::read(range.start, buf));
@@ -167,6 +179,7 @@ impl Target {
                 offset, durability, ..
             } => self.request(self.with(durability, Request::write(offset, payload))),
             Action::Trim { range, durability } => {
+                self.data.set((0, 0));
                 let discard = Request::discard(range.start, range.end - range.start);
                 if durability == Durability::Cached && !self.writethrough {
                     return self.request(discard);
@@ -183,6 +196,7 @@ impl Target {
                 only_fast,
                 durability,
             } => {
+                self.data.set((0, 0));
                 let flags = ZeroFlags {
                     may_unmap,
                     no_fallback: only_fast,
@@ -209,8 +223,14 @@ impl Target {
         }
     }
 
+    fn may_have_holes(&self, range: &Range<u64>) -> bool {
+        let (start, end) = self.data.get();
+        range.end - range.start >= SPARSE_LEN && !(start <= range.start && range.end <= end)
+    }
+
     fn runs(&self) -> Runs {
         Runs {
+            data: Rc::clone(&self.data),
             queue: self.queue.clone(),
             slot: self.slot,
             backend: Arc::clone(&self.backend),
@@ -224,10 +244,14 @@ impl Work {
         &mut self,
         cx: &mut Context<'_>,
         structured: bool,
+        buffers: &mut Buffers,
     ) -> Poll<SmallVec<[Message; 1]>> {
         let polled = match &mut self.progress {
             Progress::Ended(answer) => Poll::Ready(Ok(std::mem::replace(answer, Answer::Done))),
-            Progress::Request(future) => Pin::new(future).poll(cx).map_ok(|_| Answer::Done),
+            Progress::Request(future) => Pin::new(future).poll(cx).map_ok(|payload| {
+                buffers.give(payload);
+                Answer::Done
+            }),
             Progress::Read { future, offset } => {
                 let offset = *offset;
                 let data = move |buf| Answer::Data {
@@ -333,18 +357,23 @@ struct Runs {
     queue: LocalQueue,
     slot: BackendSlot,
     backend: Arc<Backend>,
+    data: Rc<Cell<(u64, u64)>>,
 }
 
 impl Runs {
     /// The first run of `range`: its length, and its flags in `base:allocation`.
     async fn first(&self, range: Range<u64>) -> Result<(u64, u32)> {
         let root = self.queue.layer().node(&self.queue, self.backend.root())?;
-        let status = root.chain_status(range).await?;
+        let end = root.len().max(range.end);
+        let status = root.chain_status(range.start..end).await?;
         let flags = match status.kind {
-            StatusKind::Data => 0,
+            StatusKind::Data => {
+                self.data.set((range.start, range.start + status.len));
+                0
+            }
             StatusKind::Zero | StatusKind::Unallocated => allocation::HOLE | allocation::ZERO,
         };
-        Ok((status.len, flags))
+        Ok((status.len.min(range.end - range.start), flags))
     }
 }
 
@@ -368,8 +397,7 @@ async fn block_status(runs: Runs, range: Range<u64>, limit: usize) -> Result<Ans
 }
 
 /// Reads what is there, and says where nothing is.
-async fn sparse_read(runs: Runs, range: Range<u64>) -> Result<Answer> {
-    let buf = IoBuf::zeroed(buffer_len(range.end - range.start));
+async fn sparse_read(runs: Runs, range: Range<u64>, buf: IoBuf) -> Result<Answer> {
     let mut holes: Vec<Range<usize>> = Vec::new();
     let mut at = range.start;
     while at < range.end {
