@@ -27,6 +27,7 @@ const USAGE: &str = "usage: cargo xtask compare [ROW…] [--quick] [--json] [--d
   --quick  less work and fewer rounds: for a first look, not for a claim
   --json   every round's numbers as JSON
   --dir    where the files go (a folder of its own below DIR, removed at the end); 5 GiB
+  --program PATH  instead of building qblk, compares this one
   --list   only names the rows";
 
 /// What was asked for.
@@ -36,6 +37,7 @@ struct Options {
     size: Size,
     output: Output,
     folder: Option<PathBuf>,
+    program: Option<PathBuf>,
 }
 
 /// How much work is done.
@@ -91,7 +93,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         rows.iter().for_each(|row| println!("{}", row.name));
         return Ok(());
     }
-    let ours = Programs::Ours(build()?);
+    let ours = Programs::Ours(options.program.clone().map_or_else(build, Ok)?);
     let peer = Programs::Peer;
     let folder = options.folder.clone().unwrap_or_else(std::env::temp_dir);
     let files = Files::new(&folder, options.size)?;
@@ -128,6 +130,7 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
             "--json" => options.output = Output::Json,
             "--list" => options.output = Output::Names,
             "--dir" => options.folder = Some(arguments.next().ok_or(USAGE)?.into()),
+            "--program" => options.program = Some(arguments.next().ok_or(USAGE)?.into()),
             flag if flag.starts_with('-') => return Err(USAGE.to_owned()),
             row => options.wanted.push(row.to_owned()),
         }
