@@ -1,8 +1,8 @@
-//! `convert`: copies images into a new one, or into one that is there.
+//! Copying from sources to a target.
 //!
-//! Reads only what the sources store; several pieces are under way at once. Invariant: unless `-W`
-//! is given, the write of a piece starts only when those of all pieces before it have, so that a
-//! format allocates clusters in the order of the disk. Not here: making the target (`create.rs`).
+//! Reads only what the sources store; several pieces are under way at once. Invariant: unless any
+//! order will do, the write of a piece starts only when those of all pieces before it have, so that
+//! a format allocates clusters in the order of the disk.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -12,82 +12,10 @@ use block_core::driver::{StatusKind, ZeroFlags};
 use block_core::error::Result;
 use block_core::sync::{AsyncMutex, WaitList};
 
-use crate::create::{NewImage, creatable_format, set_backing};
 use crate::image::{Durable, Image, errno_text};
-use crate::opts::cache::CacheMode;
-use crate::opts::create::CreateOptions;
-use crate::opts::image::{ImageArgs, ImageName, OpenHow};
-use crate::opts::number;
-use crate::opts::size::parse_size;
 use crate::progress::Progress;
-use crate::report::{Failure, Outcome};
-use crate::session::{self, Session, join_all};
-
-/// Copy images to another one, in another format if wanted
-#[derive(clap::Args, Debug)]
-pub(crate) struct Args {
-    /// Format of the sources; guessed if not given
-    #[arg(short, long = "source-format", value_name = "FMT")]
-    format: Option<String>,
-    /// Format of the target
-    #[arg(short = 'O', long, value_name = "FMT", default_value = "raw")]
-    target_format: String,
-    /// Options of the new image: key=value,…
-    #[arg(short, value_name = "OPTIONS")]
-    options: Vec<String>,
-    /// Backing file of the new image; what the sources do not store themselves is not copied
-    #[arg(short = 'B', long, value_name = "FILENAME")]
-    backing: Option<String>,
-    /// Format of the backing file
-    #[arg(short = 'F', long, value_name = "FMT")]
-    backing_format: Option<String>,
-    /// The target exists; do not make it
-    #[arg(short, long)]
-    no_create: bool,
-    /// The existing target reads as zeroes
-    #[arg(long)]
-    target_is_zero: bool,
-    /// The target's name is a list of options
-    #[arg(long)]
-    target_image_opts: bool,
-    /// Compress what is written
-    #[arg(short, long)]
-    compress: bool,
-    /// Zeroes to become holes, at least this many bytes in a row; 0 allocates everything
-    #[arg(short = 'S', long, value_name = "SIZE", default_value = "4k")]
-    sparse_size: String,
-    /// Pieces under way at once
-    #[arg(
-        short = 'm',
-        long = "parallel",
-        value_name = "COUNT",
-        default_value = "8"
-    )]
-    workers: String,
-    /// Let pieces be written in any order
-    #[arg(short = 'W', long)]
-    oob: bool,
-    /// Most bytes a second
-    #[arg(short, long, value_name = "RATE")]
-    rate_limit: Option<String>,
-    /// Cache mode of the target
-    #[arg(short = 't', value_name = "CACHE", default_value = "unsafe")]
-    target_cache: String,
-    /// Cache mode of the sources
-    #[arg(short = 'T', value_name = "CACHE", default_value = "writeback")]
-    source_cache: String,
-    /// Show how far it is
-    #[arg(short, long)]
-    progress: bool,
-    /// Print errors only
-    #[arg(short, long)]
-    quiet: bool,
-    #[command(flatten)]
-    image: ImageArgs,
-    /// The sources, one after the other, and the target
-    #[arg(value_name = "FILENAME… TARGET")]
-    filenames: Vec<String>,
-}
+use crate::report::Failure;
+use crate::session::join_all;
 
 /// Bytes of a piece that is read and written.
 const PIECE: u64 = 2 << 20;
@@ -95,109 +23,16 @@ const PIECE: u64 = 2 << 20;
 /// Bytes of zeroes written by one request.
 const ZERO_PIECE: u64 = 256 << 20;
 
-const MAX_SPARSE: u64 = 16 << 20;
-
-pub(crate) fn run(args: Args) -> Outcome {
-    let Some((target, sources)) = args.filenames.split_last().filter(|(_, s)| !s.is_empty()) else {
-        return Err(Failure::new("Must specify image file name"));
-    };
-    check_combinations(&args)?;
-    let workers = number::bounded(&args.workers, "number of coroutines", 1..=16)?;
-    let how = How {
-        sparse: parse_sparse(&args.sparse_size)?,
-        workers: usize::try_from(workers).unwrap_or(1),
-        in_order: !args.oob,
-    };
-    session::run(args.image.implicit.policy, async |session| {
-        let sources = open_sources(session, sources, &args).await?;
-        let total = sources.last().map_or(0, |source| source.end);
-        let (target, zeroed) = open_target(session, target, total, &args).await?;
-        let progress = Progress::start(args.progress && !args.quiet, total);
-        let copy = Copy::new(&sources, &target, zeroed, how, &progress);
-        copy.run().await?;
-        progress.finish();
-        target.close().await?;
-        Ok(0)
-    })
-}
-
-fn check_combinations(args: &Args) -> Result<(), Failure> {
-    let refused = [
-        (args.compress, "option '-c' (compression) is not built in"),
-        (
-            args.rate_limit.is_some(),
-            "option '-r' (rate limit) is not built in",
-        ),
-        (
-            args.target_image_opts && !args.no_create,
-            "--target-image-opts requires use of -n flag",
-        ),
-        (
-            args.no_create && !args.options.is_empty(),
-            "-o has no effect when skipping image creation",
-        ),
-        (
-            args.target_is_zero && !args.no_create,
-            "--target-is-zero requires use of -n flag",
-        ),
-        (
-            args.target_is_zero && args.backing.is_some(),
-            "Cannot use --target-is-zero when the destination image has a backing file",
-        ),
-        (
-            args.filenames.len() > 2 && args.backing.is_some(),
-            "Having a backing file for the target makes no sense when concatenating multiple \
-             input images",
-        ),
-    ];
-    match refused.iter().find(|(found, _)| *found) {
-        Some((_, text)) => Err(Failure::new(*text)),
-        None => Ok(()),
-    }
-}
-
-fn parse_sparse(text: &str) -> Result<Option<u64>, Failure> {
-    match parse_size(text) {
-        Ok(0) => Ok(None),
-        Ok(bytes) if bytes <= MAX_SPARSE && bytes.is_multiple_of(512) => Ok(Some(bytes)),
-        _ => Err(Failure::new(format!(
-            "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 \
-             up to {MAX_SPARSE}. Select 0 to disable sparse detection (fully allocates output)."
-        ))),
-    }
-}
-
 /// A source, and where it goes on the target.
-struct Source {
-    image: Image,
-    start: u64,
-    end: u64,
-}
-
-async fn open_sources(
-    session: &Session,
-    names: &[String],
-    args: &Args,
-) -> Result<Vec<Source>, Failure> {
-    let cache = CacheMode::parse(&args.source_cache, "source cache")?;
-    let how = OpenHow::read(&args.image).with_cache(cache);
-    let mut sources = Vec::new();
-    let mut start = 0_u64;
-    for (index, text) in names.iter().enumerate() {
-        let name = ImageName::new(text, args.format.as_deref(), &args.image)?;
-        let image = Image::open(session, &name, &format!("source{index}"), how).await?;
-        let end = start
-            .checked_add(image.len()?)
-            .ok_or_else(|| Failure::new("The sources are too long together"))?;
-        sources.push(Source { image, start, end });
-        start = end;
-    }
-    Ok(sources)
+pub(super) struct Source {
+    pub(super) image: Image,
+    pub(super) start: u64,
+    pub(super) end: u64,
 }
 
 /// What the target holds where nothing is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unwritten {
+pub(super) enum Unwritten {
     /// Zeroes.
     Zeroes,
     /// Anything.
@@ -206,86 +41,19 @@ enum Unwritten {
     Backing(u64),
 }
 
-async fn open_target(
-    session: &Session,
-    filename: &str,
-    total: u64,
-    args: &Args,
-) -> Result<(Image, Unwritten), Failure> {
-    let cache = CacheMode::parse(&args.target_cache, "cache")?;
-    let how = OpenHow::write(&args.image).with_cache(cache);
-    let how = OpenHow {
-        force_share: false,
-        ..how
-    };
-    let mut unwritten = match (args.no_create, args.target_is_zero) {
-        (true, false) => Unwritten::Unknown,
-        (true, true) | (false, _) => Unwritten::Zeroes,
-    };
-    if !args.no_create {
-        create_target(session, filename, total, args).await?;
-    }
-    let name = ImageName {
-        text: filename.to_owned(),
-        format: (!args.target_image_opts).then(|| args.target_format.clone()),
-        is_options: args.target_image_opts,
-    };
-    let target = Image::open(session, &name, "target", how).await?;
-    if target.len()? < total {
-        return Err(Failure::new("output file is smaller than input file"));
-    }
-    if let Some(backing) = target.node()?.backing().filter(|_| !args.no_create) {
-        unwritten = Unwritten::Backing(backing.len());
-    }
-    Ok((target, unwritten))
-}
-
-async fn create_target(
-    session: &Session,
-    filename: &str,
-    total: u64,
-    args: &Args,
-) -> Result<(), Failure> {
-    let format = creatable_format(&args.target_format)?;
-    let mut options = CreateOptions::parse(&args.options, format)?;
-    if options.size.is_some_and(|size| size != total) {
-        let text = format!("The size of the target is that of its sources, {total} bytes");
-        return Err(Failure::new(text));
-    }
-    options.size = Some(total);
-    let backing = args.backing.as_deref();
-    set_backing(
-        &mut options,
-        format,
-        backing,
-        args.backing_format.as_deref(),
-    )?;
-    if options.backing_file.is_some() && options.backing_fmt.is_none() {
-        return Err(Failure::new(
-            "Use of backing file requires explicit backing format",
-        ));
-    }
-    let new = NewImage {
-        filename: filename.to_owned(),
-        format,
-        options,
-    };
-    new.create(session).await.map_err(|failure| {
-        failure.while_doing(&format!("{filename}: error while converting {format}"))
-    })
-}
-
 /// How to copy.
 #[derive(Clone, Copy)]
-struct How {
+pub(super) struct How {
     /// Bytes of zeroes in a row that become a hole; `None` writes everything.
-    sparse: Option<u64>,
-    workers: usize,
-    in_order: bool,
+    pub(super) sparse: Option<u64>,
+    /// Pieces under way at once.
+    pub(super) workers: usize,
+    /// Whether writes start in the order of the disk.
+    pub(super) in_order: bool,
 }
 
 /// A copy under way, shared by its workers.
-struct Copy<'a> {
+pub(super) struct Copy<'a> {
     sources: &'a [Source],
     target: &'a Image,
     unwritten: Unwritten,
@@ -331,7 +99,8 @@ struct Piece {
 }
 
 impl<'a> Copy<'a> {
-    fn new(
+    /// A copy of the sources to the target, one after the other.
+    pub(super) fn new(
         sources: &'a [Source],
         target: &'a Image,
         unwritten: Unwritten,
@@ -352,7 +121,11 @@ impl<'a> Copy<'a> {
         }
     }
 
-    async fn run(&self) -> Result<(), Failure> {
+    /// Copies everything.
+    ///
+    /// # Errors
+    /// The first piece that could not be read or written.
+    pub(super) async fn run(&self) -> Result<(), Failure> {
         let worker = |_| -> Pin<Box<dyn Future<Output = Result<(), Failure>>>> {
             Box::pin(async {
                 let ended = self.work().await;
