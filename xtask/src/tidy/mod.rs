@@ -310,9 +310,11 @@ fn unreachable_files(sources: &[Source], targets: &[PathBuf]) -> Vec<Finding> {
             }
         }
     }
+    // What the generator must write is compared with, not compiled from here.
+    let expected = |source: &&Source| source.path.starts_with("tests/schemas");
     let lost = sources
         .iter()
-        .filter(|source| !reached.contains(&source.path));
+        .filter(|source| !reached.contains(&source.path) && !expected(source));
     lost.map(|source| source.finding(1, "no `mod` leads to this file"))
         .collect()
 }
