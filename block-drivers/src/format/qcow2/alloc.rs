@@ -251,7 +251,8 @@ impl Refcounts {
 
     /// Whether clusters wait to be freed.
     pub(super) fn has_freed(&self) -> bool {
-        !self.state.lock().freed.is_empty()
+        let state = self.state.lock();
+        !state.freed.is_empty() || !state.settling.is_empty()
     }
 
     pub(super) fn put_back(&self, freed: Vec<Freed>) {
