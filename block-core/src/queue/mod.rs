@@ -428,9 +428,11 @@ impl LocalQueue {
         }
     }
 
-    /// Sleeps until something has happened on this queue, or `timeout` has passed.
+    /// Sleeps until something has happened on this queue, or `timeout` has passed. What tasks
+    /// submit meanwhile starts with the next `wait`, `kick` or `reap`: a loop of waits costs one
+    /// system call a round.
     pub fn wait(&self, timeout: Option<Duration>) {
-        if self.turn() {
+        if self.run() {
             // What ran may be what the caller waits for.
             return;
         }
@@ -442,7 +444,7 @@ impl LocalQueue {
             if let Err(error) = self.0.engine.borrow_mut().wait(timeout) {
                 tracing::error!("engine: {error}");
             }
-            self.turn();
+            self.run();
         }
     }
 
@@ -636,9 +638,14 @@ impl LocalQueue {
         self.0.shared.push_ready(index);
     }
 
-    /// Reaps, runs tasks until none is ready, and kicks what they submitted; says whether there
-    /// was anything to do.
-    fn turn(&self) -> bool {
+    /// Runs what is ready, and kicks what it submitted.
+    fn turn(&self) {
+        self.run();
+        self.kick();
+    }
+
+    /// Reaps and runs tasks until none is ready; says whether there was anything to do.
+    fn run(&self) -> bool {
         let _running = self.enter();
         let mut any = false;
         loop {
@@ -658,7 +665,6 @@ impl LocalQueue {
             any = true;
         }
         self.notify_left();
-        self.kick();
         any
     }
 

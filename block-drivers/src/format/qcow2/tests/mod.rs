@@ -421,7 +421,11 @@ fn every_geometry_keeps_data_and_qemu_agrees() {
             ..sized(size)
         };
         let mut disk = Disk::create(&options, None);
-        random_run(&mut disk, 100 + n as u64, if cluster_bits > 16 { 10 } else { 30 });
+        random_run(
+            &mut disk,
+            100 + n as u64,
+            if cluster_bits > 16 { 10 } else { 30 },
+        );
         disk.expect_clean();
         disk.expect_qemu_agrees(&format!("geometry-{cluster_bits}"));
     }
