@@ -72,6 +72,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     if args.daemonize && !args.background {
         return background::start();
     }
+    log_to_stderr();
     // Before any thread is there, so that no other thread gets them.
     let signals = Signals::catch()?;
     let default = args.names_nothing().then(Default::choose).transpose()?;
@@ -108,6 +109,15 @@ pub(crate) fn run(args: Args) -> Outcome {
         }
         served.map(|()| 0)
     })
+}
+
+/// Lets the library's warnings be seen.
+fn log_to_stderr() {
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
 }
 
 /// Does what the plan says, in the order in which one thing needs another.
