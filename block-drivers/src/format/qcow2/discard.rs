@@ -79,15 +79,15 @@ impl Image {
         }
         let may_unmap = flags.may_unmap && !self.options.discard_no_unref;
         let hides = env.backing().is_some_and(|b| b.len() > whole.start);
-        match (self.version, hides) {
-            (Version::V3, hides) => {
+        match (self.version, env.backing()) {
+            (Version::V3, _) => {
                 self.change(env, whole, FreeReason::Request, |cluster| {
                     zero_change(cluster, may_unmap, hides)
                 })
                 .await
             }
-            (Version::V2, false) => self.discard(env, whole).await,
-            (Version::V2, true) => self.write_zero_bytes(env, whole, flags).await,
+            (Version::V2, None) => self.discard(env, whole).await,
+            (Version::V2, Some(_)) => self.write_zero_bytes(env, whole, flags).await,
         }
     }
 

@@ -343,6 +343,12 @@ fn zeroes_hide_the_backing_file() {
         backing,
         "zero 10k+200k; write 70k+1k 11; unmap 64k+64k; discard 0+1m",
     );
+    // Behind the backing file's end there is none to hide, but the image's own data to forget.
+    check(
+        &v2,
+        Some(noise(3, 100 << 10)),
+        "write 0+1m 22; zero 64k+128k; unmap 256k+64k; zero 500k+100k",
+    );
 }
 
 #[test]
