@@ -6,5 +6,6 @@ mod alloc;
 mod cli;
 mod crash;
 mod independence;
+mod interop;
 mod qmp;
 mod queues;

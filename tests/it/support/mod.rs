@@ -163,7 +163,8 @@ pub(crate) fn qemu_img() -> Option<Tool> {
     tool("qemu-img")
 }
 
-fn tool(name: &'static str) -> Option<Tool> {
+/// A program, or `None` with a printed reason, as [`qemu_img`].
+pub(crate) fn tool(name: &'static str) -> Option<Tool> {
     if Command::new(name).arg("--version").output().is_ok() {
         return Some(Tool(name));
     }
