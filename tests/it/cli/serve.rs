@@ -4,6 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
 use super::{Bench, beside};
 
 /// A running daemon; killed when the test fails.
@@ -136,7 +139,7 @@ fn the_daemon_takes_the_options_of_qemu_storage_daemon() {
     );
     assert_eq!(started.code, Some(0), "{started:?}");
     let pid = std::fs::read_to_string(bench.path("daemon.pid")).unwrap();
-    assert!(pid.trim().parse::<u32>().is_ok(), "{pid}");
+    let pid: i32 = pid.trim().parse().unwrap();
     let uri = "nbd+unix:///disk?socket=nbd.sock";
     bench.prepare("qemu-io", &["-f", "raw", "-c", "write -P 3 1M 1M", uri]);
     bench.check_same_json("qemu-img", &["map", "--output=json", "-f", "raw", uri]);
@@ -158,7 +161,11 @@ fn the_daemon_takes_the_options_of_qemu_storage_daemon() {
         ("{}\n", Some(0)),
         "{resized:?}"
     );
+    let process = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
     assert_eq!(qmp(&["quit"]).code, Some(0));
+    // The reply comes before everything is closed.
+    poll(&mut [PollFd::new(&process, PollFlags::IN)], None).unwrap();
+    assert!(!bench.path("daemon.pid").exists());
     bench.prepare("qemu-img", &["check", "disk.qcow2"]);
 }
 
