@@ -10,7 +10,8 @@ mod options;
 mod signals;
 mod threads;
 
-use std::path::PathBuf;
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use block_core::error::kernel_text;
@@ -80,7 +81,8 @@ pub(crate) fn run(args: Args) -> Outcome {
         Some(default) => default.plan()?,
         None => Plan::parse(&args)?,
     };
-    session::run(args.implicit.policy, async |session| {
+    let pidfile = PidFile::default();
+    let outcome = session::run(args.implicit.policy, async |session| {
         let threads = Threads::start(session)?;
         let exports = Exports::new(
             session.queue(),
@@ -90,7 +92,11 @@ pub(crate) fn run(args: Args) -> Outcome {
         if let Some(default) = &default {
             default.make_disk(session).await?;
         }
-        let served = serve(session, &daemon, plan, &args).await;
+        let served = serve(session, &daemon, plan).await;
+        let served = match &args.pidfile {
+            Some(path) => served.and_then(|()| pidfile.write(path)),
+            None => served,
+        };
         if served.is_ok() {
             if let Some(default) = &default {
                 default.introduce();
@@ -104,11 +110,35 @@ pub(crate) fn run(args: Args) -> Outcome {
         daemon.exports().close_all().await;
         // It may not run.
         daemon.exports().stop_server().await.ok();
-        if let Some(path) = args.pidfile.as_deref().filter(|_| served.is_ok()) {
+        served.map(|()| 0)
+    });
+    drop(pidfile);
+    outcome
+}
+
+/// The file that holds the process's number; it goes when everything is closed.
+#[derive(Default)]
+struct PidFile(RefCell<Option<PathBuf>>);
+
+impl PidFile {
+    fn write(&self, path: &Path) -> Result<(), Failure> {
+        let text = format!("{}\n", std::process::id());
+        std::fs::write(path, text).map_err(|error| {
+            let why = kernel_text(&error);
+            Failure::new(format!("cannot create PID file: {}: {why}", path.display()))
+        })?;
+        self.0.replace(Some(path.to_owned()));
+        Ok(())
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take() {
+            // Somebody else may have removed it.
             std::fs::remove_file(path).ok();
         }
-        served.map(|()| 0)
-    })
+    }
 }
 
 /// Lets the library's warnings be seen.
@@ -121,12 +151,7 @@ fn log_to_stderr() {
 }
 
 /// Does what the plan says, in the order in which one thing needs another.
-async fn serve(
-    session: &Session,
-    daemon: &Rc<Daemon>,
-    plan: Plan,
-    args: &Args,
-) -> Result<(), Failure> {
+async fn serve(session: &Session, daemon: &Rc<Daemon>, plan: Plan) -> Result<(), Failure> {
     for options in plan.nodes {
         session
             .layer()
@@ -141,13 +166,6 @@ async fn serve(
     }
     for chardev in plan.monitors {
         start_monitor(chardev, daemon)?;
-    }
-    if let Some(path) = &args.pidfile {
-        let text = format!("{}\n", std::process::id());
-        std::fs::write(path, text).map_err(|error| {
-            let why = kernel_text(&error);
-            Failure::new(format!("cannot create PID file: {}: {why}", path.display()))
-        })?;
     }
     Ok(())
 }
