@@ -78,7 +78,11 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        Failure::new(chain_text(&error))
+        let text = chain_text(&error);
+        match error.hint() {
+            Some(hint) => Failure::new(format!("{text}\n{hint}")),
+            None => Failure::new(text),
+        }
     }
 }
 

@@ -140,6 +140,9 @@ fn the_daemon_takes_the_options_of_qemu_storage_daemon() {
     assert_eq!(started.code, Some(0), "{started:?}");
     let pid = std::fs::read_to_string(bench.path("daemon.pid")).unwrap();
     let pid: i32 = pid.trim().parse().unwrap();
+    // The daemon holds the image.
+    bench.check_same("qemu-img", &["info", "disk.qcow2"]);
+    bench.check_same("qemu-io", &["-c", "read 0 1", "disk.qcow2"]);
     let uri = "nbd+unix:///disk?socket=nbd.sock";
     bench.prepare("qemu-io", &["-f", "raw", "-c", "write -P 3 1M 1M", uri]);
     bench.check_same_json("qemu-img", &["map", "--output=json", "-f", "raw", uri]);
