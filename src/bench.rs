@@ -8,7 +8,7 @@ use crate::image::Image;
 use crate::opts::cache::CacheMode;
 use crate::opts::image::{Access, ImageArgs, ImageName, OpenHow, one_name};
 use crate::opts::number;
-use crate::report::{Failure, Outcome};
+use crate::report::{Failure, Outcome, outln};
 use crate::session;
 
 /// Run a simple benchmark: requests of one size, several at once
@@ -95,12 +95,12 @@ pub(crate) fn run(args: Args) -> Outcome {
     session::run(args.image.implicit.policy, async |session| {
         let image = Image::open(session, &name, "image", how).await?;
         if !args.quiet {
-            println!("{}", plan.text());
+            outln!("{}", plan.text());
         }
         let started = Instant::now();
         Bench::new(&image, &plan)?.run()?;
         if !args.quiet {
-            println!(
+            outln!(
                 "Run completed in {:.3} seconds.",
                 started.elapsed().as_secs_f64()
             );

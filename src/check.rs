@@ -12,7 +12,7 @@ use crate::image::Image;
 use crate::opts::cache::CacheMode;
 use crate::opts::image::{Access, ImageArgs, ImageName, OpenHow, one_name};
 use crate::opts::output::Output;
-use crate::report::{Failure, Outcome, chain_text};
+use crate::report::{Failure, Outcome, chain_text, out, outln};
 use crate::session::{self, Session};
 
 /// Check an image, and repair it
@@ -81,10 +81,11 @@ async fn check_and_repair(
         return image_check(image, &report);
     }
     if args.output == Output::Human && !args.quiet {
-        println!(
+        outln!(
             "The following inconsistencies were found and repaired:\n\n    \
              {} leaked clusters\n    {} corruptions\n\nDouble checking the fixed image now...",
-            report.leaks_fixed, report.corruptions_fixed
+            report.leaks_fixed,
+            report.corruptions_fixed
         );
     }
     let mut again = one_check(session, image, Repair::None).await?;
@@ -139,8 +140,8 @@ fn image_check(image: &Image, report: &CheckReport) -> Result<ImageCheck, Failur
 
 fn print(check: &ImageCheck, args: &Args) {
     match args.output {
-        Output::Human => print!("{}", human::image_check(check)),
-        Output::Json => println!("{}", check.encode().to_pretty_json()),
+        Output::Human => out!("{}", human::image_check(check)),
+        Output::Json => outln!("{}", check.encode().to_pretty_json()),
     }
 }
 

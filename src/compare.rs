@@ -14,7 +14,7 @@ use crate::image::Image;
 use crate::opts::cache::CacheMode;
 use crate::opts::image::{ImageArgs, ImageName, OpenHow};
 use crate::progress::Progress;
-use crate::report::{Failure, Outcome, chain_text};
+use crate::report::{Failure, Outcome, chain_text, outln};
 use crate::session::{self, Session, join_all};
 
 /// Compare what two images read as
@@ -99,7 +99,7 @@ async fn open_both(
 fn conclude(found: Option<(u64, End)>, lens: [u64; 2], args: &Args) -> Outcome {
     let say = |text: &str| {
         if !args.quiet {
-            println!("{text}");
+            outln!("{text}");
         }
     };
     let common = lens[0].min(lens[1]);

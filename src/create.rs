@@ -15,7 +15,7 @@ use crate::image::{self, Image};
 use crate::opts::create::CreateOptions;
 use crate::opts::image::{Backing, ImageArgs, ImageName, ImplicitArgs, OpenHow};
 use crate::opts::number;
-use crate::report::{Failure, Outcome};
+use crate::report::{Failure, Outcome, outln};
 use crate::session::{self, Session};
 
 /// Make a new image
@@ -103,7 +103,7 @@ async fn create(
         return Err(Failure::new("Image creation needs a size parameter"));
     }
     if !args.quiet {
-        println!("{}", new.options.line(filename, format));
+        outln!("{}", new.options.line(filename, format));
     }
     new.create(session).await
 }

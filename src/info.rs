@@ -9,7 +9,7 @@ use crate::human;
 use crate::image::Image;
 use crate::opts::image::{Backing, ImageArgs, ImageName, OpenHow, one_name};
 use crate::opts::output::Output;
-use crate::report::{Failure, Outcome};
+use crate::report::{Failure, Outcome, out, outln};
 use crate::session::{self, ImplicitOpen, Session};
 
 /// Show what an image is: format, sizes, backing file, what is specific to its format
@@ -45,14 +45,14 @@ fn print(infos: &[ImageInfo], args: &Args) {
     match (args.output, infos) {
         (Output::Human, infos) => {
             let texts: Vec<String> = infos.iter().map(human::image_info).collect();
-            print!("{}", texts.join("\n"));
+            out!("{}", texts.join("\n"));
         }
         (Output::Json, [info]) if !args.backing_chain => {
-            println!("{}", info.encode().to_pretty_json());
+            outln!("{}", info.encode().to_pretty_json());
         }
         (Output::Json, infos) => {
             let list: Vec<Value> = infos.iter().map(Wire::encode).collect();
-            println!("{}", Value::Array(list).to_pretty_json());
+            outln!("{}", Value::Array(list).to_pretty_json());
         }
     }
 }

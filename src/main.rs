@@ -21,6 +21,7 @@ mod resize;
 mod serve;
 mod session;
 
+use crate::report::out;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -124,7 +125,7 @@ fn parse<P: Parser>(words: Vec<OsString>) -> Result<Option<P>, Failure> {
         Ok(parsed) => Ok(Some(parsed)),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                print!("{error}");
+                out!("{error}");
                 Ok(None)
             }
             ErrorKind::InvalidSubcommand => Err(Failure::usage_of_program(&complaint(&error))),

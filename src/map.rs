@@ -7,7 +7,7 @@ use crate::image::Image;
 use crate::opts::image::{ImageArgs, ImageName, OpenHow, is_format, one_name};
 use crate::opts::number;
 use crate::opts::output::Output;
-use crate::report::{Failure, Outcome, chain_text};
+use crate::report::{Failure, Outcome, chain_text, out, outln};
 use crate::session;
 
 /// Show which parts of an image are stored, and where
@@ -202,8 +202,8 @@ struct Printer {
 impl Printer {
     fn start(output: Output) -> Printer {
         match output {
-            Output::Human => println!("{:<16}{:<16}{:<16}File", "Offset", "Length", "Mapped to"),
-            Output::Json => print!("["),
+            Output::Human => outln!("{:<16}{:<16}{:<16}File", "Offset", "Length", "Mapped to"),
+            Output::Json => out!("["),
         }
         Printer {
             output,
@@ -233,7 +233,7 @@ impl Printer {
             self.print(&last, "")?;
         }
         if self.output == Output::Json {
-            println!("]");
+            outln!("]");
         }
         Ok(())
     }
@@ -242,10 +242,10 @@ impl Printer {
         match self.output {
             Output::Human => {
                 if let Some(line) = entry.line()? {
-                    println!("{line}");
+                    outln!("{line}");
                 }
             }
-            Output::Json => print!("{}{separator}", entry.json()),
+            Output::Json => out!("{}{separator}", entry.json()),
         }
         Ok(())
     }

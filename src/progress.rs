@@ -6,6 +6,7 @@ use std::io::{IsTerminal, Write};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::human::as_float;
+use crate::report::{out, outln};
 
 /// Shows how much of `total` is done.
 pub(crate) struct Progress {
@@ -51,7 +52,7 @@ impl Progress {
         self.show();
         match &self.shown {
             Shown::Nothing => {}
-            Shown::Percent(_) => println!(),
+            Shown::Percent(_) => outln!(),
             Shown::Bar(bar) => bar.finish(),
         }
     }
@@ -69,7 +70,7 @@ impl Progress {
                     }
                 };
                 if last.replace(share) != share {
-                    print!("    ({:.2}/100%)\r", as_float(share) / 100.0);
+                    out!("    ({:.2}/100%)\r", as_float(share) / 100.0);
                     // A closed pipe shows when the results are printed.
                     std::io::stdout().flush().ok();
                 }

@@ -7,7 +7,7 @@ use block_core::error::kernel_text;
 use block_schema::{JsonStream, Object, Value};
 
 use crate::opts::{keyval, typed};
-use crate::report::{Failure, Outcome};
+use crate::report::{Failure, Outcome, outln};
 
 /// Send one command to a QMP server and print the answer
 #[derive(clap::Args, Debug)]
@@ -33,7 +33,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     client.call("qmp_capabilities", None)?;
     match client.call(&args.command, arguments)? {
         Answer::Return(value) => {
-            println!("{}", value.to_pretty_json());
+            outln!("{}", value.to_pretty_json());
             Ok(0)
         }
         Answer::Error { class, desc } => Err(Failure::new(format!("{class}: {desc}"))),

@@ -1,10 +1,46 @@
 //! What a subcommand tells its caller: messages in the name of the tool that was called, and the
 //! exit code.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::OnceLock;
 
 use block_core::Error;
+use block_core::error::kernel_text;
+
+/// Prints to the standard output, as `print!` does, but a reader that has left ends the program
+/// quietly.
+macro_rules! out {
+    ($($part:tt)*) => { $crate::report::write_out(format_args!($($part)*)) };
+}
+
+/// As [`out!`], with a new line behind.
+macro_rules! outln {
+    () => { $crate::report::write_out(format_args!("\n")) };
+    ($($part:tt)*) => {
+        $crate::report::write_out(format_args!("{}\n", format_args!($($part)*)))
+    };
+}
+
+pub(crate) use {out, outln};
+
+/// What a shell shows of a program that SIGPIPE ended.
+const PIPE_CLOSED: i32 = 128 + 13;
+
+/// Writes to the standard output; for the macros.
+pub(crate) fn write_out(text: std::fmt::Arguments<'_>) {
+    let written = std::io::stdout().lock().write_fmt(text);
+    match written {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            std::process::exit(PIPE_CLOSED)
+        }
+        Err(error) => {
+            self::error(&format!("standard output: {}", kernel_text(&error)));
+            std::process::exit(1)
+        }
+    }
+}
 
 /// How a subcommand ended: its exit code, or why not.
 pub(crate) type Outcome = Result<u8, Failure>;

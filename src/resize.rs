@@ -6,7 +6,7 @@ use crate::image::Image;
 use crate::opts::create::preallocation_of;
 use crate::opts::image::{ImageArgs, ImageName, OpenHow};
 use crate::opts::size::parse_size;
-use crate::report::{self, Failure, Outcome};
+use crate::report::{self, Failure, Outcome, outln};
 use crate::session::{self, Session};
 
 /// Set the length of an image
@@ -53,7 +53,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         let image = Image::open(session, &name, "image", OpenHow::write(&args.image)).await?;
         resize(session, &image, length, preallocation, &args).await?;
         if !args.quiet {
-            println!("Image resized.");
+            outln!("Image resized.");
         }
         Ok(0)
     })

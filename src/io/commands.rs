@@ -18,7 +18,7 @@ use super::words::{Failed, Words, number};
 use crate::human::{self, IoReport, as_float};
 use crate::image::{Durable, Image, errno_text};
 use crate::opts::create::preallocation_of;
-use crate::report;
+use crate::report::{self, out, outln};
 use crate::session::Session;
 
 /// Bytes of the largest request.
@@ -91,7 +91,7 @@ impl Command {
     }
 
     fn print_usage(&self) -> Failed {
-        println!("{} {} -- {}", self.name, self.usage, self.about);
+        outln!("{} {} -- {}", self.name, self.usage, self.about);
         Failed
     }
 }
@@ -312,7 +312,7 @@ impl<'a> Shell<'a> {
         let start = start.unwrap_or(0);
         let verified = verified.or(len.checked_sub(start));
         let Some(verified) = verified.filter(|&v| v.saturating_add(start) <= len) else {
-            println!("pattern verification range exceeds end of read data");
+            outln!("pattern verification range exceeds end of read data");
             return Err(Failed);
         };
         let started = Instant::now();
@@ -323,7 +323,7 @@ impl<'a> Shell<'a> {
         let matches = pattern.is_none_or(|byte| bytes[from..to].iter().all(|&b| b == byte));
         if !matches {
             let at = offset + start;
-            println!("Pattern verification failed at offset {at}, {verified} bytes");
+            outln!("Pattern verification failed at offset {at}, {verified} bytes");
         }
         Report::of(words).print("read", Span { offset, len }, time, Some(&bytes));
         if matches { Ok(()) } else { Err(Failed) }
@@ -349,12 +349,12 @@ impl<'a> Shell<'a> {
         let read = self.image.read(span.offset, memory(span.len, 0xab));
         self.spawn(async move {
             match read.await {
-                Err(error) => println!("aio_read failed: {}", errno_text(&error)),
+                Err(error) => outln!("aio_read failed: {}", errno_text(&error)),
                 Ok(buf) => {
                     let bytes = buf.to_vec();
                     if pattern.is_some_and(|byte| bytes.iter().any(|&b| b != byte)) {
                         let Span { offset, len } = span;
-                        println!("Pattern verification failed at offset {offset}, {len} bytes");
+                        outln!("Pattern verification failed at offset {offset}, {len} bytes");
                     }
                     report.print("read", span, started.elapsed(), Some(&bytes));
                 }
@@ -376,7 +376,7 @@ impl<'a> Shell<'a> {
         let write = request.start(&self.image, span, memory);
         self.spawn(async move {
             match write.await {
-                Err(error) => println!("aio_write failed: {}", errno_text(&error)),
+                Err(error) => outln!("aio_write failed: {}", errno_text(&error)),
                 Ok(()) => report.print("wrote", span, started.elapsed(), None),
             }
             drop(image);
@@ -411,7 +411,7 @@ impl<'a> Shell<'a> {
     }
 
     fn length(&self) -> Done {
-        println!("{}", human::io_size(as_float(self.len()?)));
+        outln!("{}", human::io_size(as_float(self.len()?)));
         Ok(())
     }
 
@@ -435,7 +435,7 @@ impl<'a> Shell<'a> {
 
     async fn sleep(&self, words: &Words<'_>) -> Done {
         let Ok(milliseconds) = words.operands[0].parse() else {
-            println!("{} is not a valid number", words.operands[0]);
+            outln!("{} is not a valid number", words.operands[0]);
             return Err(Failed);
         };
         self.session
@@ -454,14 +454,14 @@ impl<'a> Shell<'a> {
         let vm_state = specific.map_or(0, |specific| {
             vm_state_offset(specific, cluster_size, node.len())
         });
-        println!("format name: {}", driver.format_name());
-        println!("cluster size: {}", human::io_size(as_float(cluster_size)));
-        println!("vm state offset: {}", human::io_size(as_float(vm_state)));
+        outln!("format name: {}", driver.format_name());
+        outln!("cluster size: {}", human::io_size(as_float(cluster_size)));
+        outln!("vm state offset: {}", human::io_size(as_float(vm_state)));
         let mut text = String::new();
         if let Some(specific) = specific {
             human::format_specific(&mut text, &specific.encode(), 0);
         }
-        print!("{text}");
+        out!("{text}");
         Ok(())
     }
 
@@ -477,7 +477,7 @@ impl<'a> Shell<'a> {
         }
         let count = end.saturating_sub(offset).min(count);
         let start = human::io_size(as_float(offset));
-        println!("{allocated}/{count} bytes allocated at offset {start}");
+        outln!("{allocated}/{count} bytes allocated at offset {start}");
         Ok(())
     }
 
@@ -502,7 +502,7 @@ impl<'a> Shell<'a> {
                 human::io_size(as_float(run.len)),
                 human::io_size(as_float(at)),
             );
-            println!(
+            outln!(
                 "{len} ({:#x}) bytes {word} at offset {start} ({at:#x})",
                 run.len
             );
@@ -552,7 +552,7 @@ fn span(words: &Words<'_>, complaint: &str) -> Result<Span, Failed> {
         let len = number(text)?;
         sum = sum.saturating_add(len);
         if sum > MAX_REQUEST {
-            println!("{complaint} {MAX_REQUEST}, given {text}");
+            outln!("{complaint} {MAX_REQUEST}, given {text}");
             return Err(Failed);
         }
     }
@@ -579,7 +579,7 @@ impl<'a> WriteRequest<'a> {
             ),
         ];
         if let Some((_, complaint)) = refused.iter().find(|(found, _)| *found) {
-            println!("{complaint}");
+            outln!("{complaint}");
             return Err(Failed);
         }
         Ok(WriteRequest {
@@ -651,7 +651,7 @@ impl Report {
             return;
         }
         if let Some(bytes) = bytes.filter(|_| self.dump) {
-            print!("{}", human::hex_dump(bytes, span.offset));
+            out!("{}", human::hex_dump(bytes, span.offset));
         }
         let Span { offset, len } = span;
         let report = IoReport {
@@ -661,9 +661,9 @@ impl Report {
             time,
         };
         if self.machine {
-            print!("{}", report.machine_text());
+            out!("{}", report.machine_text());
         } else {
-            print!("{}", report.text());
+            out!("{}", report.text());
         }
     }
 }
@@ -681,9 +681,9 @@ fn help(words: &Words<'_>) -> Done {
                 name, usage, about, ..
             } in COMMANDS
             {
-                println!("{name} {usage} -- {about}");
+                outln!("{name} {usage} -- {about}");
             }
-            println!("\nUse 'help commandname' for extended help.");
+            outln!("\nUse 'help commandname' for extended help.");
             Ok(())
         }
         Some(name) => match find(name) {
@@ -692,7 +692,7 @@ fn help(words: &Words<'_>) -> Done {
                 Ok(())
             }
             None => {
-                println!("command {name} not found");
+                outln!("command {name} not found");
                 Err(Failed)
             }
         },
@@ -728,6 +728,6 @@ fn usize_of(len: u64) -> usize {
 }
 
 fn failed(what: &str, error: &Error) -> Failed {
-    println!("{what} failed: {}", errno_text(error));
+    outln!("{what} failed: {}", errno_text(error));
     Failed
 }

@@ -10,7 +10,7 @@ use std::io::{BufRead, Write};
 use crate::image::Image;
 use crate::opts::cache::CacheMode;
 use crate::opts::image::{Access, ImageArgs, ImageName, OpenHow};
-use crate::report::{self, Failure, Outcome};
+use crate::report::{self, Failure, Outcome, out};
 use crate::session::{self, Session};
 use block_core::error::kernel_text;
 
@@ -114,7 +114,7 @@ async fn run_all(session: &Session, image: Image, args: &Args) -> Outcome {
 }
 
 fn prompt() {
-    print!("{}> ", report::program());
+    out!("{}> ", report::program());
     // A closed pipe shows when the results are printed.
     std::io::stdout().flush().ok();
 }

@@ -2,6 +2,7 @@
 //! Not here: what the letters mean (`commands.rs`).
 
 use crate::opts::size::{SizeError, parse_size};
+use crate::report::outln;
 
 /// The command failed, and has said why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,10 +89,10 @@ impl<'a> Words<'a> {
 pub(super) fn number(text: &str) -> Result<u64, Failed> {
     parse_size(text).map_err(|error| {
         match error {
-            SizeError::Invalid => println!(
+            SizeError::Invalid => outln!(
                 "Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- {text}"
             ),
-            SizeError::TooLarge => println!("Parsing error: argument too large -- {text}"),
+            SizeError::TooLarge => outln!("Parsing error: argument too large -- {text}"),
         }
         Failed
     })
@@ -107,7 +108,7 @@ fn pattern(text: &str) -> Result<u8, Failed> {
         text.parse()
     };
     byte.map_err(|_| {
-        println!("{text} is not a valid pattern byte");
+        outln!("{text} is not a valid pattern byte");
         Failed
     })
 }

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use block_core::error::kernel_text;
 
-use crate::report::{Failure, Outcome};
+use crate::report::{Failure, Outcome, outln};
 
 const READY: &str = "ready";
 
@@ -32,7 +32,7 @@ pub(super) fn start() -> Outcome {
     {
         match line.map_err(failed)? {
             line if line == READY => return Ok(0),
-            line => println!("{line}"),
+            line => outln!("{line}"),
         }
     }
     let status = child.wait().map_err(failed)?;
@@ -46,7 +46,7 @@ pub(super) fn start() -> Outcome {
 /// What the kernel says.
 pub(super) fn detach() -> Result<(), Failure> {
     let failed_now = |errno: rustix::io::Errno| failed(errno.into());
-    println!("{READY}");
+    outln!("{READY}");
     std::io::stdout().flush().map_err(failed)?;
     rustix::process::setsid().map_err(failed_now)?;
     let nothing = std::fs::OpenOptions::new()

@@ -14,7 +14,7 @@ use crate::create::NewImage;
 use crate::human;
 use crate::opts::create::CreateOptions;
 use crate::opts::image::ImplicitArgs;
-use crate::report::Failure;
+use crate::report::{Failure, outln};
 use crate::session::{ImplicitOpen, Session};
 
 const FOLDER: &str = "qblk-data";
@@ -104,7 +104,7 @@ impl Default {
         let Default { disk, qmp, nbd } = self;
         let (disk, qmp, nbd) = (disk.display(), qmp.display(), nbd.display());
         let qblk = called();
-        println!(
+        outln!(
             "Serving {disk} ({}) as node 'disk': QMP on {qmp}, NBD export 'disk' on {nbd}.\n\
              Ctrl-C flushes, closes and ends.\n\n\
              Try in another terminal, in this folder:\n  \
