@@ -17,7 +17,7 @@ use block_drivers::Drivers;
 use crate::report::{Failure, Outcome};
 
 /// Threads for system calls that block, all queues together.
-const POOL_THREADS: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
+const POOL_THREADS: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
 
 /// What names found inside images may do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

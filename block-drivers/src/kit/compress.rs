@@ -4,6 +4,8 @@
 //! follows the stream is not an error; nor is a stream that never says that it ends, once the
 //! output is whole. Writers differ in both. Not here: where the bytes come from.
 
+use std::cell::RefCell;
+
 use flate2::{Decompress, FlushDecompress, Status};
 
 /// What is wrong with compressed bytes.
@@ -31,7 +33,21 @@ pub(crate) enum DecompressError {
 /// # Errors
 /// When the input is not deflate data, or ends before `out` is full.
 pub(crate) fn inflate_raw(input: &[u8], out: &mut [u8]) -> Result<(), DecompressError> {
-    let mut stream = Decompress::new(false);
+    thread_local! {
+        // A stream's state costs more to make than a small cluster to inflate.
+        static STREAM: RefCell<Decompress> = RefCell::new(Decompress::new(false));
+    }
+    STREAM.with_borrow_mut(|stream| {
+        stream.reset(false);
+        inflate_with(stream, input, out)
+    })
+}
+
+fn inflate_with(
+    stream: &mut Decompress,
+    input: &[u8],
+    out: &mut [u8],
+) -> Result<(), DecompressError> {
     let mut got = 0;
     let mut used = 0;
     loop {
@@ -66,9 +82,32 @@ pub(crate) fn inflate_raw(input: &[u8], out: &mut [u8]) -> Result<(), Decompress
 /// When the input is not zstd data, or ends before `out` is full.
 #[cfg(feature = "zstd")]
 pub(crate) fn unzstd(input: &[u8], out: &mut [u8]) -> Result<(), DecompressError> {
-    use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
+    use zstd::stream::raw::{Decoder, Operation};
+    thread_local! {
+        // As for deflate: a context is large.
+        static DECODER: RefCell<Option<Decoder<'static>>> = const { RefCell::new(None) };
+    }
+    DECODER.with_borrow_mut(|kept| {
+        // Taken out while in use: what an error leaves is not used again.
+        let mut decoder = match kept.take() {
+            Some(decoder) => decoder,
+            None => Decoder::new().map_err(|_| DecompressError::Invalid)?,
+        };
+        decoder.reinit().map_err(|_| DecompressError::Invalid)?;
+        unzstd_with(&mut decoder, input, out)?;
+        *kept = Some(decoder);
+        Ok(())
+    })
+}
+
+#[cfg(feature = "zstd")]
+fn unzstd_with(
+    decoder: &mut zstd::stream::raw::Decoder<'static>,
+    input: &[u8],
+    out: &mut [u8],
+) -> Result<(), DecompressError> {
+    use zstd::stream::raw::{InBuffer, Operation, OutBuffer};
     let want = out.len();
-    let mut decoder = Decoder::new().map_err(|_| DecompressError::Invalid)?;
     let mut source = InBuffer::around(input);
     let mut target = OutBuffer::around(out);
     while target.pos() < want {
