@@ -1,7 +1,7 @@
 //! Images that QEMU makes: we tell of them what `qemu-img` tells, read what is in them, and write
 //! to them so that QEMU finds them clean and equal to a model.
 
-use crate::support::{Random, seed};
+use crate::support::{Random, seed, usize};
 
 use super::{Disk, Io, Ops, Place, Shape};
 
@@ -50,6 +50,70 @@ fn check(options: &'static str, backing: Option<(&'static str, u64)>, size: u64,
     place.io(Io::Theirs, "qcow2", "disk", &commands);
     place.we_read("disk", &disk.bytes);
     place.qemu_agrees("disk", &disk.bytes);
+}
+
+/// Snapshots inside an image keep what they hold while we write to the disk and resize it.
+#[track_caller]
+fn check_snapshots(options: &'static str, size: u64, start: Start) {
+    let Some(place) = Place::with(&["qemu-img", "qemu-io"]) else {
+        return;
+    };
+    let mut random = Random::new(seed(options));
+    let shape = Shape {
+        options,
+        backing: None,
+        size,
+    };
+    let mut disk = Disk::new(&place, shape, &mut random);
+    place.run("qemu-img", &shape.create("disk", &size.to_string()));
+    if let Compressed = start {
+        let commands = Ops(&mut random).compressed(&mut disk);
+        place.io(Io::Theirs, "qcow2", "disk", &commands);
+    }
+    let mut kept = Vec::new();
+    for name in ["first", "second", "third"] {
+        let commands = Ops(&mut random).any(&mut disk, 20);
+        place.io(Io::Ours, "qcow2", "disk", &commands);
+        place.run("qemu-img", &["snapshot", "-c", name, "disk"]);
+        kept.push((name, disk.bytes.clone()));
+        place.same_answers("disk");
+    }
+    place.run("qemu-img", &["snapshot", "-d", "second", "disk"]);
+    kept.remove(1);
+    let commands = Ops(&mut random).any(&mut disk, 30);
+    place.io(Io::Ours, "qcow2", "disk", &commands);
+    place.qemu_agrees("disk", &disk.bytes);
+
+    // Version 2 does not know how long the disk was at a snapshot.
+    if !options.contains("compat=0.10") {
+        disk.bytes.resize(usize(size + size / 2), 0);
+        let len = disk.bytes.len().to_string();
+        place.run("qblk", &["resize", "-q", "-f", "qcow2", "disk", &len]);
+        place.qemu_agrees("disk", &disk.bytes);
+        place.same_answers("disk");
+    }
+    for (name, bytes) in kept {
+        place.run("qemu-img", &["convert", "-l", name, "disk", "read.raw"]);
+        let read = std::fs::read(place.path("read.raw")).expect("a file");
+        // QEMU reads a snapshot at the length that the disk has now.
+        assert!(read.starts_with(&bytes), "snapshot {name} has changed");
+    }
+}
+
+#[test]
+fn snapshots() {
+    check_snapshots("cluster_size=65536", 8 * MIB, Plain);
+}
+
+#[test]
+fn snapshots_of_small_clusters_compressed() {
+    let options = "cluster_size=4096,refcount_bits=64,compression_type=zstd";
+    check_snapshots(options, 4 * MIB, Compressed);
+}
+
+#[test]
+fn snapshots_of_smallest_clusters_of_version_2() {
+    check_snapshots("cluster_size=512,compat=0.10", 2 * MIB, Compressed);
 }
 
 #[test]
