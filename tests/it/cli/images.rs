@@ -525,3 +525,15 @@ fn names_inside_images_are_followed_as_far_as_allowed() {
         );
     }
 }
+
+#[test]
+fn output_that_cannot_be_written_is_an_error() {
+    let bench = Bench::new();
+    std::fs::write(bench.path("disk"), vec![0; 65536]).unwrap();
+    let said = bench.run("sh".as_ref(), &["-c", "./qblk map disk > /dev/full"]);
+    assert_eq!(said.err, "qblk: standard output: No space left on device\n");
+    assert_eq!(said.code, Some(1));
+    let closed = "(trap '' PIPE; ./qblk map disk; echo $? > code) | :; cat code";
+    let said = bench.run("sh".as_ref(), &["-c", closed]);
+    assert_eq!(said.err, "", "{said:?}");
+}

@@ -137,6 +137,18 @@ fn read_only_images_are_not_written() {
 }
 
 #[test]
+fn commands_come_from_the_standard_input_too() {
+    let Some(bench) = beside(&["qemu-img", "qemu-io"]) else {
+        return;
+    };
+    bench.prepare("qemu-img", &["create", "-q", "-f", "raw", "disk", "1M"]);
+    let script = |program| format!("printf 'length\\nfoo\\nquit\\n' | {program} -f raw disk");
+    let ours = bench.run("sh".as_ref(), &["-c", &script("./qemu-io")]);
+    let theirs = bench.run("sh".as_ref(), &["-c", &script("qemu-io")]);
+    assert_eq!(ours, theirs);
+}
+
+#[test]
 fn a_guessed_raw_image_never_becomes_another_format() {
     let bench = Bench::new();
     std::fs::write(bench.path("disk"), vec![0; 65536]).unwrap();
