@@ -43,6 +43,10 @@ struct Virtqueue {
     memory: Arc<GuestMemory>,
 }
 
+#[expect(
+    clippy::host_endian_bytes,
+    reason = "an eventfd counts in the machine's order"
+)]
 fn ring(fd: &OwnedFd) -> rustix::io::Result<()> {
     rustix::io::write(fd, &1u64.to_ne_bytes()).map(drop)
 }
@@ -54,8 +58,9 @@ fn quiet(fd: &OwnedFd) {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let path = match arguments.next() {
-        Some(path) => path.into(),
+    let given = arguments.next().map(std::path::PathBuf::from);
+    let path = match &given {
+        Some(path) => path.clone(),
         None => scratch_disk()?,
     };
     let format = arguments.next().unwrap_or_else(|| "raw".to_owned());
@@ -123,6 +128,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     drop(queues);
     control.block_on(layer.close_all(&control))?;
+    if given.is_none() {
+        std::fs::remove_file(&path)?;
+    }
     println!("{QUEUES} queues, {} MiB written and verified", DISK >> 20);
     Ok(())
 }
@@ -216,6 +224,12 @@ fn put_used(
     Ok(())
 }
 
+/// One block of the guest's memory.
+fn block_memory(virtqueue: &Virtqueue, address: usize) -> IoBuf {
+    let range = address..address + BLOCK;
+    IoBuf::guest(&virtqueue.memory, std::slice::from_ref(&range)).expect("in memory")
+}
+
 /// What the guest's driver does: writes its quarter of the disk, then reads it back.
 fn guest(index: usize, virtqueue: &Virtqueue) {
     let blocks: Vec<u64> = (0..DISK / BLOCK as u64)
@@ -227,10 +241,8 @@ fn guest(index: usize, virtqueue: &Virtqueue) {
             for (place, &block) in batch.iter().enumerate() {
                 let address = place * BLOCK;
                 if write {
-                    let memory = IoBuf::guest(&virtqueue.memory, &[address..address + BLOCK]);
-                    memory
-                        .expect("in memory")
-                        .copy_in(0, &pattern(block).repeat(BLOCK / 8));
+                    let memory = block_memory(virtqueue, address);
+                    memory.copy_in(0, &pattern(block).repeat(BLOCK / 8));
                 }
                 let descriptor = Descriptor {
                     write,
@@ -251,8 +263,7 @@ fn guest(index: usize, virtqueue: &Virtqueue) {
                     let descriptor = used.expect("the request succeeds");
                     missing -= 1;
                     if !write {
-                        let range = descriptor.address..descriptor.address + BLOCK;
-                        let memory = IoBuf::guest(&virtqueue.memory, &[range]).expect("in memory");
+                        let memory = block_memory(virtqueue, descriptor.address);
                         let block = descriptor.sector * 512 / BLOCK as u64;
                         assert_eq!(memory.to_vec(), pattern(block).repeat(BLOCK / 8));
                     }

@@ -110,8 +110,8 @@ impl Worker {
         let (request, expected, touched) = match self.random.below(100) {
             // A block with something in flight would make the answer depend on the order.
             _ if self.busy[index] => (Request::flush(), Expected::Flush, vec![]),
-            0..=1 => (Request::flush(), Expected::Flush, vec![]),
-            2..=6 if discards(cluster) => match self.whole_cluster(cluster) {
+            dice if dice < 2 => (Request::flush(), Expected::Flush, vec![]),
+            dice if dice < 7 && discards(cluster) => match self.whole_cluster(cluster) {
                 Some(blocks) => {
                     for &block in &blocks {
                         self.content[support::usize(block)] = Content::Zero;
@@ -121,7 +121,7 @@ impl Worker {
                 }
                 None => (Request::flush(), Expected::Flush, vec![]),
             },
-            0..=55 => {
+            dice if dice < 56 => {
                 let buf = IoBuf::zeroed(support::usize(BLOCK));
                 let expected = Expected::Read(block, self.content[index]);
                 (Request::read(block * BLOCK, buf), expected, vec![block])
