@@ -23,6 +23,11 @@ pub(super) fn parse(
         (options.encrypt.is_some(), "encrypt"),
         (options.data_file.is_some(), "data-file"),
         (options.overlap_check.is_some(), "overlap-check"),
+        (options.lazy_refcounts == Some(true), "lazy-refcounts"),
+        (
+            options.pass_discard_snapshot == Some(true),
+            "pass-discard-snapshot",
+        ),
         (options.l2_cache_entry_size.is_some(), "l2-cache-entry-size"),
         (
             options.cache_clean_interval.is_some_and(|s| s != 0),
@@ -87,5 +92,33 @@ fn caches(both: Option<u64>, l2: Option<u64>, refcounts: Option<u64>) -> Result<
             l2.unwrap_or(default_l2),
             refcounts.unwrap_or(default_refcounts),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use block_schema::types::BlockdevRef;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_built_in_is_refused_by_name() {
+        let none = BlockdevOptionsQcow2::new(BlockdevRef::Reference("file".to_owned()));
+        assert!(parse("top", &none, true, false).is_ok());
+        let lazy = BlockdevOptionsQcow2 {
+            lazy_refcounts: Some(true),
+            ..none.clone()
+        };
+        let snapshots = BlockdevOptionsQcow2 {
+            pass_discard_snapshot: Some(true),
+            ..none
+        };
+        for (options, name) in [
+            (lazy, "lazy-refcounts"),
+            (snapshots, "pass-discard-snapshot"),
+        ] {
+            let refused = parse("top", &options, true, false).map(|_| ()).unwrap_err();
+            assert!(refused.to_string().contains(name), "{refused}");
+        }
     }
 }
