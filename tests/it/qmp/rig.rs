@@ -1,6 +1,6 @@
 //! A daemon in this process, and a client that speaks to it byte by byte.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::num::NonZeroUsize;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use block_core::engine::{HostEngine, HostEngineOptions, Pool, Ring};
 use block_core::export::Exports;
@@ -147,7 +147,18 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn connect(path: &Path) -> Client {
-        let stream = UnixStream::connect(path).expect("the daemon listens");
+        // QEMU's daemon makes its socket a moment before it listens.
+        let give_up = Instant::now() + Duration::from_secs(20);
+        let stream = loop {
+            match UnixStream::connect(path) {
+                Err(error)
+                    if error.kind() == ErrorKind::ConnectionRefused && Instant::now() < give_up =>
+                {
+                    std::thread::yield_now();
+                }
+                connected => break connected.expect("the daemon listens"),
+            }
+        };
         // A daemon that says nothing fails the test rather than hang it.
         let limit = Some(Duration::from_secs(20));
         stream.set_read_timeout(limit).expect("a time limit");
