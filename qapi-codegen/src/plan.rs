@@ -84,7 +84,9 @@ fn edges(schema: &Schema, nodes: &HashMap<&str, usize>) -> Vec<Edge> {
                 continue;
             }
             Kind::FlatUnion(union) => {
-                add_members(&union.base);
+                for (member, owner) in schema.base_members(entity, union) {
+                    add(&owner.name, &member.name, &member.ty, false);
+                }
                 &union.branches
             }
             Kind::SimpleUnion(union) => {
@@ -169,9 +171,8 @@ pub(crate) fn clashes(schema: &Schema) -> Vec<String> {
 fn inner_clashes(schema: &Schema, entity: &qapi_parser::Entity, errors: &mut Vec<String>) {
     let idents: Vec<(String, &str)> = match &entity.kind {
         Kind::Enum(values) => values
-            .values
-            .iter()
-            .map(|value| (names::pascal(value), value.as_str()))
+            .names()
+            .map(|value| (names::pascal(value), value))
             .collect(),
         Kind::Struct(_) => schema
             .members(&entity.name)

@@ -81,7 +81,7 @@ pub(crate) fn member_names(entity: &Entity) -> Vec<String> {
     };
     let of_branches = |b: &[Branch]| b.iter().map(|branch| branch.name.clone()).collect();
     match &entity.kind {
-        Kind::Enum(values) => values.values.clone(),
+        Kind::Enum(values) => values.names().map(str::to_owned).collect(),
         Kind::Struct(structure) => of(&structure.members),
         Kind::FlatUnion(_) => Vec::new(),
         Kind::SimpleUnion(union) => of_branches(&union.branches),

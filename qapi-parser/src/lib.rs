@@ -17,15 +17,18 @@ mod include;
 mod overlay;
 mod resolve;
 
+mod cond;
 mod error;
 mod schema;
 
 use std::path::{Path, PathBuf};
 
+pub use cond::Cond;
 pub use error::{Diagnostic, Diagnostics};
 pub use schema::{
-    Alternate, Arguments, Branch, Builtin, Command, Dialect, Doc, Entity, Enum, Event, FlatUnion,
-    JsonType, Kind, Member, Schema, SimpleUnion, Struct, Type,
+    Alternate, Arguments, Base, Branch, Builtin, Command, Dialect, Doc, Entity, Enum, EnumValue,
+    Event, Feature, FlatUnion, JsonType, Kind, Member, Module, Schema, Section, SectionKind,
+    SimpleUnion, Struct, Type,
 };
 pub use source::{FileId, Place, Source, Sources, Span};
 

@@ -73,9 +73,7 @@ fn merge_entity(
             ("members", kind) => add_members(kind, members.unwrap_or_default(), diagnostics),
             ("values", Kind::Enum(values)) => {
                 let added = check::overlay_values(value, diagnostics);
-                values
-                    .values
-                    .extend(added.into_iter().map(|value| value.text));
+                values.values.extend(resolve::values(added));
                 true
             }
             ("branches", kind) => {

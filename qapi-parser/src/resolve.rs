@@ -5,13 +5,15 @@
 use indexmap::IndexMap;
 
 use crate::check::{Choice, DraftData, DraftKind, DraftMember, DraftType};
+use crate::cond::Cond;
 use crate::error::{Diagnostic, Diagnostics};
 use crate::include::Placed;
 use crate::schema::{
-    Alternate, Arguments, Branch, Builtin, Command, Dialect, Entity, Enum, Event, FlatUnion,
-    JsonType, Kind, Member, Schema, SimpleUnion, Struct, Type,
+    Alternate, Arguments, Base, Branch, Builtin, Command, Entity, Enum, EnumValue, Event,
+    FlatUnion, JsonType, Kind, Member, Schema, SimpleUnion, Struct, Type,
 };
 use crate::source::Span;
+use crate::syntax::Text;
 
 /// Types that stand for "any JSON", allowed with `'gen': 'no'` only.
 const ESCAPES: [&str; 3] = ["visitor", "dict", "**"];
@@ -30,12 +32,12 @@ pub(crate) fn define(schema: &mut Schema, placed: Placed, diagnostics: &mut Diag
         return;
     }
     let kind = kind(draft.kind, span, diagnostics);
-    let dialect = Dialect::Legacy;
     let entity = Entity {
         name: name.clone(),
         module,
         span,
-        dialect,
+        cond: Cond::Always,
+        features: Vec::new(),
         doc: draft.doc,
         kind,
     };
@@ -45,7 +47,8 @@ pub(crate) fn define(schema: &mut Schema, placed: Placed, diagnostics: &mut Diag
 fn kind(draft: DraftKind, span: Span, diagnostics: &mut Diagnostics) -> Kind {
     match draft {
         DraftKind::Enum { values } => Kind::Enum(Enum {
-            values: values.into_iter().map(|value| value.text).collect(),
+            values: self::values(values),
+            prefix: None,
         }),
         DraftKind::Struct { base, members } => {
             let base = base.map(|base| base.text);
@@ -69,7 +72,7 @@ fn kind(draft: DraftKind, span: Span, diagnostics: &mut Diagnostics) -> Kind {
                         diagnostics.push(Diagnostic::needs_base(span));
                     }
                     Kind::FlatUnion(FlatUnion {
-                        base: base.unwrap_or_default(),
+                        base: Base::Named(base.unwrap_or_default()),
                         discriminator: discriminator.text,
                         // Filled in by `fill_tags` once every base is known.
                         tag: String::new(),
@@ -89,12 +92,26 @@ fn kind(draft: DraftKind, span: Span, diagnostics: &mut Diagnostics) -> Kind {
             typed,
             answers,
             allow_oob: false,
+            allow_preconfig: false,
+            coroutine: false,
+            boxed: false,
             flat: None,
         }),
         DraftKind::Event { data } => Kind::Event(Event {
             data: arguments(data),
+            boxed: false,
         }),
     }
+}
+
+pub(crate) fn values(drafts: Vec<Text>) -> Vec<EnumValue> {
+    let value = |draft: Text| EnumValue {
+        name: draft.text,
+        cond: Cond::Always,
+        features: Vec::new(),
+        span: draft.span,
+    };
+    drafts.into_iter().map(value).collect()
 }
 
 pub(crate) fn members(drafts: Vec<DraftMember>) -> Vec<Member> {
@@ -104,6 +121,8 @@ pub(crate) fn members(drafts: Vec<DraftMember>) -> Vec<Member> {
         span: draft.name.span,
         ty_span: draft.ty.span(),
         ty: ty(draft.ty),
+        cond: Cond::Always,
+        features: Vec::new(),
     };
     drafts.into_iter().map(member).collect()
 }
@@ -114,6 +133,7 @@ pub(crate) fn branches(drafts: Vec<DraftMember>) -> Vec<Branch> {
         span: draft.name.span,
         ty_span: draft.ty.span(),
         ty: ty(draft.ty),
+        cond: Cond::Always,
     };
     drafts.into_iter().map(branch).collect()
 }
@@ -135,8 +155,8 @@ fn ty(draft: DraftType) -> Type {
 
 /// Fills in the discriminators' enums; a union whose enum is not found keeps none.
 fn fill_tags(schema: &mut Schema) {
-    let tag = |schema: &Schema, union: &FlatUnion| {
-        let members = schema.members(&union.base);
+    let tag = |schema: &Schema, entity: &Entity, union: &FlatUnion| {
+        let members = schema.base_members(entity, union);
         let member = members
             .iter()
             .find(|(member, _)| member.name == union.discriminator)?;
@@ -149,7 +169,7 @@ fn fill_tags(schema: &mut Schema) {
         .entities
         .values()
         .filter_map(|entity| match &entity.kind {
-            Kind::FlatUnion(union) => Some((entity.name.clone(), tag(schema, union)?)),
+            Kind::FlatUnion(union) => Some((entity.name.clone(), tag(schema, entity, union)?)),
             _ => None,
         })
         .collect();
@@ -314,11 +334,18 @@ impl Resolver<'_> {
     }
 
     fn flat_union(&mut self, entity: &Entity, union: &FlatUnion) {
-        if union.base.is_empty() {
-            return;
-        }
-        self.base(entity, Some(&union.base));
-        let base = self.schema.members(&union.base);
+        let base_name = match &union.base {
+            Base::Named(name) if name.is_empty() => return,
+            Base::Named(name) => {
+                self.base(entity, Some(name));
+                name.as_str()
+            }
+            Base::Inline(members) => {
+                self.members(members, true);
+                ""
+            }
+        };
+        let base = self.schema.base_members(entity, union);
         if base.is_empty() {
             return;
         }
@@ -330,7 +357,7 @@ impl Resolver<'_> {
             self.diagnostics.push(Diagnostic::discriminator_unknown(
                 entity.span,
                 name,
-                &union.base,
+                base_name,
             ));
             return;
         };
@@ -347,7 +374,7 @@ impl Resolver<'_> {
             return;
         };
         for branch in &union.branches {
-            if !values.contains(&branch.name) {
+            if !values.iter().any(|value| value.name == branch.name) {
                 let error = Diagnostic::branch_not_in_enum(branch.span, &branch.name, tag_name);
                 self.diagnostics.push(error);
             }

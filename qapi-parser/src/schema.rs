@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use indexmap::IndexMap;
 
+use crate::cond::Cond;
 use crate::source::Span;
 
 /// A whole schema.
@@ -15,16 +16,30 @@ use crate::source::Span;
 pub struct Schema {
     /// Types, commands and events by name, in schema order.
     pub entities: IndexMap<String, Entity>,
+    /// The schema's files by the stem that [`Entity::module`] names, in the order of their first
+    /// line: the root first.
+    pub modules: IndexMap<String, Module>,
     /// The files it was read from: what a build script must watch.
     pub files: Vec<PathBuf>,
 }
 
-/// Which language an expression was written in.
+/// A file of the schema.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Module {
+    /// Documentation that stands in it by itself, about no definition.
+    pub doc: String,
+}
+
+/// Which language expressions are read as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Dialect {
-    /// That of QEMU 2.1: `type`, simple and anonymous `union`, nested inline structs.
+    /// Each expression as what it can only be; either, where it could be both.
     #[default]
+    Auto,
+    /// That of QEMU 2.1: `type`, simple and anonymous `union`, nested inline structs.
     Legacy,
+    /// Today's: `struct`, `alternate`, `if`, `features`, documentation that is checked.
+    Modern,
 }
 
 /// One definition.
@@ -36,21 +51,62 @@ pub struct Entity {
     pub module: String,
     /// Where it was defined.
     pub span: Span,
-    /// The language it was written in.
-    pub dialect: Dialect,
+    /// When it is there at all.
+    pub cond: Cond,
+    /// What is to be known of it: an open set, of which `deprecated` and `unstable` mean something
+    /// to generators.
+    pub features: Vec<Feature>,
     /// Its documentation.
     pub doc: Doc,
     /// What it defines.
     pub kind: Kind,
 }
 
-/// Documentation: of the whole and of each member, value or branch.
+/// Something to be known of an entity, member or value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Feature {
+    /// Its name.
+    pub name: String,
+    /// When it holds.
+    pub cond: Cond,
+}
+
+/// Documentation: of the whole and of each member, value or branch. Texts are as written, without
+/// the comment marks and common indentation, paragraphs apart by an empty line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Doc {
-    /// Of the whole, paragraphs apart by an empty line.
+    /// Of the whole.
     pub body: String,
     /// By member, value or branch name.
     pub members: IndexMap<String, String>,
+    /// By name of the feature.
+    pub features: IndexMap<String, String>,
+    /// What follows, in the order written.
+    pub sections: Vec<Section>,
+}
+
+/// A part of documentation with a heading.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Section {
+    /// What it is about.
+    pub kind: SectionKind,
+    /// Its text.
+    pub text: String,
+}
+
+/// Headings that documentation knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SectionKind {
+    /// The version that brought it.
+    Since,
+    /// What a command answers.
+    Returns,
+    /// How a command fails.
+    Errors,
+    /// What is left to be done; not for users.
+    Todo,
+    /// More of the body.
+    Plain,
 }
 
 /// What an entity is.
@@ -76,7 +132,22 @@ pub enum Kind {
 #[derive(Debug, Clone)]
 pub struct Enum {
     /// The values, in schema order.
-    pub values: Vec<String>,
+    pub values: Vec<EnumValue>,
+    /// What C names start with instead of the enum's own name.
+    pub prefix: Option<String>,
+}
+
+/// One value of an enum.
+#[derive(Debug, Clone)]
+pub struct EnumValue {
+    /// Its name.
+    pub name: String,
+    /// When it is there.
+    pub cond: Cond,
+    /// What is to be known of it.
+    pub features: Vec<Feature>,
+    /// Where its name was written.
+    pub span: Span,
 }
 
 /// An object type.
@@ -97,6 +168,10 @@ pub struct Member {
     pub optional: bool,
     /// Its type.
     pub ty: Type,
+    /// When it is there.
+    pub cond: Cond,
+    /// What is to be known of it.
+    pub features: Vec<Feature>,
     /// Where its name was written.
     pub span: Span,
     /// Where its type was written.
@@ -147,19 +222,30 @@ pub enum Builtin {
     Null,
     /// Any JSON value.
     Any,
+    /// The kind of a JSON value, as a string.
+    QType,
 }
 
 /// A struct whose discriminator tells which branch's members follow.
 #[derive(Debug, Clone)]
 pub struct FlatUnion {
-    /// The struct that holds the members of every branch, the discriminator among them.
-    pub base: String,
+    /// The members of every branch, the discriminator among them.
+    pub base: Base,
     /// Name of the discriminator, a member of the base.
     pub discriminator: String,
     /// The discriminator's enum.
     pub tag: String,
     /// Branches in schema order; a value of the enum without a branch adds no members.
     pub branches: Vec<Branch>,
+}
+
+/// Where the common members of a flat union stand.
+#[derive(Debug, Clone)]
+pub enum Base {
+    /// In a struct.
+    Named(String),
+    /// In the union itself.
+    Inline(Vec<Member>),
 }
 
 /// A union that wraps its branches in `{"type": …, "data": …}`.
@@ -183,8 +269,10 @@ pub struct Alternate {
 pub struct Branch {
     /// Its name.
     pub name: String,
-    /// Its type.
+    /// Its type. Of a flat union: a struct, or another flat union.
     pub ty: Type,
+    /// When it is there.
+    pub cond: Cond,
     /// Where its name was written.
     pub span: Span,
     /// Where its type was written.
@@ -204,6 +292,12 @@ pub struct Command {
     pub answers: bool,
     /// May be run out of band.
     pub allow_oob: bool,
+    /// May be run before the machine is configured.
+    pub allow_preconfig: bool,
+    /// Runs as a coroutine in QEMU.
+    pub coroutine: bool,
+    /// Its arguments are one type, passed on as a whole.
+    pub boxed: bool,
     /// Its only argument, whose members may also be given directly in place of it.
     pub flat: Option<String>,
 }
@@ -213,6 +307,8 @@ pub struct Command {
 pub struct Event {
     /// What it carries.
     pub data: Arguments,
+    /// Its data is one type, passed on as a whole.
+    pub boxed: bool,
 }
 
 /// What a command takes or an event carries.
@@ -220,7 +316,7 @@ pub struct Event {
 pub enum Arguments {
     /// Members listed in place.
     Members(Vec<Member>),
-    /// Those of a type.
+    /// Those of a struct or flat union.
     Type(String),
 }
 
@@ -243,6 +339,7 @@ impl Builtin {
             "size" => Self::Size,
             "null" => Self::Null,
             "any" => Self::Any,
+            "QType" => Self::QType,
             _ => return None,
         })
     }
@@ -250,7 +347,7 @@ impl Builtin {
     /// The kind of JSON value that it is.
     pub fn json_type(self) -> JsonType {
         match self {
-            Self::Str => JsonType::String,
+            Self::Str | Self::QType => JsonType::String,
             Self::Number => JsonType::Number,
             Self::Bool => JsonType::Boolean,
             Self::Null => JsonType::Null,
@@ -336,6 +433,19 @@ impl Schema {
         members
     }
 
+    /// The members that every branch of `union`, which `entity` is, has; each with where it is
+    /// documented.
+    pub fn base_members<'a>(
+        &'a self,
+        entity: &'a Entity,
+        union: &'a FlatUnion,
+    ) -> Vec<(&'a Member, &'a Entity)> {
+        match &union.base {
+            Base::Named(name) => self.members(name),
+            Base::Inline(members) => members.iter().map(|member| (member, entity)).collect(),
+        }
+    }
+
     /// The kind of JSON value that `ty` is; of an alternate, any.
     pub fn json_type(&self, ty: &Type) -> JsonType {
         match ty {
@@ -347,6 +457,38 @@ impl Schema {
                 Some(_) => JsonType::Object,
             },
         }
+    }
+}
+
+impl Entity {
+    /// Whether feature `name` is among its own.
+    pub fn has_feature(&self, name: &str) -> bool {
+        has_feature(&self.features, name)
+    }
+}
+
+impl Member {
+    /// Whether feature `name` is among its own.
+    pub fn has_feature(&self, name: &str) -> bool {
+        has_feature(&self.features, name)
+    }
+}
+
+impl EnumValue {
+    /// Whether feature `name` is among its own.
+    pub fn has_feature(&self, name: &str) -> bool {
+        has_feature(&self.features, name)
+    }
+}
+
+fn has_feature(features: &[Feature], name: &str) -> bool {
+    features.iter().any(|feature| feature.name == name)
+}
+
+impl Enum {
+    /// The names of its values, in schema order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.values.iter().map(|value| value.name.as_str())
     }
 }
 

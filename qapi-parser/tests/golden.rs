@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use qapi_parser::{Arguments, Branch, Entity, Kind, Loader, Member, Schema, Type};
+use qapi_parser::{Arguments, Base, Branch, Entity, Kind, Loader, Member, Schema, Type};
 
 const ROOT: &str = "../tests/schemas";
 
@@ -74,7 +74,10 @@ fn dump(schema: &Schema) -> String {
     for entity in schema.entities.values() {
         let name = &entity.name;
         let text = match &entity.kind {
-            Kind::Enum(values) => format!("enum {name} = {}", values.values.join(" | ")),
+            Kind::Enum(values) => format!(
+                "enum {name} = {}",
+                values.names().collect::<Vec<_>>().join(" | ")
+            ),
             Kind::Struct(structure) => {
                 let base = structure.base.as_ref().map(|base| format!(" : {base}"));
                 let base = base.unwrap_or_default();
@@ -82,7 +85,7 @@ fn dump(schema: &Schema) -> String {
             }
             Kind::FlatUnion(union) => format!(
                 "union {name} : {} by {} ({}) {{{}}}",
-                union.base,
+                base(&union.base),
                 union.discriminator,
                 union.tag,
                 branches(&union.branches)
@@ -119,6 +122,13 @@ fn dump(schema: &Schema) -> String {
         docs(&mut out, entity);
     }
     out
+}
+
+fn base(base: &Base) -> String {
+    match base {
+        Base::Named(name) => name.clone(),
+        Base::Inline(own) => format!("{{{}}}", members(own)),
+    }
 }
 
 fn docs(out: &mut String, entity: &Entity) {

@@ -10,12 +10,13 @@ use crate::names;
 pub(super) fn emit(entity: &Entity, values: &Enum) -> TokenStream {
     let docs = docs::entity(entity);
     let ident = names::type_ident(&entity.name);
-    let variants = values.values.iter().map(|value| {
+    let names: Vec<String> = values.names().map(str::to_owned).collect();
+    let variants = names.iter().map(|value| {
         let doc = docs::member(&entity.doc, value);
         let variant = names::variant(value);
         quote!(#doc #variant)
     });
-    definition(&docs, &ident, variants, &values.values)
+    definition(&docs, &ident, variants, &names)
 }
 
 /// An enum with its conversions; `variants` are documented already.

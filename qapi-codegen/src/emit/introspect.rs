@@ -241,13 +241,21 @@ impl Walk<'_> {
             return Object::new();
         };
         match &entity.kind {
-            Kind::Enum(values) => self.enumeration(used, values.values.clone()),
+            Kind::Enum(values) => {
+                let values = values.names().map(str::to_owned).collect();
+                self.enumeration(used, values)
+            }
             Kind::Struct(_) => {
                 let members = self.members(schema.members(name).into_iter().map(|(m, _)| m));
                 self.object(used, members)
             }
             Kind::FlatUnion(union) => {
-                let members = self.members(schema.members(&union.base).into_iter().map(|(m, _)| m));
+                let members = self.members(
+                    schema
+                        .base_members(entity, union)
+                        .into_iter()
+                        .map(|(m, _)| m),
+                );
                 let mut entry = self.object(used, members);
                 entry.insert("tag", union.discriminator.as_str());
                 let Some(Kind::Enum(values)) = schema.get(&union.tag).map(|tag| &tag.kind) else {
@@ -255,12 +263,15 @@ impl Walk<'_> {
                 };
                 let mut variants = Vec::new();
                 for value in &values.values {
-                    let branch = union.branches.iter().find(|branch| branch.name == *value);
+                    let branch = union
+                        .branches
+                        .iter()
+                        .find(|branch| branch.name == value.name);
                     let ty = match branch {
                         Some(branch) => self.ty(&branch.ty),
                         None => self.used(Used::Empty),
                     };
-                    variants.push(variant(value, ty));
+                    variants.push(variant(&value.name, ty));
                 }
                 entry.insert("variants", variants);
                 entry
@@ -343,6 +354,7 @@ fn variant(case: &str, ty: String) -> Value {
 fn builtin_name(builtin: Builtin) -> &'static str {
     match builtin {
         Builtin::Str => "str",
+        Builtin::QType => "QType",
         Builtin::Number => "number",
         Builtin::Bool => "bool",
         Builtin::Null => "null",

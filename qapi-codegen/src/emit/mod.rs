@@ -245,7 +245,7 @@ fn wire_by_fields(ident: &Ident) -> TokenStream {
 
 fn builtin_type(builtin: Builtin) -> TokenStream {
     match builtin {
-        Builtin::Str => quote!(String),
+        Builtin::Str | Builtin::QType => quote!(String),
         Builtin::Int | Builtin::Int64 => quote!(i64),
         Builtin::Number => quote!(f64),
         Builtin::Bool => quote!(bool),

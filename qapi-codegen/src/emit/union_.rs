@@ -15,7 +15,7 @@ pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) ->
     let branch_ident = format_ident!("{ident}Branch");
     let tag_field = names::field(&union.discriminator);
     let tag_type = context.ty(&Type::Named(union.tag.clone()));
-    let members = context.schema.members(&union.base);
+    let members = context.schema.base_members(entity, union);
     let is_tag = |member: &Member| member.name == union.discriminator;
     let fields = members.iter().map(|(member, owner)| {
         if is_tag(member) {
@@ -136,10 +136,10 @@ fn branches(
     let mut takes = Vec::new();
     let mut puts = Vec::new();
     let mut kinds = Vec::new();
-    for value in &values.values {
+    for value in values.names() {
         let doc = tag_doc.map(|doc| docs::member(doc, value));
         let variant = names::variant(value);
-        let Some(branch) = union.branches.iter().find(|branch| branch.name == *value) else {
+        let Some(branch) = union.branches.iter().find(|branch| branch.name == value) else {
             variants.push(quote!(#doc #variant));
             takes.push(quote!(#tag::#variant => Ok(Self::#variant)));
             puts.push(quote!(Self::#variant => {}));
