@@ -2,6 +2,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
@@ -9,10 +10,12 @@ use super::*;
 use crate::driver::{ClaimKind, Driver, Pending};
 use crate::engine::count_allocations::allocations;
 use crate::engine::{Aio, HostEngine, HostEngineOptions, Leaf, LeafFacts, LeafFile, Pool, Ring};
+use crate::error::Error;
 use crate::graph::perm::Role;
 use crate::graph::{Node, NodeFacts, NodeId};
 use crate::request::align;
-use crate::request::map::{EdgeIndex, Extent};
+use crate::request::cx::Cx;
+use crate::request::map::{Access, EdgeIndex, Extent, Lookup, Mapping};
 
 /// A memory file as a node.
 struct File(Arc<Leaf>);
