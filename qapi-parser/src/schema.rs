@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use indexmap::IndexMap;
 
 use crate::cond::Cond;
-use crate::source::Span;
+use crate::source::{Sources, Span};
 
 /// A whole schema.
 #[derive(Debug, Clone, Default)]
@@ -404,6 +404,20 @@ impl JsonType {
 }
 
 impl Schema {
+    /// Where `span` stands, as `file:line:column`; without line where the file is gone by now.
+    pub fn locate(&self, span: Span) -> String {
+        let Some(path) = self.files.get(span.file.0) else {
+            return "the schema".to_owned();
+        };
+        let Ok(text) = std::fs::read_to_string(path) else {
+            return path.display().to_string();
+        };
+        let mut sources = Sources::default();
+        let file = sources.add(path, text, None);
+        let place = sources.place(file, span.start);
+        format!("{}:{}:{}", path.display(), place.line, place.column)
+    }
+
     /// The entity called `name`.
     pub fn get(&self, name: &str) -> Option<&Entity> {
         self.entities.get(name)
