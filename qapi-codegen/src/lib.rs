@@ -26,7 +26,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use file::GeneratedFile;
-pub use options::{Options, Runtime, Serde};
+use names::{Names, Unnamed};
+pub use options::{
+    Change, Conditions, Growth, Hook, Only, Options, Runtime, Serde, Unknown, feature_name,
+};
+use plan::Plan;
 use qapi_parser::{Diagnostics, Loader, Schema};
 
 /// Why there is no generated code.
@@ -34,8 +38,9 @@ use qapi_parser::{Diagnostics, Loader, Schema};
 pub enum Error {
     /// The schema is wrong.
     Schema(Box<Diagnostics>),
-    /// Names that differ in the schema are the same in Rust.
-    Names(Vec<String>),
+    /// What the schema or the options ask for has no form in Rust; one message each, with its
+    /// place.
+    Refused(Vec<String>),
     /// The result cannot be written.
     Write(PathBuf, std::io::Error),
 }
@@ -44,9 +49,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Schema(diagnostics) => diagnostics.fmt(f),
-            Self::Names(clashes) => {
-                for clash in clashes {
-                    writeln!(f, "error: {clash}")?;
+            Self::Refused(messages) => {
+                for message in messages {
+                    writeln!(f, "error: {message}")?;
                 }
                 Ok(())
             }
@@ -61,28 +66,38 @@ impl std::error::Error for Error {}
 /// to run to make them again; it stands in their first line.
 ///
 /// # Errors
-/// [`Error::Names`].
+/// [`Error::Refused`].
 pub fn generate(schema: &Schema, options: &Options, by: &str) -> Result<Vec<GeneratedFile>, Error> {
-    check_names(schema)?;
-    Ok(emit::emit(schema, options).into_files(by))
+    Ok(modules(schema, options)?.into_files(by))
 }
 
 /// Generates the same as the content of one module.
 ///
 /// # Errors
-/// [`Error::Names`].
+/// [`Error::Refused`].
 pub fn generate_text(schema: &Schema, options: &Options) -> Result<String, Error> {
-    check_names(schema)?;
-    Ok(emit::emit(schema, options).into_text())
+    Ok(modules(schema, options)?.into_text())
 }
 
-fn check_names(schema: &Schema) -> Result<(), Error> {
-    let clashes = plan::clashes(schema);
-    if clashes.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Names(clashes))
-    }
+fn modules(schema: &Schema, options: &Options) -> Result<file::Module, Error> {
+    let names = Names::new(schema).map_err(|unnamed| {
+        let message = |unnamed: Unnamed| {
+            let Unnamed { name, span } = unnamed;
+            format!(
+                "`{name}` has no letter or digit for a name in Rust\n --> {}",
+                schema.locate(span)
+            )
+        };
+        Error::Refused(unnamed.into_iter().map(message).collect())
+    })?;
+    let plan = Plan::new(schema);
+    let context = emit::Context {
+        schema,
+        options,
+        names,
+        plan,
+    };
+    Ok(emit::emit(&context))
 }
 
 /// For build scripts: a schema in, a file in `OUT_DIR` out.

@@ -1,14 +1,11 @@
-//! What emitters must know about the schema as a whole: where recursion is broken, and whether two
-//! names meet in Rust.
+//! What emitters must know about the schema as a whole: where recursion is broken.
 //! Called by `lib.rs` before anything is emitted.
 //! Invariant: with the boxes of a [`Plan`] every type has a finite size, and no box can be left
 //! out; the choice depends on the schema alone.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use qapi_parser::{Kind, Schema, Type};
-
-use crate::names;
 
 /// A place where a type holds another by value: owner, and member or branch.
 pub(crate) type Place = (String, String);
@@ -131,63 +128,4 @@ fn cyclic_edges(nodes: usize, edges: &[Edge], without: Option<usize>) -> Vec<usi
         (kept(&edge) && reaches(edge.to, edge.from)).then_some(index)
     };
     edges.iter().enumerate().filter_map(on_cycle).collect()
-}
-
-/// Names that become the same in Rust, as messages; empty when there are none.
-pub(crate) fn clashes(schema: &Schema) -> Vec<String> {
-    let mut seen: BTreeMap<(&str, String), &str> = BTreeMap::new();
-    let mut errors = Vec::new();
-    let mut claims = Vec::new();
-    for entity in schema.entities.values() {
-        let space = match entity.kind {
-            Kind::Command(_) => "command",
-            Kind::Event(_) => "event",
-            _ => "type",
-        };
-        let name = names::type_ident(&entity.name).to_string();
-        claims.push((space, name.clone(), entity.name.as_str()));
-        match &entity.kind {
-            Kind::FlatUnion(_) => claims.push((space, format!("{name}Branch"), &entity.name)),
-            Kind::SimpleUnion(union) => {
-                claims.push((space, format!("{name}Kind"), &entity.name));
-                if union.base.is_some() {
-                    claims.push((space, format!("{name}Branch"), &entity.name));
-                }
-            }
-            _ => {}
-        }
-        inner_clashes(schema, entity, &mut errors);
-    }
-    for (space, ident, name) in claims {
-        if let Some(first) = seen.insert((space, ident.clone()), name) {
-            errors.push(format!(
-                "{space}s `{first}` and `{name}` both need the name {ident}"
-            ));
-        }
-    }
-    errors
-}
-
-fn inner_clashes(schema: &Schema, entity: &qapi_parser::Entity, errors: &mut Vec<String>) {
-    let idents: Vec<(String, &str)> = match &entity.kind {
-        Kind::Enum(values) => values
-            .names()
-            .map(|value| (names::pascal(value), value))
-            .collect(),
-        Kind::Struct(_) => schema
-            .members(&entity.name)
-            .into_iter()
-            .map(|(member, _)| (names::snake(&member.name), member.name.as_str()))
-            .collect(),
-        _ => return,
-    };
-    let mut seen: HashMap<String, &str> = HashMap::new();
-    for (ident, name) in idents {
-        if let Some(first) = seen.insert(ident.clone(), name) {
-            let of = &entity.name;
-            errors.push(format!(
-                "`{first}` and `{name}` of `{of}` both need the name {ident}"
-            ));
-        }
-    }
 }

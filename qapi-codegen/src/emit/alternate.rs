@@ -5,18 +5,17 @@ use qapi_parser::{Alternate, Entity, JsonType};
 use quote::quote;
 
 use super::{Context, docs, union_};
-use crate::names;
 
 pub(super) fn emit(context: &Context<'_>, entity: &Entity, alternate: &Alternate) -> TokenStream {
     let docs = docs::entity(entity);
-    let ident = names::type_ident(&entity.name);
+    let ident = context.names.ty(&entity.name);
     let name = &entity.name;
     let mut variants = Vec::new();
     let mut decodes = Vec::new();
     let mut idents = Vec::new();
     for branch in &alternate.branches {
         let doc = docs::member(&entity.doc, &branch.name);
-        let variant = names::variant(&branch.name);
+        let variant = context.names.variant(&entity.name, &branch.name);
         let (ty, _) = union_::branch_type(context, entity, branch);
         variants.push(quote!(#doc #variant(#ty)));
         let pattern = pattern(context.schema.json_type(&branch.ty));

@@ -5,10 +5,9 @@ use qapi_parser::{Arguments, Command, Entity, Kind, Type};
 use quote::quote;
 
 use super::{Context, docs, struct_, wire_by_fields};
-use crate::names;
 
 pub(super) fn emit(context: &Context<'_>, entity: &Entity, command: &Command) -> TokenStream {
-    let ident = names::type_ident(&entity.name);
+    let ident = context.names.command(&entity.name);
     let docs = docs::entity(entity);
     let definition = match &command.arguments {
         _ if !command.typed => wrapper(&docs, &ident, &quote!(Object)),
@@ -20,7 +19,7 @@ pub(super) fn emit(context: &Context<'_>, entity: &Entity, command: &Command) ->
             Some(flat) => flat_or_boxed(context, entity, &docs, members, flat),
             None => {
                 let members: Vec<_> = members.iter().map(|member| (member, entity)).collect();
-                struct_::definition(context, &docs, &ident, &members)
+                struct_::definition(context, entity, &docs, &ident, &members)
             }
         },
     };
@@ -75,11 +74,11 @@ fn flat_or_boxed(
     members: &[qapi_parser::Member],
     flat: &str,
 ) -> TokenStream {
-    let ident = names::type_ident(&entity.name);
+    let ident = context.names.command(&entity.name);
     let fields = members
         .iter()
-        .map(|member| struct_::field(context, member, entity));
-    let field = names::field(flat);
+        .map(|member| struct_::field(context, entity, member, entity));
+    let field = context.names.field(&entity.name, flat);
     let wire = wire_by_fields(&ident);
     quote! {
         #docs
@@ -130,8 +129,8 @@ pub(super) fn server(context: &Context<'_>) -> TokenStream {
     });
     let methods = commands.iter().map(|(entity, _)| {
         let docs = docs::entity(entity);
-        let method = names::field(&entity.name);
-        let ident = names::type_ident(&entity.name);
+        let method = context.names.method(&entity.name);
+        let ident = context.names.command(&entity.name);
         let name = &entity.name;
         quote! {
             #docs
@@ -145,7 +144,7 @@ pub(super) fn server(context: &Context<'_>) -> TokenStream {
         }
     });
     let arms = commands.iter().map(|(entity, _)| {
-        let method = names::field(&entity.name);
+        let method = context.names.method(&entity.name);
         let name = &entity.name;
         quote!(#name => run(arguments, |command| server.#method(command)).await)
     });

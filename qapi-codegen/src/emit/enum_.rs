@@ -1,32 +1,34 @@
 //! Enums: a variant a value, with its name on the wire.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Ident, TokenStream};
 use qapi_parser::{Entity, Enum};
 use quote::quote;
 
-use super::docs;
-use crate::names;
+use super::{Context, docs};
 
-pub(super) fn emit(entity: &Entity, values: &Enum) -> TokenStream {
+pub(super) fn emit(context: &Context<'_>, entity: &Entity, values: &Enum) -> TokenStream {
     let docs = docs::entity(entity);
-    let ident = names::type_ident(&entity.name);
+    let ident = context.names.ty(&entity.name);
     let names: Vec<String> = values.names().map(str::to_owned).collect();
-    let variants = names.iter().map(|value| {
+    let idents = names
+        .iter()
+        .map(|value| context.names.variant(&entity.name, value));
+    let idents: Vec<_> = idents.collect();
+    let variants = names.iter().zip(&idents).map(|(value, variant)| {
         let doc = docs::member(&entity.doc, value);
-        let variant = names::variant(value);
         quote!(#doc #variant)
     });
-    definition(&docs, &ident, variants, &names)
+    definition(&docs, &ident, variants, &idents, &names)
 }
 
 /// An enum with its conversions; `variants` are documented already.
 pub(super) fn definition(
     docs: &TokenStream,
-    ident: &proc_macro2::Ident,
+    ident: &Ident,
     variants: impl Iterator<Item = TokenStream>,
+    idents: &[Ident],
     values: &[String],
 ) -> TokenStream {
-    let idents: Vec<_> = values.iter().map(|value| names::variant(value)).collect();
     // A match without arms cannot match on a reference.
     let as_str = if values.is_empty() {
         quote!(match self {})

@@ -5,10 +5,9 @@ use qapi_parser::{Arguments, Entity, Event, Kind, Type};
 use quote::quote;
 
 use super::{Context, command, docs, struct_};
-use crate::names;
 
 pub(super) fn emit(context: &Context<'_>, entity: &Entity, event: &Event) -> TokenStream {
-    let ident = names::type_ident(&entity.name);
+    let ident = context.names.event(&entity.name);
     let docs = docs::entity(entity);
     match &event.data {
         Arguments::Type(name) => {
@@ -17,7 +16,7 @@ pub(super) fn emit(context: &Context<'_>, entity: &Entity, event: &Event) -> Tok
         }
         Arguments::Members(members) => {
             let members: Vec<_> = members.iter().map(|member| (member, entity)).collect();
-            struct_::definition(context, &docs, &ident, &members)
+            struct_::definition(context, entity, &docs, &ident, &members)
         }
     }
 }
@@ -35,7 +34,7 @@ pub(super) fn event(context: &Context<'_>) -> TokenStream {
     }
     let idents: Vec<_> = events
         .iter()
-        .map(|entity| names::type_ident(&entity.name))
+        .map(|entity| context.names.event(&entity.name))
         .collect();
     let names: Vec<_> = events.iter().map(|entity| entity.name.as_str()).collect();
     let docs = events.iter().map(|entity| docs::entity(entity));

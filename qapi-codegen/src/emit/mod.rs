@@ -22,22 +22,21 @@ use qapi_parser::{Builtin, Entity, Kind, Schema, Type};
 use quote::{format_ident, quote};
 
 use crate::file::Module;
-use crate::names;
+use crate::names::{self, Names};
 use crate::options::{Options, Runtime, Serde};
 use crate::plan::Plan;
 
 /// What every emitter reads.
 pub(crate) struct Context<'a> {
     pub(crate) schema: &'a Schema,
+    pub(crate) options: &'a Options,
+    pub(crate) names: Names,
     pub(crate) plan: Plan,
 }
 
 /// The whole tree.
-pub(crate) fn emit(schema: &Schema, options: &Options) -> Module {
-    let context = Context {
-        schema,
-        plan: Plan::new(schema),
-    };
+pub(crate) fn emit(context: &Context<'_>) -> Module {
+    let (schema, options) = (context.schema, context.options);
     let mut files: IndexMap<&str, Spaces> = IndexMap::new();
     for entity in schema.entities.values() {
         let spaces = files.entry(&entity.module).or_default();
@@ -51,15 +50,14 @@ pub(crate) fn emit(schema: &Schema, options: &Options) -> Module {
     let mut modules = Module::new("modules", "Definitions, a module for each schema file.");
     let mut exports = Spaces::default();
     for (stem, spaces) in files {
-        let name = names::snake(stem);
-        let ident = names::ident(&name);
+        let ident = context.names.module(stem);
         exports.add(&spaces, &ident);
         let doc = format!("From `{stem}.json`.");
-        modules.add(Module::new(&name, &doc).with(spaces.into_modules()));
+        modules.add(Module::new(&ident.to_string(), &doc).with(spaces.into_modules()));
     }
     let mut root = Module::new("", "");
     root.add(modules);
-    root.add(introspect::emit(&context));
+    root.add(introspect::emit(context));
     let runtime_use = match &options.runtime {
         Runtime::Inline => {
             root.add(runtime::emit(&options.serde));
@@ -73,9 +71,9 @@ pub(crate) fn emit(schema: &Schema, options: &Options) -> Module {
     let types = exports.types;
     let commands = exports.commands;
     let events = exports.events;
-    let server = command::server(&context);
-    let event = event::event(&context);
-    let serde = serde_adapters(&context, &options.serde);
+    let server = command::server(context);
+    let event = event::event(context);
+    let serde = serde_adapters(context, &options.serde);
     root.with(quote! {
         #runtime_use
         #[doc = " Every type of the schema."]
@@ -186,14 +184,14 @@ fn serde_adapters(context: &Context<'_>, serde: &Serde) -> TokenStream {
         .entities
         .values()
         .filter(|entity| entity.kind.is_type());
-    let types = types.map(|entity| names::type_ident(&entity.name));
+    let types = types.map(|entity| context.names.ty(&entity.name));
     quote!(#condition runtime::serde_adapters! { #(types::#types),* })
 }
 
 impl Context<'_> {
     fn entity(&self, entity: &Entity) -> (Space, TokenStream) {
         match &entity.kind {
-            Kind::Enum(values) => (Space::Types, enum_::emit(entity, values)),
+            Kind::Enum(values) => (Space::Types, enum_::emit(self, entity, values)),
             Kind::Struct(_) => (Space::Types, struct_::emit(self, entity)),
             Kind::FlatUnion(union) => (Space::Types, union_::flat(self, entity, union)),
             Kind::SimpleUnion(union) => (Space::Types, union_::simple(self, entity, union)),
@@ -221,7 +219,7 @@ impl Context<'_> {
                 quote!(Value)
             }
             Type::Named(name) => {
-                let ident = names::type_ident(name);
+                let ident = self.names.ty(name);
                 quote!(#types::#ident)
             }
         }

@@ -10,29 +10,32 @@ use crate::names;
 pub(super) fn emit(context: &Context<'_>, entity: &Entity) -> TokenStream {
     let members = context.schema.members(&entity.name);
     let docs = docs::entity(entity);
-    let ident = names::type_ident(&entity.name);
-    definition(context, &docs, &ident, &members)
+    let ident = context.names.ty(&entity.name);
+    definition(context, entity, &docs, &ident, &members)
 }
 
-/// A struct of `members`, each with the entity that documents it.
+/// A struct of `members`, which `entity` has, each with the entity that documents it.
 pub(super) fn definition(
     context: &Context<'_>,
+    entity: &Entity,
     docs: &TokenStream,
     ident: &proc_macro2::Ident,
     members: &[(&Member, &Entity)],
 ) -> TokenStream {
     let fields = members
         .iter()
-        .map(|(member, owner)| field(context, member, owner));
+        .map(|(member, owner)| field(context, entity, member, owner));
     let takes = members.iter().map(|(member, _)| {
-        let field = names::field(&member.name);
+        let field = context.names.field(&entity.name, &member.name);
         let take = take(member);
         quote!(#field: #take)
     });
-    let puts = members.iter().map(|(member, _)| put(member));
+    let puts = members
+        .iter()
+        .map(|(member, _)| put(context, entity, member));
     let default = members.iter().all(|(member, _)| member.optional);
     let default = default.then(|| quote!(, Default));
-    let new = new(context, members);
+    let new = new(context, entity, members);
     let new = new.map(|new| quote!(impl #ident { #new }));
     let (members_arg, object_arg) = if members.is_empty() {
         (quote!(_), quote!(_))
@@ -65,7 +68,11 @@ pub(super) fn definition(
 pub(super) const MAX_PARAMETERS: usize = 7;
 
 /// A constructor from the required members, where that saves writing.
-pub(super) fn new(context: &Context<'_>, members: &[(&Member, &Entity)]) -> Option<TokenStream> {
+pub(super) fn new(
+    context: &Context<'_>,
+    entity: &Entity,
+    members: &[(&Member, &Entity)],
+) -> Option<TokenStream> {
     let (optional, required): (Vec<_>, Vec<_>) =
         members.iter().partition(|(member, _)| member.optional);
     if optional.is_empty() || required.is_empty() || required.len() > MAX_PARAMETERS {
@@ -73,13 +80,13 @@ pub(super) fn new(context: &Context<'_>, members: &[(&Member, &Entity)]) -> Opti
     }
     let parameters = required.iter().map(|(member, owner)| {
         let (name, ty) = (
-            names::field(&member.name),
+            context.names.field(&entity.name, &member.name),
             field_type(context, member, owner),
         );
         quote!(#name: #ty)
     });
     let fields = members.iter().map(|(member, _)| {
-        let name = names::field(&member.name);
+        let name = context.names.field(&entity.name, &member.name);
         if member.optional {
             quote!(#name: None)
         } else {
@@ -94,10 +101,15 @@ pub(super) fn new(context: &Context<'_>, members: &[(&Member, &Entity)]) -> Opti
     })
 }
 
-/// A member as a field.
-pub(super) fn field(context: &Context<'_>, member: &Member, owner: &Entity) -> TokenStream {
+/// A member of `entity`, which is documented in `owner`, as a field.
+pub(super) fn field(
+    context: &Context<'_>,
+    entity: &Entity,
+    member: &Member,
+    owner: &Entity,
+) -> TokenStream {
     let doc = docs::member(&owner.doc, &member.name);
-    let name = names::field(&member.name);
+    let name = context.names.field(&entity.name, &member.name);
     let ty = field_type(context, member, owner);
     quote!(#doc pub #name: #ty)
 }
@@ -130,9 +142,9 @@ pub(super) fn take_from(source: &proc_macro2::Ident, member: &Member) -> TokenSt
 }
 
 /// The statement that puts a member into `object`.
-pub(super) fn put(member: &Member) -> TokenStream {
+pub(super) fn put(context: &Context<'_>, entity: &Entity, member: &Member) -> TokenStream {
     let name = &member.name;
-    let field = names::field(name);
+    let field = context.names.field(&entity.name, name);
     if member.optional {
         quote!(object.put_opt(#name, &self.#field);)
     } else {

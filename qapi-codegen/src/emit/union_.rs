@@ -7,13 +7,12 @@ use qapi_parser::{Branch, Entity, FlatUnion, Kind, Member, SimpleUnion, Type};
 use quote::{format_ident, quote};
 
 use super::{Context, docs, enum_, struct_, wire_by_fields};
-use crate::names;
 
 pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) -> TokenStream {
     let docs = docs::entity(entity);
-    let ident = names::type_ident(&entity.name);
-    let branch_ident = format_ident!("{ident}Branch");
-    let tag_field = names::field(&union.discriminator);
+    let ident = context.names.ty(&entity.name);
+    let branch_ident = context.names.branches(&entity.name);
+    let tag_field = context.names.field(&entity.name, &union.discriminator);
     let tag_type = context.ty(&Type::Named(union.tag.clone()));
     let members = context.schema.base_members(entity, union);
     let is_tag = |member: &Member| member.name == union.discriminator;
@@ -22,16 +21,16 @@ pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) ->
             let doc = docs::member(&owner.doc, &member.name);
             quote!(#doc pub #tag_field: #branch_ident)
         } else {
-            struct_::field(context, member, owner)
+            struct_::field(context, entity, member, owner)
         }
     });
     // The members become variables, one of which may have the usual name of their source.
     let taken = members
         .iter()
-        .any(|(member, _)| names::snake(&member.name) == "members");
+        .any(|(member, _)| context.names.field(&entity.name, &member.name) == "members");
     let source = format_ident!("{}", if taken { "members_" } else { "members" });
     let takes = members.iter().map(|(member, _)| {
-        let name = names::field(&member.name);
+        let name = context.names.field(&entity.name, &member.name);
         let take = struct_::take_from(&source, member);
         if is_tag(member) {
             quote!(let #name: #tag_type = #take;)
@@ -41,17 +40,23 @@ pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) ->
     });
     let names: Vec<_> = members
         .iter()
-        .map(|(member, _)| names::field(&member.name))
+        .map(|(member, _)| context.names.field(&entity.name, &member.name))
         .collect();
     let puts = members.iter().map(|(member, _)| {
         if is_tag(member) {
             let name = &member.name;
             quote!(object.put(#name, &self.#tag_field.kind());)
         } else {
-            struct_::put(member)
+            struct_::put(context, entity, member)
         }
     });
-    let new = flat_new(context, &members, &union.discriminator, &branch_ident);
+    let new = flat_new(
+        context,
+        entity,
+        &members,
+        &union.discriminator,
+        &branch_ident,
+    );
     let branches = branches(context, entity, union, &branch_ident, &tag_type);
     let tag = &union.discriminator;
     let kind_doc = format!(" The value of `{tag}`.");
@@ -92,13 +97,14 @@ pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) ->
 /// A constructor from the branch and the other required members.
 fn flat_new(
     context: &Context<'_>,
+    entity: &Entity,
     members: &[(&Member, &Entity)],
     discriminator: &str,
     branch: &Ident,
 ) -> Option<TokenStream> {
     let (mut parameters, mut fields) = (Vec::new(), Vec::new());
     for (member, owner) in members {
-        let name = names::field(&member.name);
+        let name = context.names.field(&entity.name, &member.name);
         if member.name == discriminator {
             parameters.push(quote!(#name: #branch));
             fields.push(quote!(#name));
@@ -138,7 +144,7 @@ fn branches(
     let mut kinds = Vec::new();
     for value in values.names() {
         let doc = tag_doc.map(|doc| docs::member(doc, value));
-        let variant = names::variant(value);
+        let variant = context.names.variant(&entity.name, value);
         let Some(branch) = union.branches.iter().find(|branch| branch.name == value) else {
             variants.push(quote!(#doc #variant));
             takes.push(quote!(#tag::#variant => Ok(Self::#variant)));
@@ -197,8 +203,8 @@ pub(super) fn branch_type(
 }
 
 pub(super) fn simple(context: &Context<'_>, entity: &Entity, union: &SimpleUnion) -> TokenStream {
-    let ident = names::type_ident(&entity.name);
-    let kind = format_ident!("{ident}Kind");
+    let ident = context.names.ty(&entity.name);
+    let kind = context.names.tag(&entity.name);
     let docs = docs::entity(entity);
     let values: Vec<String> = union
         .branches
@@ -206,17 +212,21 @@ pub(super) fn simple(context: &Context<'_>, entity: &Entity, union: &SimpleUnion
         .map(|branch| branch.name.clone())
         .collect();
     let kind_doc = format!(" Which branch `{}` holds.", entity.name);
-    let kind_variants = values.iter().map(|value| {
+    let idents: Vec<_> = values
+        .iter()
+        .map(|value| context.names.variant(&entity.name, value))
+        .collect();
+    let kind_variants = values.iter().zip(&idents).map(|(value, variant)| {
         let doc = docs::member(&entity.doc, value);
-        let variant = names::variant(value);
         quote!(#doc #variant)
     });
-    let kind_enum = enum_::definition(&quote!(#[doc = #kind_doc]), &kind, kind_variants, &values);
+    let kind_doc = quote!(#[doc = #kind_doc]);
+    let kind_enum = enum_::definition(&kind_doc, &kind, kind_variants, &idents, &values);
     let Some(base) = &union.base else {
         let branches = simple_branches(context, entity, union, &ident, &docs);
         return quote!(#branches #kind_enum);
     };
-    let branch_ident = format_ident!("{ident}Branch");
+    let branch_ident = context.names.branches(&entity.name);
     let branch_doc = format!(" What `{}` holds besides its base.", entity.name);
     let branches = simple_branches(
         context,
@@ -228,12 +238,17 @@ pub(super) fn simple(context: &Context<'_>, entity: &Entity, union: &SimpleUnion
     let members = context.schema.members(base);
     let fields = members
         .iter()
-        .map(|(member, owner)| struct_::field(context, member, owner));
+        .map(|(member, owner)| struct_::field(context, entity, member, owner));
     let takes = members.iter().map(|(member, _)| {
-        let (field, take) = (names::field(&member.name), struct_::take(member));
+        let (field, take) = (
+            context.names.field(&entity.name, &member.name),
+            struct_::take(member),
+        );
         quote!(#field: #take)
     });
-    let puts = members.iter().map(|(member, _)| struct_::put(member));
+    let puts = members
+        .iter()
+        .map(|(member, _)| struct_::put(context, entity, member));
     let wire = wire_by_fields(&ident);
     quote! {
         #docs
@@ -270,15 +285,15 @@ fn simple_branches(
     ident: &Ident,
     docs: &TokenStream,
 ) -> TokenStream {
-    let kind = format_ident!("{}Kind", names::type_ident(&entity.name));
+    let kind = context.names.tag(&entity.name);
     let idents: Vec<_> = union
         .branches
         .iter()
-        .map(|branch| names::variant(&branch.name))
+        .map(|branch| context.names.variant(&entity.name, &branch.name))
         .collect();
     let variants = union.branches.iter().map(|branch| {
         let doc = docs::member(&entity.doc, &branch.name);
-        let variant = names::variant(&branch.name);
+        let variant = context.names.variant(&entity.name, &branch.name);
         let (ty, _) = branch_type(context, entity, branch);
         quote!(#doc #variant(#ty))
     });
