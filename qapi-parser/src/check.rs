@@ -132,7 +132,7 @@ pub(crate) fn check(
     };
     let mut drafts = checker.drafts;
     let doc = match comments {
-        Comments::Read => doc::parse(&expression.comment, &name.text),
+        Comments::Read => doc::lenient(&expression.comment, &name.text),
         Comments::Skip => Doc::default(),
     };
     drafts.push(Draft { name, doc, kind });

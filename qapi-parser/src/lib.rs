@@ -12,6 +12,14 @@ mod parse;
 mod syntax;
 
 mod check;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "asked for by the checker of today's dialect"
+    )
+)]
 mod doc;
 mod include;
 mod overlay;

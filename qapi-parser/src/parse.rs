@@ -10,6 +10,7 @@ use pest::Parser as _;
 use pest::error::{ErrorVariant, InputLocation};
 use pest::iterators::Pair;
 
+use crate::doc::Gap;
 use crate::error::{Diagnostic, Diagnostics};
 use crate::source::{FileId, Span};
 use crate::syntax::{Expression, Node, Object, Text, Value};
@@ -40,6 +41,7 @@ pub(crate) fn schema(file: FileId, text: &str, diagnostics: &mut Diagnostics) ->
             expressions.push(Expression {
                 object,
                 comment: chunk.comment,
+                gap: chunk.gap,
             });
         }
     }
@@ -68,6 +70,7 @@ struct Chunk {
     start: usize,
     end: usize,
     comment: String,
+    gap: Gap,
 }
 
 impl Chunk {
@@ -98,6 +101,7 @@ impl Scanner<'_> {
         let mut chunks = Vec::new();
         let mut open: Vec<usize> = Vec::new();
         let mut comment = String::new();
+        let mut gap = Gap::default();
         let mut broken = false;
         let mut stray: Option<(usize, usize)> = None;
         let mut at = 0;
@@ -107,9 +111,14 @@ impl Scanner<'_> {
             at += 1;
             match byte {
                 b'#' => {
-                    let end = line_end(self.text, start);
+                    let end = if open.is_empty() && self.text[start..].starts_with("##") {
+                        gap.read(self.file, self.text, start)
+                    } else {
+                        line_end(self.text, start)
+                    };
                     if open.is_empty() {
-                        add_comment(&mut comment, &self.text[start..end]);
+                        let lines = self.text[start..end].lines().map(str::trim_start);
+                        lines.for_each(|line| add_comment(&mut comment, line));
                     }
                     at = end;
                     continue;
@@ -138,16 +147,19 @@ impl Scanner<'_> {
                     let from = open.remove(0);
                     if bytes[from] == b'{' && !broken {
                         let comment = std::mem::take(&mut comment);
+                        let gap = std::mem::take(&mut gap);
                         chunks.push(Chunk {
                             start: from,
                             end: at,
                             comment,
+                            gap,
                         });
                     } else if !broken {
                         let span = self.span(from, from + 1);
                         self.diagnostics.push(Diagnostic::expected_object(span));
                     }
                     comment.clear();
+                    gap = Gap::default();
                     broken = false;
                     continue;
                 }
