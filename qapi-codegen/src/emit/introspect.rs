@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use proc_macro2::Literal;
 use qapi_parser::{
-    Arguments, Branch, Builtin, Command, Entity, JsonType, Kind, Member, Schema, Type,
+    Arguments, Branch, Builtin, Command, Entity, Event, JsonType, Kind, Member, Schema, Type,
 };
 use quote::quote;
 
@@ -15,8 +15,9 @@ use crate::file::Module;
 use crate::runtime::{Object, Value};
 
 pub(super) fn emit(context: &Context<'_>) -> Module {
+    let Walk { out, docs, .. } = Walk::of(context.schema);
     let mut text = String::from("[");
-    for (index, entry) in entries(context.schema).into_iter().enumerate() {
+    for (index, entry) in out.into_iter().enumerate() {
         text.push_str(if index == 0 { "\n" } else { ",\n" });
         text.push_str(&Value::Object(entry).to_ascii_json());
     }
@@ -25,6 +26,14 @@ pub(super) fn emit(context: &Context<'_>) -> Module {
         Ok(literal) => literal,
         Err(_) => Literal::string(&text),
     };
+    let docs = docs.iter().map(|doc| {
+        let Documented {
+            entry,
+            member,
+            text,
+        } = doc;
+        quote!((#entry, #member, #text))
+    });
     Module::new("introspect", "The schema as `query-qmp-schema` tells it.")
         .public()
         .with(quote! {
@@ -40,6 +49,10 @@ pub(super) fn emit(context: &Context<'_>) -> Module {
             pub fn value() -> Result<Value, Error> {
                 Value::from_json(JSON)
             }
+
+            /// What the schema's documentation says: the name of an entry of [`value`], the name
+            /// of its member or value, or nothing for the entry itself, and the text.
+            pub const DOCS: &[(&str, &str, &str)] = &[#(#docs),*];
         })
 }
 
@@ -63,43 +76,67 @@ struct Walk<'a> {
     queue: Vec<Used>,
     masks: HashMap<Used, usize>,
     out: Vec<Object>,
+    docs: Vec<Documented>,
 }
 
-fn entries(schema: &Schema) -> Vec<Object> {
-    let mut walk = Walk {
-        schema,
-        queue: Vec::new(),
-        masks: HashMap::new(),
-        out: Vec::new(),
-    };
-    for entity in schema.entities.values() {
-        match &entity.kind {
-            Kind::Command(command) => walk.command(entity, command),
-            Kind::Event(event) => {
-                let data = walk.arguments(entity, &event.data);
-                walk.out.push(object([
-                    ("name", entity.name.as_str().into()),
-                    ("meta-type", "event".into()),
-                    ("arg-type", data.into()),
-                ]));
-            }
-            _ => {}
-        }
-    }
-    // Types are added while they are looked at.
-    let mut next = 0;
-    while let Some(used) = walk.queue.get(next).cloned() {
-        walk.definition(&used);
-        next += 1;
-    }
-    walk.out
+/// A text, and what it is about.
+struct Documented {
+    entry: String,
+    /// A member or value; empty for the whole.
+    member: String,
+    text: String,
 }
 
 fn object<const N: usize>(members: [(&str, Value); N]) -> Object {
     members.into_iter().collect()
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    /// Goes through a whole schema.
+    fn of(schema: &'a Schema) -> Walk<'a> {
+        let mut walk = Walk {
+            schema,
+            queue: Vec::new(),
+            masks: HashMap::new(),
+            out: Vec::new(),
+            docs: Vec::new(),
+        };
+        for entity in schema.entities.values() {
+            match &entity.kind {
+                Kind::Command(command) => walk.command(entity, command),
+                Kind::Event(event) => walk.event(entity, event),
+                _ => continue,
+            }
+            walk.document(&entity.name, "", &entity.doc.body);
+        }
+        // Types are added while they are looked at.
+        let mut next = 0;
+        while let Some(used) = walk.queue.get(next).cloned() {
+            walk.definition(&used);
+            next += 1;
+        }
+        walk
+    }
+
+    fn document(&mut self, entry: &str, member: &str, text: &str) {
+        if !text.is_empty() {
+            self.docs.push(Documented {
+                entry: entry.to_owned(),
+                member: member.to_owned(),
+                text: text.to_owned(),
+            });
+        }
+    }
+
+    fn event(&mut self, entity: &Entity, event: &Event) {
+        let data = self.arguments(entity, &event.data);
+        self.out.push(object([
+            ("name", entity.name.as_str().into()),
+            ("meta-type", "event".into()),
+            ("arg-type", data.into()),
+        ]));
+    }
+
     /// Enters a type and gives the name it goes by.
     fn used(&mut self, used: Used) -> String {
         let used = match used {
@@ -193,18 +230,19 @@ impl Walk<'_> {
             }
             Used::Empty => self.object(used, Vec::new()),
             Used::Arguments(name) => {
-                let members = match self.schema.get(name).map(|entity| &entity.kind) {
-                    Some(Kind::Command(Command {
-                        arguments: Arguments::Members(members),
-                        ..
-                    })) => members.clone(),
-                    Some(Kind::Event(event)) => match &event.data {
-                        Arguments::Members(members) => members.clone(),
-                        Arguments::Type(_) => Vec::new(),
-                    },
+                let entity = self.schema.get(name);
+                let arguments = entity.and_then(|entity| match &entity.kind {
+                    Kind::Command(command) => Some((&command.arguments, entity)),
+                    Kind::Event(event) => Some((&event.data, entity)),
+                    _ => None,
+                });
+                let members = match arguments {
+                    Some((Arguments::Members(members), entity)) => {
+                        let members = members.iter().map(|member| (member, entity));
+                        self.members(used, members.collect())
+                    }
                     _ => Vec::new(),
                 };
-                let members = self.members(members.iter());
                 self.object(used, members)
             }
             Used::Kind(name) => {
@@ -242,20 +280,19 @@ impl Walk<'_> {
         };
         match &entity.kind {
             Kind::Enum(values) => {
-                let values = values.names().map(str::to_owned).collect();
+                let values: Vec<String> = values.names().map(str::to_owned).collect();
+                let mask = self.mask(used.clone());
+                for value in &values {
+                    self.document_member(&mask, entity, value);
+                }
                 self.enumeration(used, values)
             }
             Kind::Struct(_) => {
-                let members = self.members(schema.members(name).into_iter().map(|(m, _)| m));
+                let members = self.members(used, schema.members(name));
                 self.object(used, members)
             }
             Kind::FlatUnion(union) => {
-                let members = self.members(
-                    schema
-                        .base_members(entity, union)
-                        .into_iter()
-                        .map(|(m, _)| m),
-                );
+                let members = self.members(used, schema.base_members(entity, union));
                 let mut entry = self.object(used, members);
                 entry.insert("tag", union.discriminator.as_str());
                 let Some(Kind::Enum(values)) = schema.get(&union.tag).map(|tag| &tag.kind) else {
@@ -281,7 +318,7 @@ impl Walk<'_> {
                     .base
                     .as_deref()
                     .map_or_else(Vec::new, |b| schema.members(b));
-                let mut members = self.members(base.into_iter().map(|(m, _)| m));
+                let mut members = self.members(used, base);
                 let kind = self.used(Used::Kind(name.to_owned()));
                 members.push(object([("name", "type".into()), ("type", kind.into())]).into());
                 let mut entry = self.object(used, members);
@@ -311,9 +348,12 @@ impl Walk<'_> {
         }
     }
 
-    fn members<'m>(&mut self, members: impl Iterator<Item = &'m Member>) -> Vec<Value> {
+    /// The members of `used`, each with where it is documented.
+    fn members(&mut self, used: &Used, members: Vec<(&Member, &Entity)>) -> Vec<Value> {
         let mut out = Vec::new();
-        for member in members {
+        let mask = self.mask(used.clone());
+        for (member, entity) in members {
+            self.document_member(&mask, entity, &member.name);
             let ty = self.ty(&member.ty);
             let mut entry = object([("name", member.name.as_str().into()), ("type", ty.into())]);
             if member.optional {
@@ -322,6 +362,11 @@ impl Walk<'_> {
             out.push(entry.into());
         }
         out
+    }
+
+    fn document_member(&mut self, entry: &str, entity: &Entity, member: &str) {
+        let text = entity.doc.members.get(member).cloned();
+        self.document(entry, member, &text.unwrap_or_default());
     }
 
     fn object(&mut self, used: &Used, members: Vec<Value>) -> Object {

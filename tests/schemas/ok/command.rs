@@ -233,6 +233,9 @@ pub const JSON: &str = r####"[
 pub fn value() -> Result<Value, Error> {
     Value::from_json(JSON)
 }
+/// What the schema's documentation says: the name of an entry of [`value`], the name
+/// of its member or value, or nothing for the entry itself, and the text.
+pub const DOCS: &[(&str, &str, &str)] = &[];
 }
 use crate::runtime as runtime;
 /// Every type of the schema.
