@@ -4,6 +4,7 @@
 //! and mapped on the [`graph`], and ends as operations of an [`engine`]; what cannot be mapped is
 //! done by the node's [`driver`]. The [`layer`] holds it all together.
 
+pub mod atomic;
 pub mod backend;
 pub mod buffer;
 pub mod driver;

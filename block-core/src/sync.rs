@@ -6,10 +6,9 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::task::{Poll, Waker};
 
-use parking_lot::Mutex;
+use crate::atomic::{AtomicBool, AtomicUsize, Mutex, Ordering, fence};
 
 /// Tasks that wait until something holds.
 #[derive(Debug, Default)]

@@ -29,6 +29,7 @@ mod byte_lock;
 pub(crate) mod count_allocations;
 mod host;
 mod leaf;
+mod line;
 mod mailbox;
 mod nowait;
 mod pool;

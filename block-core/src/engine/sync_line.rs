@@ -7,9 +7,9 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rustix::io::Errno;
 
+use super::line::Line;
 use super::mailbox::{Mailbox, Posted};
 use super::transfer::LeafWork;
 use super::{Leaf, LeafFile};
@@ -22,13 +22,7 @@ pub(super) struct Waiter {
 
 /// The line of one leaf.
 #[derive(Default)]
-pub(super) struct SyncLine(Mutex<Line>);
-
-#[derive(Default)]
-struct Line {
-    running: bool,
-    waiting: Vec<Waiter>,
-}
+pub(super) struct SyncLine(Line<Waiter>);
 
 impl std::fmt::Debug for SyncLine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -38,26 +32,18 @@ impl std::fmt::Debug for SyncLine {
 
 /// Syncs `leaf` for `waiter`, on this thread or on the one that is at it.
 pub(super) fn sync(leaf: Arc<Leaf>, waiter: Waiter) {
-    let mut state = leaf.sync_line().0.lock();
-    state.waiting.push(waiter);
-    if state.running {
+    let Some(mut batch) = leaf.sync_line().0.join(waiter) else {
         return;
-    }
-    state.running = true;
+    };
     loop {
-        let batch = std::mem::take(&mut state.waiting);
-        drop(state);
         let result = sync_once(&leaf);
         LeafWork::Sync.record(&leaf, result);
-        state = leaf.sync_line().0.lock();
-        if state.waiting.is_empty() {
-            state.running = false;
-            drop(state);
+        let Some(next) = leaf.sync_line().0.next() else {
             // The leaf goes first: who hears of the completion may expect it closed.
             drop(leaf);
             return tell(batch, result);
-        }
-        tell(batch, result);
+        };
+        tell(std::mem::replace(&mut batch, next), result);
     }
 }
 

@@ -12,10 +12,8 @@
 //! *inert*: no claim waits for it, drains do. Invariant: what waits for a claim is not announced.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
-use parking_lot::Mutex;
-
+use crate::atomic::{AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, fence};
 use crate::graph::NodeId;
 use crate::request::map::Access;
 use crate::sync::WaitList;
@@ -77,7 +75,11 @@ pub(crate) struct InFlight {
 
 impl InFlight {
     pub(crate) fn new() -> InFlight {
-        let entries = (0..ANNOUNCEMENTS).map(|_| Entry::default()).collect();
+        InFlight::with_places(ANNOUNCEMENTS)
+    }
+
+    pub(crate) fn with_places(count: usize) -> InFlight {
+        let entries = (0..count).map(|_| Entry::default()).collect();
         InFlight {
             entries,
             high: AtomicUsize::new(0),

@@ -14,10 +14,9 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
+use block_core::atomic::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, fence};
 use block_core::sync::WaitList;
-use parking_lot::Mutex;
 
 /// Entries of one piece of the directory.
 const CHUNK: usize = 4096;

@@ -1,0 +1,22 @@
+//! Runs every model.
+
+macro_rules! models {
+    ($($name:ident)*) => {$(
+        #[test]
+        fn $name() {
+            interleavings::models::$name();
+        }
+    )*};
+}
+
+models! {
+    a_claim_or_the_request_gives_way
+    a_drain_or_the_request_gives_way
+    what_is_given_up_waits_for_its_readers
+    no_wake_up_is_lost
+    the_lock_has_one_holder
+    a_sync_serves_those_who_came_before_it
+    a_valid_view_shows_its_own_table
+    a_table_is_loaded_once
+    every_change_reaches_a_copy
+}
