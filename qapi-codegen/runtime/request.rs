@@ -1,8 +1,8 @@
-//! The QMP envelope: requests in, replies and events out.
+//! The QMP envelope: requests in, replies out.
 //! A session parses each value it reads into a [`Request`], has it dispatched, and sends
 //! [`reply`]. Invariant: checks run in QEMU's order — object, each top member, `execute` there,
 //! negotiated, known, allowed out of band; arguments are checked by `dispatch`.
-//! Not here: negotiation itself, queues, out-of-band execution.
+//! Not here: negotiation itself, queues, out-of-band execution, events (`event.rs`).
 
 use super::error::Error;
 use super::value::{Object, Value};
@@ -47,15 +47,6 @@ pub struct Refusal {
     pub id: Option<Value>,
     /// Why.
     pub error: Error,
-}
-
-/// When an event happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timestamp {
-    /// Since the epoch; −1 when the host's clock failed.
-    pub seconds: i64,
-    /// Within the second; −1 when the host's clock failed.
-    pub microseconds: i64,
 }
 
 const NEGOTIATION: &str = "qmp_capabilities";
@@ -180,35 +171,4 @@ pub fn reply(id: Option<Value>, result: Result<Value, Error>) -> Value {
 /// What a command answers that this program has no code for.
 pub fn not_built_in(command: &str) -> Error {
     Error::generic(format!("The command {command} is not built in yet"))
-}
-
-impl Timestamp {
-    /// Now, by the host's clock.
-    pub fn now() -> Self {
-        let unknown = Self {
-            seconds: -1,
-            microseconds: -1,
-        };
-        let Ok(since) = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) else {
-            return unknown;
-        };
-        i64::try_from(since.as_secs()).map_or(unknown, |seconds| Self {
-            seconds,
-            microseconds: i64::from(since.subsec_micros()),
-        })
-    }
-
-    /// The message of event `name`, which carries `data`.
-    pub fn event(self, name: &str, data: Object) -> Value {
-        let mut time = Object::new();
-        time.insert("seconds", self.seconds);
-        time.insert("microseconds", self.microseconds);
-        let mut object = Object::new();
-        object.insert("timestamp", time);
-        object.insert("event", name);
-        if !data.is_empty() {
-            object.insert("data", data);
-        }
-        Value::Object(object)
-    }
 }

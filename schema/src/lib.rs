@@ -83,8 +83,28 @@
 //! [`runtime`] holds them; its names are re-exported here.
 //!
 //! # Client
-//! Each command's type implements [`Command`]: [`Command::request`] is the message to send,
-//! [`decode_reply`] reads the answer; members that this schema does not know are skipped.
+//! [`Client`] speaks QMP over anything that reads and writes:
+//! ```no_run
+//! use block_schema::{Client, Event, Received, commands};
+//!
+//! let mut client = Client::connect_unix("qmp.sock")?;
+//! let jobs = client.call(commands::QueryBlockJobs {})?;
+//! println!("{jobs:?}");
+//! // By name, for what the schema does not have.
+//! client.execute("x-debug", [("level", 1)].into_iter().collect())?;
+//! // Several at once.
+//! let nodes = client.submit(&commands::QueryNamedBlockNodes::default());
+//! let exports = client.submit(&commands::QueryBlockExports {});
+//! println!("{:?} {:?}", client.wait(&nodes)?, client.wait(&exports)?);
+//! match client.next_event()?.decode::<Event>()? {
+//!     Received::Known { event, timestamp } => println!("{timestamp:?}: {event:?}"),
+//!     Received::Unknown { name, data, .. } => println!("{name}: {data:?}"),
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//! [`Connection`] is the same without I/O, for callers that have their own. Each command's type
+//! implements [`Command`]: [`Command::request`] is the message to send, [`decode_reply`] reads the
+//! answer. Members and events that this schema does not know are skipped or kept as they came.
 #![forbid(unsafe_code)]
 
 mod ext;
@@ -97,9 +117,10 @@ mod ext;
 mod generated;
 
 pub use generated::runtime::{
-    CallError, Command, CommandSpec, Context, Error, ErrorClass, Fields, Invalid, JsonStream,
-    Members, Null, Object, Refusal, Request, Session, Timestamp, Unknown, UnknownName, Value, Wire,
-    decode_reply, not_built_in, reply,
+    Call, CallError, Client, Command, CommandSpec, Connection, ConnectionError, Context, Error,
+    ErrorClass, Events, Fields, Greeting, Invalid, JsonStream, Members, Null, Object, OutOfBand,
+    RawEvent, Received, Refusal, Reply, Request, Session, Timestamp, Unknown, UnknownName, Value,
+    Wire, decode_reply, not_built_in, reply,
 };
 pub use generated::{
     COMMANDS, Event, Server, commands, dispatch, events, introspect, runtime, types,

@@ -25,15 +25,25 @@ pub(super) fn emit(context: &Context<'_>, entity: &Entity, command: &Command) ->
     };
     let name = &entity.name;
     let allow_oob = command.allow_oob;
+    let answers = (!command.answers).then(|| {
+        quote!(
+            const ANSWERS: bool = false;
+        )
+    });
     let ok = ok_type(context, command, &quote!(types));
+    let out_of_band =
+        allow_oob.then(|| quote!(impl super::super::super::runtime::OutOfBand for #ident {}));
     quote! {
         #definition
 
         impl Command for #ident {
             const NAME: &'static str = #name;
             const ALLOW_OOB: bool = #allow_oob;
+            #answers
             type Ok = #ok;
         }
+
+        #out_of_band
     }
 }
 

@@ -85,6 +85,15 @@ pub(super) fn event(context: &Context<'_>) -> TokenStream {
             }
         }
 
+        impl runtime::Events for Event {
+            fn decode(
+                name: &str,
+                data: runtime::Object,
+            ) -> Result<Option<Self>, runtime::Invalid> {
+                Self::decode(name, data)
+            }
+        }
+
         #(
             impl From<events::#idents> for Event {
                 fn from(data: events::#idents) -> Self {

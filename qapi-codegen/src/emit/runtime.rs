@@ -3,10 +3,13 @@
 use crate::file::Module;
 use crate::options::Serde;
 
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 10] = [
+    ("call", include_str!("../../runtime/call.rs")),
     ("client", include_str!("../../runtime/client.rs")),
+    ("connection", include_str!("../../runtime/connection.rs")),
     ("convert", include_str!("../../runtime/convert.rs")),
     ("error", include_str!("../../runtime/error.rs")),
+    ("event", include_str!("../../runtime/event.rs")),
     ("json", include_str!("../../runtime/json.rs")),
     ("request", include_str!("../../runtime/request.rs")),
     ("value", include_str!("../../runtime/value.rs")),

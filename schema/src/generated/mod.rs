@@ -822,6 +822,14 @@ impl Event {
         )
     }
 }
+impl runtime::Events for Event {
+    fn decode(
+        name: &str,
+        data: runtime::Object,
+    ) -> Result<Option<Self>, runtime::Invalid> {
+        Self::decode(name, data)
+    }
+}
 impl From<events::BlockIoError> for Event {
     fn from(data: events::BlockIoError) -> Self {
         Self::BlockIoError(data)

@@ -2,12 +2,13 @@
 //!
 //! A test whose program is missing says so and passes, unless `QBLK_REQUIRE_INTEROP` is set.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use block_schema::{Object, Value};
 
-use super::rig::{Client, Rig};
+use super::rig::{Client, Rig, connect};
 
 /// Says why a test does nothing.
 ///
@@ -22,10 +23,16 @@ pub(super) fn skip(why: &str) {
 }
 
 /// QEMU's daemon, beside ours.
-struct Oracle(Child);
+pub(super) struct Oracle(Child);
 
 impl Oracle {
     fn start(rig: &Rig) -> Option<(Oracle, Client)> {
+        let (oracle, stream) = Oracle::start_quietly(rig)?;
+        Some((oracle, Client::on(stream)))
+    }
+
+    /// Its socket, of which nothing was read yet.
+    pub(super) fn start_quietly(rig: &Rig) -> Option<(Oracle, UnixStream)> {
         let socket = rig.path("oracle.sock");
         let chardev = format!("socket,id=c,path={socket},server=on,wait=off");
         let child = Command::new("qemu-storage-daemon")
@@ -39,7 +46,7 @@ impl Oracle {
             assert!(running.is_none(), "qemu-storage-daemon ended at once");
             std::thread::yield_now();
         }
-        Some((oracle, Client::connect(Path::new(&socket))))
+        Some((oracle, connect(Path::new(&socket))))
     }
 }
 

@@ -140,6 +140,26 @@ fn run(layer: &Layer, socket: &Path, listening: &mpsc::Sender<QueueHandle>) {
     });
 }
 
+/// Connects to a daemon that listens, or is about to.
+pub(super) fn connect(path: &Path) -> UnixStream {
+    // QEMU's daemon makes its socket a moment before it listens.
+    let give_up = Instant::now() + Duration::from_secs(20);
+    let stream = loop {
+        match UnixStream::connect(path) {
+            Err(error)
+                if error.kind() == ErrorKind::ConnectionRefused && Instant::now() < give_up =>
+            {
+                std::thread::yield_now();
+            }
+            connected => break connected.expect("the daemon listens"),
+        }
+    };
+    // A daemon that says nothing fails the test rather than hang it.
+    let limit = Some(Duration::from_secs(20));
+    stream.set_read_timeout(limit).expect("a time limit");
+    stream
+}
+
 /// One connection.
 pub(super) struct Client {
     stream: BufReader<UnixStream>,
@@ -147,21 +167,10 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn connect(path: &Path) -> Client {
-        // QEMU's daemon makes its socket a moment before it listens.
-        let give_up = Instant::now() + Duration::from_secs(20);
-        let stream = loop {
-            match UnixStream::connect(path) {
-                Err(error)
-                    if error.kind() == ErrorKind::ConnectionRefused && Instant::now() < give_up =>
-                {
-                    std::thread::yield_now();
-                }
-                connected => break connected.expect("the daemon listens"),
-            }
-        };
-        // A daemon that says nothing fails the test rather than hang it.
-        let limit = Some(Duration::from_secs(20));
-        stream.set_read_timeout(limit).expect("a time limit");
+        Client::on(connect(path))
+    }
+
+    pub(super) fn on(stream: UnixStream) -> Client {
         Client {
             stream: BufReader::new(stream),
         }

@@ -200,6 +200,7 @@ pub(crate) mod commands {
     impl Command for Quiet {
         const NAME: &'static str = "quiet";
         const ALLOW_OOB: bool = false;
+        const ANSWERS: bool = false;
         type Ok = ();
     }
 }

@@ -225,6 +225,14 @@ impl Event {
         )
     }
 }
+impl runtime::Events for Event {
+    fn decode(
+        name: &str,
+        data: runtime::Object,
+    ) -> Result<Option<Self>, runtime::Invalid> {
+        Self::decode(name, data)
+    }
+}
 impl From<events::Plain> for Event {
     fn from(data: events::Plain) -> Self {
         Self::Plain(data)

@@ -348,6 +348,14 @@ impl Event {
         )
     }
 }
+impl runtime::Events for Event {
+    fn decode(
+        name: &str,
+        data: runtime::Object,
+    ) -> Result<Option<Self>, runtime::Invalid> {
+        Self::decode(name, data)
+    }
+}
 impl From<events::E> for Event {
     fn from(data: events::E) -> Self {
         Self::E(data)

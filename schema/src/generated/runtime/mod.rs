@@ -3,24 +3,30 @@
 //! What generated code needs at run time: JSON values, checked conversions, the QMP envelope.
 //! Emitted next to the generated code, so that it depends on no crate of the generator.
 //! Invariant: nothing here panics or allocates by a length that came from outside.
-//! Not here: sockets, queues and the state of a session.
+//! Not here: a server's sockets, queues and sessions.
 
+mod call;
 mod client;
+mod connection;
 mod convert;
 mod error;
+mod event;
 mod json;
 mod request;
 mod value;
 mod write;
 
-pub use client::{CallError, Command, decode_reply};
+pub use call::{CallError, Command, OutOfBand, Reply, decode_answer, decode_reply};
+pub use client::{Call, Client};
+pub use connection::{CallId, Connection, ConnectionError, Greeting, MAX_EVENTS};
 pub use convert::{
     Context, Fields, Invalid, Members, Null, Unknown, UnknownName, Wire, encode_fields, find_name,
     read_fields, read_name,
 };
 pub use error::{Error, ErrorClass};
+pub use event::{Events, RawEvent, Received, Timestamp};
 pub use json::JsonStream;
-pub use request::{CommandSpec, Refusal, Request, Session, Timestamp, not_built_in, reply};
+pub use request::{CommandSpec, Refusal, Request, Session, not_built_in, reply};
 pub use value::{Object, Value};
 
 #[cfg(feature = "serde")]

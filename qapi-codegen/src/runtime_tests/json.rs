@@ -1,4 +1,4 @@
-//! The runtime on its own: the JSON stream, text output, limits.
+//! The JSON stream: what it reads, what it refuses, and its limits.
 
 use crate::runtime::{JsonStream, Value};
 
