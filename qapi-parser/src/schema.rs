@@ -179,7 +179,7 @@ pub struct Member {
 }
 
 /// A use of a type.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Type {
     /// One the language has.
     Builtin(Builtin),
@@ -342,6 +342,28 @@ impl Builtin {
             "QType" => Self::QType,
             _ => return None,
         })
+    }
+
+    /// Its name in a schema.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Str => "str",
+            Self::Int => "int",
+            Self::Number => "number",
+            Self::Bool => "bool",
+            Self::Int8 => "int8",
+            Self::Int16 => "int16",
+            Self::Int32 => "int32",
+            Self::Int64 => "int64",
+            Self::Uint8 => "uint8",
+            Self::Uint16 => "uint16",
+            Self::Uint32 => "uint32",
+            Self::Uint64 => "uint64",
+            Self::Size => "size",
+            Self::Null => "null",
+            Self::Any => "any",
+            Self::QType => "QType",
+        }
     }
 
     /// The kind of JSON value that it is.
