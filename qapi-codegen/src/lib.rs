@@ -12,6 +12,7 @@
 
 mod emit;
 mod file;
+pub mod introspect;
 mod names;
 mod options;
 mod plan;

@@ -192,7 +192,7 @@ pub const JSON: &str = r####"[
 {"name": "118", "meta-type": "object", "members": [{"name": "compat", "type": "str"}, {"name": "lazy-refcounts", "type": "bool", "default": null}, {"name": "data-file", "type": "str", "default": null}, {"name": "data-file-raw", "type": "bool", "default": null}, {"name": "extended-l2", "type": "bool", "default": null}, {"name": "corrupt", "type": "bool", "default": null}, {"name": "refcount-bits", "type": "int", "default": null}, {"name": "encrypt", "type": "121", "default": null}, {"name": "bitmaps", "type": "[122]", "default": null}, {"name": "compression-type", "type": "123", "default": null}]},
 {"name": "119", "meta-type": "object", "members": [{"name": "create-type", "type": "str"}, {"name": "cid", "type": "int"}, {"name": "parent-cid", "type": "int"}, {"name": "extents", "type": "[50]"}]},
 {"name": "120", "meta-type": "object", "members": [{"name": "extent-size-hint", "type": "int", "default": null}]},
-{"name": "121", "meta-type": "object", "members": [{"name": "format", "type": "112"}], "tag": "format", "variants": [{"case": "aes", "type": "0"}, {"case": "luks", "type": "124"}]},
+{"name": "121", "meta-type": "object", "members": [{"name": "format", "type": "112"}], "tag": "format", "variants": [{"case": "luks", "type": "124"}, {"case": "aes", "type": "0"}]},
 {"name": "[122]", "meta-type": "array", "element-type": "122"},
 {"name": "122", "meta-type": "object", "members": [{"name": "name", "type": "str"}, {"name": "granularity", "type": "int"}, {"name": "flags", "type": "[125]"}]},
 {"name": "123", "meta-type": "enum", "members": [{"name": "zlib"}, {"name": "zstd"}], "values": ["zlib", "zstd"]},
