@@ -1,18 +1,23 @@
-//! Follows includes: root file to a list of drafts, in schema order.
+//! Follows includes: root file to a list of expressions, in schema order; obeys pragmas.
 //! Called by `lib.rs`. A file included twice is read once, as in QEMU.
 //! Invariant: a cycle of includes is a diagnostic that names its files.
 
 use std::path::{Path, PathBuf};
 
-use crate::check::{self, Checked, Comments, Draft};
+use crate::check::Comments;
+use crate::check::draft::Scope;
 use crate::error::{Diagnostic, Diagnostics};
 use crate::parse;
+use crate::pragma::Pragmas;
 use crate::source::Span;
+use crate::syntax::{Expression, Object};
 
-/// A draft and the stem of the file it stands in.
-pub(crate) struct Placed {
-    pub(crate) draft: Draft,
+/// An expression, and the file it stands in.
+pub(crate) struct Item {
+    pub(crate) expression: Expression,
+    /// The file's stem.
     pub(crate) module: String,
+    pub(crate) comments: Comments,
 }
 
 /// Reads a schema's files.
@@ -20,7 +25,10 @@ pub(crate) struct Reader<'a> {
     /// Names of files whose comments are not documentation.
     pub(crate) silent: &'a [String],
     pub(crate) diagnostics: &'a mut Diagnostics,
-    pub(crate) out: Vec<Placed>,
+    pub(crate) items: Vec<Item>,
+    /// Stems of the files, in the order of their first lines.
+    pub(crate) modules: Vec<String>,
+    pub(crate) pragmas: Pragmas,
     /// Files being read, outermost first.
     pub(crate) stack: Vec<PathBuf>,
     /// Files read to their end.
@@ -46,9 +54,10 @@ impl Reader<'_> {
         };
         let file = self.diagnostics.sources.add(path, text.clone(), asked);
         self.stack.push(identity.clone());
-        let stem = path
+        let module = path
             .file_stem()
             .map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+        self.modules.push(module.clone());
         let silent = path
             .file_name()
             .is_some_and(|n| self.silent.iter().any(|s| n == s.as_str()));
@@ -58,22 +67,43 @@ impl Reader<'_> {
             Comments::Read
         };
         for expression in parse::schema(file, &text, self.diagnostics) {
-            match check::check(&expression, comments, self.diagnostics) {
-                Checked::Include(name) => {
-                    let folder = path.parent().unwrap_or_else(|| Path::new(""));
-                    self.read(&folder.join(&name.text), Some(name.span));
-                }
-                Checked::Definitions(drafts) => {
-                    self.out.extend(drafts.into_iter().map(|draft| Placed {
-                        draft,
-                        module: stem.clone(),
-                    }))
-                }
-                Checked::Nothing => {}
+            let object = &expression.object;
+            if object.find("include").is_some() {
+                self.include(path, object);
+            } else if object.find("pragma").is_some() {
+                self.pragmas.obey(object, self.diagnostics);
+            } else {
+                self.items.push(Item {
+                    expression,
+                    module: module.clone(),
+                    comments,
+                });
             }
         }
         self.stack.pop();
         self.done.push(identity);
+    }
+
+    /// Obeys the include `object` in the file `path`.
+    fn include(&mut self, path: &Path, object: &Object) {
+        let scope = Scope::anonymous(object.span);
+        if let Some((other, _)) = object.pairs.iter().find(|(key, _)| key.text != "include") {
+            let error = Diagnostic::directive_keys(&scope, other.span, "include");
+            self.diagnostics.push(error);
+        }
+        let Some(value) = object.find("include") else {
+            return;
+        };
+        match value.as_text() {
+            Some(name) => {
+                let folder = path.parent().unwrap_or_else(|| Path::new(""));
+                self.read(&folder.join(&name.text), Some(name.span));
+            }
+            None => {
+                let error = Diagnostic::include_shape(&scope, value.span, value.kind());
+                self.diagnostics.push(error);
+            }
+        }
     }
 
     fn cycle(&self, first: usize) -> String {

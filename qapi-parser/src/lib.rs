@@ -4,7 +4,8 @@
 //! include → overlay → resolve names → [`Schema`]. Every pass collects what it finds wrong into
 //! one [`Diagnostics`], so that one run shows all of it, each with file, line, column and source.
 //!
-//! What is read is the dialect of QEMU 2.1. Knows nothing of Rust code: that is `qapi-codegen`.
+//! Two dialects are read, told apart by what an expression can only be: QEMU 2.1's and today's.
+//! Knows nothing of Rust code: that is `qapi-codegen`.
 
 mod source;
 
@@ -23,6 +24,7 @@ mod check;
 mod doc;
 mod include;
 mod overlay;
+mod pragma;
 mod resolve;
 
 mod cond;
@@ -46,6 +48,7 @@ pub struct Loader {
     overlays: Vec<PathBuf>,
     silent: Vec<String>,
     documented: bool,
+    dialect: Dialect,
 }
 
 impl Loader {
@@ -77,6 +80,13 @@ impl Loader {
         self
     }
 
+    /// Reads every expression as `dialect` has it, instead of as what it can only be.
+    #[must_use]
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
+        self.dialect = dialect;
+        self
+    }
+
     /// Reads the schema whose root file is `path`.
     ///
     /// # Errors
@@ -86,24 +96,40 @@ impl Loader {
         let mut reader = include::Reader {
             silent: &self.silent,
             diagnostics: &mut diagnostics,
-            out: Vec::new(),
+            items: Vec::new(),
+            modules: Vec::new(),
+            pragmas: pragma::Pragmas::default(),
             stack: Vec::new(),
             done: Vec::new(),
         };
         reader.read(path.as_ref(), None);
-        let drafts = reader.out;
+        let include::Reader {
+            items,
+            modules,
+            pragmas,
+            ..
+        } = reader;
+        let languages = check::decide(&items, self.dialect);
+        let mut drafts = Vec::new();
+        for (item, language) in items.iter().zip(languages) {
+            drafts.extend(check::check(item, language, &pragmas, &mut diagnostics));
+        }
         let mut schema = Schema::default();
-        for placed in drafts {
-            resolve::define(&mut schema, placed, &mut diagnostics);
+        for module in modules {
+            schema.modules.entry(module).or_default();
+        }
+        let mut origins = resolve::Origins::new();
+        for draft in drafts {
+            resolve::define(&mut schema, &mut origins, draft, &mut diagnostics);
         }
         for overlay in &self.overlays {
             let Some(text) = include::read_text(overlay, None, &mut diagnostics) else {
                 continue;
             };
             let file = diagnostics.sources.add(overlay, text.clone(), None);
-            overlay::merge(&mut schema, file, &text, &mut diagnostics);
+            overlay::merge(&mut schema, &mut origins, file, &text, &mut diagnostics);
         }
-        resolve::check(&mut schema, &mut diagnostics);
+        resolve::check(&mut schema, &origins, &pragmas, &mut diagnostics);
         if self.documented {
             doc::require(&schema, &mut diagnostics);
         }

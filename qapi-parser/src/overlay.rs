@@ -9,12 +9,11 @@
 //! `{"T": {"doc": "…", "docs": {"member": "…"}, "members": {"*m": "str"}, "values": ["v"],
 //! "branches": {"b": "Type"}, "flat": "argument"}}`.
 
-use crate::check;
+use crate::check::legacy;
 use crate::doc;
 use crate::error::{Diagnostic, Diagnostics};
-use crate::include::Placed;
 use crate::parse;
-use crate::resolve;
+use crate::resolve::{self, Origins};
 use crate::schema::{Arguments, Branch, Kind, Member, Schema, Type};
 use crate::source::FileId;
 use crate::syntax::{Node, Object, Text, Value};
@@ -22,7 +21,13 @@ use crate::syntax::{Node, Object, Text, Value};
 const KEYS: [&str; 6] = ["doc", "docs", "members", "values", "branches", "flat"];
 
 /// Merges overlay `file`, whose text is `text`, into `schema`.
-pub(crate) fn merge(schema: &mut Schema, file: FileId, text: &str, diagnostics: &mut Diagnostics) {
+pub(crate) fn merge(
+    schema: &mut Schema,
+    origins: &mut Origins,
+    file: FileId,
+    text: &str,
+    diagnostics: &mut Diagnostics,
+) {
     let Some(object) = parse::overlay(file, text, diagnostics) else {
         return;
     };
@@ -37,12 +42,13 @@ pub(crate) fn merge(schema: &mut Schema, file: FileId, text: &str, diagnostics: 
             diagnostics.push(Diagnostic::overlay_unknown(name.span, &name.text));
             continue;
         };
-        merge_entity(schema, name, &module, additions, diagnostics);
+        merge_entity(schema, origins, name, &module, additions, diagnostics);
     }
 }
 
 fn merge_entity(
     schema: &mut Schema,
+    origins: &mut Origins,
     name: &Text,
     module: &str,
     additions: &Object,
@@ -56,15 +62,11 @@ fn merge_entity(
         }
         // Inline structs become definitions before their user takes them.
         let members = (key.text == "members").then(|| {
-            let (members, drafts) = check::overlay_members(value, &name.text, diagnostics);
+            let (members, drafts) = legacy::overlay_members(value, &name.text, module, diagnostics);
             for draft in drafts {
-                let placed = Placed {
-                    draft,
-                    module: module.to_owned(),
-                };
-                resolve::define(schema, placed, diagnostics);
+                resolve::define(schema, origins, draft, diagnostics);
             }
-            resolve::members(members)
+            members
         });
         let Some(entity) = schema.entities.get_mut(&name.text) else {
             continue;
@@ -72,14 +74,12 @@ fn merge_entity(
         let fits = match (key.text.as_str(), &mut entity.kind) {
             ("members", kind) => add_members(kind, members.unwrap_or_default(), diagnostics),
             ("values", Kind::Enum(values)) => {
-                let added = check::overlay_values(value, diagnostics);
-                values.values.extend(resolve::values(added));
+                values
+                    .values
+                    .extend(legacy::overlay_values(value, diagnostics));
                 true
             }
-            ("branches", kind) => {
-                let added = check::overlay_branches(value, diagnostics);
-                add_branches(kind, resolve::branches(added))
-            }
+            ("branches", kind) => add_branches(kind, legacy::overlay_branches(value, diagnostics)),
             ("flat", Kind::Command(command)) => {
                 let argument = value.as_text();
                 if !is_flat(&command.arguments, argument.as_ref()) {

@@ -294,7 +294,7 @@ impl Reader {
         let span = self.span(&pair);
         let node = match pair.as_rule() {
             Rule::string | Rule::json_string => Node::String(self.text(pair).text),
-            Rule::literal => Node::Bool,
+            Rule::literal => Node::Bool(pair.as_str() == "true"),
             Rule::list | Rule::json_list => Node::List(
                 pair.into_inner()
                     .filter(|inner| !is_punctuation(inner.as_rule()))

@@ -320,6 +320,13 @@ pub enum Arguments {
     Type(String),
 }
 
+impl Type {
+    /// The type called `name` in a schema: built in, or else defined there.
+    pub(crate) fn from_name(name: &str) -> Self {
+        Builtin::from_name(name).map_or_else(|| Self::Named(name.to_owned()), Self::Builtin)
+    }
+}
+
 impl Builtin {
     /// The type called `name` in a schema.
     pub fn from_name(name: &str) -> Option<Self> {

@@ -15,8 +15,7 @@ pub(crate) struct Value {
 #[derive(Debug, Clone)]
 pub(crate) enum Node {
     String(String),
-    /// `true` or `false`: nothing that is read yet takes one.
-    Bool,
+    Bool(bool),
     List(Vec<Value>),
     Object(Object),
 }
@@ -59,9 +58,19 @@ impl Value {
     pub(crate) fn kind(&self) -> &'static str {
         match self.node {
             Node::String(_) => "a string",
-            Node::Bool => "a boolean",
+            Node::Bool(_) => "a boolean",
             Node::List(_) => "a list",
             Node::Object(_) => "an object",
+        }
+    }
+
+    /// Whether the reference compiler would take it for true.
+    pub(crate) fn is_truthy(&self) -> bool {
+        match &self.node {
+            Node::String(text) => !text.is_empty(),
+            Node::Bool(value) => *value,
+            Node::List(list) => !list.is_empty(),
+            Node::Object(object) => !object.pairs.is_empty(),
         }
     }
 
@@ -71,7 +80,7 @@ impl Value {
                 span: self.span,
                 text: text.clone(),
             }),
-            Node::Bool | Node::List(_) | Node::Object(_) => None,
+            Node::Bool(_) | Node::List(_) | Node::Object(_) => None,
         }
     }
 }

@@ -1,12 +1,13 @@
 //! One case a file: `tests/schemas/ok` are read, `tests/schemas/err` are refused; beside each
 //! stands what is expected. `BLESS=1` rewrites the expectations, for review.
 //!
-//! `case.overlay.json` beside `case.json` is merged into it.
+//! `case.overlay.json` beside `case.json` is merged into it. A case whose expressions could be of
+//! either dialect may say which it means in its first line: `# dialect: legacy`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use qapi_parser::{Arguments, Base, Branch, Entity, Kind, Loader, Member, Schema, Type};
+use qapi_parser::{Arguments, Base, Branch, Dialect, Entity, Kind, Loader, Member, Schema, Type};
 
 const ROOT: &str = "../tests/schemas";
 
@@ -33,7 +34,7 @@ fn run(folder: &str, show: impl Fn(Result<Schema, qapi_parser::Diagnostics>) -> 
     assert!(!cases.is_empty(), "no cases in {folder}");
     for case in cases {
         let overlay = case.with_extension("overlay.json");
-        let mut loader = Loader::new();
+        let mut loader = Loader::new().dialect(dialect(&case));
         if overlay.exists() {
             loader = loader.overlay(&overlay);
         }
@@ -53,6 +54,15 @@ fn run(folder: &str, show: impl Fn(Result<Schema, qapi_parser::Diagnostics>) -> 
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn dialect(case: &Path) -> Dialect {
+    let text = std::fs::read_to_string(case).expect("the case can be read");
+    match text.lines().next() {
+        Some("# dialect: legacy") => Dialect::Legacy,
+        Some("# dialect: modern") => Dialect::Modern,
+        _ => Dialect::Auto,
+    }
 }
 
 fn cases(folder: &Path) -> Vec<PathBuf> {

@@ -5,8 +5,10 @@ pub(crate) mod enum_names {
 /// Types.
 pub(crate) mod types {
     use super::super::super::runtime::{
-        Context, Invalid, UnknownName, Value, Wire, read_name, find_name,
+        Context, Fields, Invalid, Members, Object, UnknownName, Value, Wire, read_fields,
+        read_name, encode_fields, find_name,
     };
+    use super::super::super::types;
     /// `E`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum E {
@@ -54,6 +56,28 @@ pub(crate) mod types {
         }
         fn encode(&self) -> Value {
             Value::from(self.as_str())
+        }
+    }
+    /// `Old`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Old {
+        /// `e`.
+        pub e: types::E,
+    }
+    impl Wire for Old {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for Old {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self { e: members.req("e")? })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put("e", &self.e);
         }
     }
 }

@@ -2,10 +2,18 @@
 //! Every pass pushes into one [`Diagnostics`] and goes on; the caller shows them all.
 //! Invariant: the text of every message is made here and nowhere else.
 
-use std::fmt::{self, Write as _};
-use std::path::Path;
+mod definition;
+mod expression;
+mod files;
+mod subject;
 
+use std::fmt::{self, Write as _};
+
+use crate::check::draft::Scope;
 use crate::source::{Sources, Span};
+
+pub(crate) use definition::Described;
+pub(crate) use subject::Subject;
 
 /// One finding: a message, its place, and other places that explain it.
 #[derive(Debug, Clone)]
@@ -16,6 +24,35 @@ pub struct Diagnostic {
     pub span: Option<Span>,
     /// Other places and what they have to do with it.
     pub notes: Vec<(Span, String)>,
+    pass: Pass,
+    reference: Option<Box<Reference>>,
+}
+
+/// The reference compiler's passes over a whole schema: it stops at the first finding of the
+/// earliest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Pass {
+    /// Files, tokens, grammar, documentation blocks, includes, pragmas.
+    Parse,
+    /// One expression.
+    Expression,
+    /// Names that are taken.
+    Define,
+    /// What names stand for.
+    Check,
+    /// Documentation of what is not there.
+    Documentation,
+    /// How many features there are.
+    Features,
+}
+
+/// What the reference compiler says.
+#[derive(Debug, Clone)]
+struct Reference {
+    scope: Scope,
+    words: String,
+    /// Another place, with what is said there.
+    also: Option<(Scope, &'static str)>,
 }
 
 /// What is wrong with a schema, with the sources it is shown from.
@@ -118,40 +155,39 @@ impl fmt::Display for Diagnostics {
 
 impl Diagnostic {
     fn at(span: Span, message: impl Into<String>) -> Self {
+        Self::nowhere(Some(span), message)
+    }
+
+    fn nowhere(span: Option<Span>, message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
-            span: Some(span),
+            span,
             notes: Vec::new(),
+            pass: Pass::Parse,
+            reference: None,
         }
+    }
+
+    fn refers(mut self, pass: Pass, scope: &Scope, words: String) -> Self {
+        self.pass = pass;
+        self.reference = Some(Box::new(Reference {
+            scope: scope.clone(),
+            words,
+            also: None,
+        }));
+        self
+    }
+
+    fn refers_also(mut self, scope: &Scope, words: &'static str) -> Self {
+        if let Some(reference) = &mut self.reference {
+            reference.also = Some((scope.clone(), words));
+        }
+        self
     }
 
     fn with(mut self, span: Span, note: impl Into<String>) -> Self {
         self.notes.push((span, note.into()));
         self
-    }
-
-    // Files.
-
-    pub(crate) fn unreadable(span: Option<Span>, path: &Path, error: &std::io::Error) -> Self {
-        let message = format!("cannot read {}: {error}", path.display());
-        Self {
-            message,
-            span,
-            notes: Vec::new(),
-        }
-    }
-
-    pub(crate) fn not_utf8(span: Option<Span>, path: &Path, offset: usize) -> Self {
-        let message = format!("{} is not UTF-8 (byte {offset})", path.display());
-        Self {
-            message,
-            span,
-            notes: Vec::new(),
-        }
-    }
-
-    pub(crate) fn include_cycle(span: Span, files: &str) -> Self {
-        Self::at(span, format!("include cycle: {files}"))
     }
 
     // Tokens and grammar.
@@ -186,13 +222,6 @@ impl Diagnostic {
         Self::at(
             span,
             format!("the expression has no key that tells its kind ({kinds})"),
-        )
-    }
-
-    pub(crate) fn other_dialect(span: Span, key: &str) -> Self {
-        Self::at(
-            span,
-            format!("`{key}` belongs to today's dialect, which is not supported yet"),
         )
     }
 
@@ -235,98 +264,10 @@ impl Diagnostic {
         Self::at(span, format!("branch `{name}` cannot be optional"))
     }
 
-    // Names.
-
-    pub(crate) fn redefined(span: Span, name: &str, first: Span) -> Self {
-        Self::at(span, format!("`{name}` is already defined")).with(first, "first defined here")
-    }
-
-    pub(crate) fn redefines_builtin(span: Span, name: &str) -> Self {
-        Self::at(span, format!("`{name}` is a built-in type"))
-    }
-
-    pub(crate) fn unknown_type(span: Span, name: &str) -> Self {
-        Self::at(span, format!("there is no type `{name}`"))
-    }
-
-    pub(crate) fn not_a_type(span: Span, name: &str, first: Span) -> Self {
-        Self::at(span, format!("`{name}` is not a type")).with(first, "defined here")
-    }
-
-    pub(crate) fn base_not_struct(span: Span, name: &str) -> Self {
-        Self::at(span, format!("base `{name}` must be a struct"))
-    }
-
-    pub(crate) fn base_cycle(span: Span, name: &str) -> Self {
-        Self::at(span, format!("`{name}` is its own base"))
-    }
-
-    pub(crate) fn member_clash(span: Span, name: &str, from: &str, first: Span) -> Self {
-        Self::at(span, format!("member `{name}` clashes with one of {from}"))
-            .with(first, "the other one")
-    }
-
     pub(crate) fn needs_base(span: Span) -> Self {
         Self::at(
             span,
             "a union with a discriminator needs a base that holds it",
-        )
-    }
-
-    pub(crate) fn discriminator_unknown(span: Span, name: &str, base: &str) -> Self {
-        Self::at(
-            span,
-            format!("discriminator `{name}` is not a member of base `{base}`"),
-        )
-    }
-
-    pub(crate) fn discriminator_not_enum(span: Span, name: &str) -> Self {
-        Self::at(
-            span,
-            format!("discriminator `{name}` must be a required member of an enum type"),
-        )
-    }
-
-    pub(crate) fn branch_not_in_enum(span: Span, name: &str, of: &str) -> Self {
-        Self::at(
-            span,
-            format!("branch `{name}` is not a value of enum `{of}`"),
-        )
-    }
-
-    pub(crate) fn branch_not_object(span: Span, name: &str) -> Self {
-        Self::at(
-            span,
-            format!("branch `{name}` of a flat union must be a struct"),
-        )
-    }
-
-    pub(crate) fn json_clash(span: Span, name: &str, kind: &str, first: Span) -> Self {
-        Self::at(
-            span,
-            format!("branch `{name}` cannot be told from another: both are {kind}"),
-        )
-        .with(first, "the other one")
-    }
-
-    pub(crate) fn branch_no_json_type(span: Span, name: &str) -> Self {
-        Self::at(
-            span,
-            format!("branch `{name}` cannot be told by its JSON type"),
-        )
-    }
-
-    pub(crate) fn arguments_not_struct(span: Span, name: &str) -> Self {
-        Self::at(
-            span,
-            format!("`{name}` cannot hold arguments: it is not a struct or flat union"),
-        )
-    }
-
-    pub(crate) fn escape_type(span: Span, name: &str) -> Self {
-        Self::at(
-            span,
-            format!("type `{name}` needs 'gen': 'no' on the command"),
         )
     }
 

@@ -1,87 +1,19 @@
-//! What one expression may look like: known keys, shapes of values, flags.
-//! Called by `include.rs` for each expression; its drafts go to `resolve.rs`.
-//! Invariant: a draft has the shape of its kind; inline structs have become drafts of their own,
-//! placed before the one that holds them. Not here: whether a name is defined.
+//! What one expression of QEMU 2.1's dialect may look like: known keys, shapes of values, flags.
+//! Called by `check`, and by `overlay.rs` for what overlays add.
+//! Invariant: inline structs have become drafts of their own, placed before the one that holds
+//! them. Not here: whether a name is defined.
 
-use crate::doc;
+use crate::check::draft::{Draft, Language, Origin, Scope, TypeText};
+use crate::cond::Cond;
 use crate::error::{Diagnostic, Diagnostics};
-use crate::schema::Doc;
-use crate::source::Span;
-use crate::syntax::{Expression, Node, Object, Text, Value};
-
-/// A definition whose names are not resolved yet.
-#[derive(Debug)]
-pub(crate) struct Draft {
-    pub(crate) name: Text,
-    pub(crate) doc: Doc,
-    pub(crate) kind: DraftKind,
-}
-
-#[derive(Debug)]
-pub(crate) enum DraftKind {
-    Enum {
-        values: Vec<Text>,
-    },
-    Struct {
-        base: Option<Text>,
-        members: Vec<DraftMember>,
-    },
-    Union {
-        base: Option<Text>,
-        choice: Choice,
-        branches: Vec<DraftMember>,
-    },
-    Command {
-        data: DraftData,
-        returns: Option<DraftType>,
-        typed: bool,
-        answers: bool,
-    },
-    Event {
-        data: DraftData,
-    },
-}
-
-/// How a union's branch is chosen.
-#[derive(Debug)]
-pub(crate) enum Choice {
-    /// By an implicit `type`.
-    Wrapper,
-    /// By the JSON type.
-    Json,
-    /// By a member of the base.
-    Member(Text),
-}
-
-#[derive(Debug)]
-pub(crate) struct DraftMember {
-    pub(crate) name: Text,
-    pub(crate) optional: bool,
-    pub(crate) ty: DraftType,
-}
-
-#[derive(Debug)]
-pub(crate) enum DraftType {
-    Name(Text),
-    List(Text),
-}
-
-#[derive(Debug)]
-pub(crate) enum DraftData {
-    Members(Vec<DraftMember>),
-    Type(Text),
-}
-
-/// What a top-level expression turned out to be.
-pub(crate) enum Checked {
-    Include(Text),
-    Definitions(Vec<Draft>),
-    Nothing,
-}
+use crate::schema::{
+    Alternate, Arguments, Base, Branch, Command, Doc, Entity, Enum, EnumValue, Event, FlatUnion,
+    Kind, Member, SimpleUnion, Struct,
+};
+use crate::syntax::{Node, Object, Text, Value};
 
 /// Keys that tell an expression's kind: the kind's name in messages, and the other keys it has.
-const KINDS: [(&str, &str, &[&str]); 6] = [
-    ("include", "an include", &[]),
+const KINDS: [(&str, &str, &[&str]); 5] = [
     ("enum", "an enum", &["data"]),
     ("type", "a type", &["data", "base"]),
     ("union", "a union", &["data", "base", "discriminator"]),
@@ -93,60 +25,33 @@ const KINDS: [(&str, &str, &[&str]); 6] = [
     ("event", "an event", &["data"]),
 ];
 
-/// Kinds that only today's dialect has.
-const OTHER_KINDS: [&str; 3] = ["struct", "alternate", "pragma"];
-
-/// Whether documentation is read from comments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Comments {
-    Read,
-    Skip,
-}
-
-/// Judges one expression.
-pub(crate) fn check(
-    expression: &Expression,
-    comments: Comments,
-    diagnostics: &mut Diagnostics,
-) -> Checked {
-    let object = &expression.object;
+/// The definitions that `object`, of file `module`, makes: inline structs first.
+pub(super) fn check(object: &Object, module: &str, diagnostics: &mut Diagnostics) -> Vec<Draft> {
     let kind = KINDS.iter().find(|(key, ..)| object.find(key).is_some());
     let Some(&(key, described, others)) = kind else {
         diagnostics.push(no_kind(object));
-        return Checked::Nothing;
+        return Vec::new();
     };
     let mut checker = Checker {
         described,
+        module,
+        scope: Scope::anonymous(object.span),
         diagnostics,
         drafts: Vec::new(),
     };
     checker.known_keys(object, key, others);
     let Some(name) = checker.name(object, key) else {
-        return Checked::Nothing;
+        return Vec::new();
     };
-    if key == "include" {
-        return Checked::Include(name);
+    checker.scope.definition = Some((key, name.text.clone()));
+    let mut origin = Origin::new(Language::Legacy, checker.scope.clone());
+    if let Some(kind) = checker.definition(key, &name, object, &mut origin) {
+        checker.enter(name, kind, origin);
     }
-    let Some(kind) = checker.definition(key, &name, object) else {
-        return Checked::Nothing;
-    };
-    let mut drafts = checker.drafts;
-    let doc = match comments {
-        Comments::Read => doc::lenient(&expression.comment, &name.text),
-        Comments::Skip => Doc::default(),
-    };
-    drafts.push(Draft { name, doc, kind });
-    Checked::Definitions(drafts)
+    checker.drafts
 }
 
 fn no_kind(object: &Object) -> Diagnostic {
-    let other = object
-        .pairs
-        .iter()
-        .find(|(key, _)| OTHER_KINDS.contains(&key.text.as_str()));
-    if let Some((key, _)) = other {
-        return Diagnostic::other_dialect(key.span, &key.text);
-    }
     let span = object
         .pairs
         .first()
@@ -163,11 +68,23 @@ fn join<'a>(names: impl Iterator<Item = &'a str>) -> String {
 
 struct Checker<'a> {
     described: &'static str,
+    module: &'a str,
+    scope: Scope,
     diagnostics: &'a mut Diagnostics,
     drafts: Vec<Draft>,
 }
 
-impl Checker<'_> {
+impl<'a> Checker<'a> {
+    fn of_overlay(data: &Value, module: &'a str, diagnostics: &'a mut Diagnostics) -> Self {
+        Self {
+            described: "an overlay",
+            module,
+            scope: Scope::anonymous(data.span),
+            diagnostics,
+            drafts: Vec::new(),
+        }
+    }
+
     fn known_keys(&mut self, object: &Object, key: &str, others: &[&str]) {
         let known = join(std::iter::once(key).chain(others.iter().copied()));
         for (name, _) in &object.pairs {
@@ -216,39 +133,49 @@ impl Checker<'_> {
         value
     }
 
-    fn definition(&mut self, key: &str, name: &Text, object: &Object) -> Option<DraftKind> {
+    fn enter(&mut self, name: Text, kind: Kind, origin: Origin) {
+        let entity = Entity {
+            name: name.text,
+            module: self.module.to_owned(),
+            span: name.span,
+            cond: Cond::Always,
+            features: Vec::new(),
+            doc: Doc::default(),
+            kind,
+        };
+        self.drafts.push(Draft { entity, origin });
+    }
+
+    fn definition(
+        &mut self,
+        key: &str,
+        name: &Text,
+        object: &Object,
+        origin: &mut Origin,
+    ) -> Option<Kind> {
         match key {
             "enum" => {
                 let data = self.required(object, "data", name)?;
-                Some(DraftKind::Enum {
+                Some(Kind::Enum(Enum {
                     values: self.values(data),
-                })
+                    prefix: None,
+                }))
             }
             "type" => {
                 let base = self.name(object, "base");
+                origin.base = base.as_ref().map(|base| base.span);
                 let data = self.required(object, "data", name)?;
-                Some(DraftKind::Struct {
-                    base,
+                Some(Kind::Struct(Struct {
+                    base: base.map(|base| base.text),
                     members: self.members(data, &name.text),
-                })
+                }))
             }
-            "union" => {
-                let base = self.name(object, "base");
-                let choice = object.find("discriminator").map(|value| self.choice(value));
-                let choice = choice.unwrap_or(Some(Choice::Wrapper));
-                let data = self.required(object, "data", name)?;
-                let branches = self.branches(data);
-                Some(DraftKind::Union {
-                    base,
-                    choice: choice?,
-                    branches,
-                })
-            }
+            "union" => self.union(name, object, origin),
             "command" => {
-                let data = self.data(object, &name.text);
-                let returns = object
-                    .find("returns")
-                    .and_then(|v| self.named_type(v, "`returns`"));
+                let arguments = self.data(object, &name.text, origin);
+                let returns = object.find("returns");
+                origin.returns = returns.map(|value| value.span);
+                let returns = returns.and_then(|v| self.named_type(v, "`returns`"));
                 let typed = object.find("gen").is_none();
                 let answers = match object.find("success-response") {
                     None => true,
@@ -260,69 +187,104 @@ impl Checker<'_> {
                         false
                     }
                 };
-                Some(DraftKind::Command {
-                    data,
-                    returns,
+                Some(Kind::Command(Command {
+                    arguments,
+                    returns: returns.map(|ty| ty.resolve()),
                     typed,
                     answers,
-                })
+                    allow_oob: false,
+                    allow_preconfig: false,
+                    coroutine: false,
+                    boxed: false,
+                    flat: None,
+                }))
             }
-            _ => Some(DraftKind::Event {
-                data: self.data(object, &name.text),
-            }),
+            _ => Some(Kind::Event(Event {
+                data: self.data(object, &name.text, origin),
+                boxed: false,
+            })),
         }
     }
 
-    fn choice(&mut self, value: &Value) -> Option<Choice> {
+    fn union(&mut self, name: &Text, object: &Object, origin: &mut Origin) -> Option<Kind> {
+        let base = self.name(object, "base");
+        origin.base = base.as_ref().map(|base| base.span);
+        let base = base.map(|base| base.text);
+        let discriminator = object.find("discriminator");
+        let data = self.required(object, "data", name)?;
+        let branches = self.branches(data);
+        let Some(value) = discriminator else {
+            return Some(Kind::SimpleUnion(SimpleUnion { base, branches }));
+        };
         match &value.node {
-            Node::String(text) => Some(Choice::Member(Text {
-                span: value.span,
-                text: text.clone(),
-            })),
-            Node::Object(object) if object.pairs.is_empty() => Some(Choice::Json),
-            Node::Object(_) | Node::List(_) | Node::Bool => {
+            Node::Object(object) if object.pairs.is_empty() => {
+                Some(Kind::Alternate(Alternate { branches }))
+            }
+            Node::String(discriminator) => {
+                origin.discriminator = Some(value.span);
+                let Some(base) = base else {
+                    self.diagnostics.push(Diagnostic::needs_base(name.span));
+                    return None;
+                };
+                Some(Kind::FlatUnion(FlatUnion {
+                    base: Base::Named(base),
+                    discriminator: discriminator.clone(),
+                    // Filled in once every base is known.
+                    tag: String::new(),
+                    branches,
+                }))
+            }
+            Node::Object(_) | Node::List(_) | Node::Bool(_) => {
                 self.refuse(value, "`discriminator`", "a string or {}");
                 None
             }
         }
     }
 
-    fn values(&mut self, data: &Value) -> Vec<Text> {
+    fn values(&mut self, data: &Value) -> Vec<EnumValue> {
         let Node::List(list) = &data.node else {
             self.refuse(data, "`data` of an enum", "a list");
             return Vec::new();
         };
-        let mut values: Vec<Text> = Vec::new();
+        let mut values: Vec<EnumValue> = Vec::new();
         for value in list {
             let Some(text) = self.text(value, "an enum value") else {
                 continue;
             };
-            if let Some(first) = values.iter().find(|first| first.text == text.text) {
+            if let Some(first) = values.iter().find(|first| first.name == text.text) {
                 let error = Diagnostic::duplicate(text.span, "value", &text.text, first.span);
                 self.diagnostics.push(error);
                 continue;
             }
-            values.push(text);
+            values.push(EnumValue {
+                name: text.text,
+                cond: Cond::Always,
+                features: Vec::new(),
+                span: text.span,
+            });
         }
         values
     }
 
-    fn data(&mut self, object: &Object, owner: &str) -> DraftData {
+    fn data(&mut self, object: &Object, owner: &str, origin: &mut Origin) -> Arguments {
         match object.find("data") {
-            None => DraftData::Members(Vec::new()),
+            None => Arguments::Members(Vec::new()),
             Some(value) => match value.as_text() {
-                Some(name) => DraftData::Type(name),
-                None => DraftData::Members(self.members(value, owner)),
+                Some(name) => {
+                    origin.data = Some(name.span);
+                    Arguments::Type(name.text)
+                }
+                None => Arguments::Members(self.members(value, owner)),
             },
         }
     }
 
-    fn members(&mut self, data: &Value, owner: &str) -> Vec<DraftMember> {
+    fn members(&mut self, data: &Value, owner: &str) -> Vec<Member> {
         let Node::Object(object) = &data.node else {
             self.refuse(data, "`data`", "an object of members");
             return Vec::new();
         };
-        let mut members: Vec<DraftMember> = Vec::new();
+        let mut members: Vec<Member> = Vec::new();
         for (key, value) in &object.pairs {
             let name = key.text.strip_prefix('*');
             let optional = name.is_some();
@@ -335,21 +297,28 @@ impl Checker<'_> {
                     .push(Diagnostic::empty_name(key.span, "a member's name"));
                 continue;
             }
-            if let Some(first) = members.iter().find(|first| first.name.text == name.text) {
-                let first = first.name.span;
-                let error = Diagnostic::duplicate(name.span, "member", &name.text, first);
+            if let Some(first) = members.iter().find(|first| first.name == name.text) {
+                let error = Diagnostic::duplicate(name.span, "member", &name.text, first.span);
                 self.diagnostics.push(error);
                 continue;
             }
             if let Some(ty) = self.member_type(value, owner, &name) {
-                members.push(DraftMember { name, optional, ty });
+                members.push(Member {
+                    name: name.text,
+                    optional,
+                    ty: ty.resolve(),
+                    cond: Cond::Always,
+                    features: Vec::new(),
+                    span: name.span,
+                    ty_span: ty.name.span,
+                });
             }
         }
         members
     }
 
     /// A type's name, a list of one, or a struct written in place.
-    fn member_type(&mut self, value: &Value, owner: &str, member: &Text) -> Option<DraftType> {
+    fn member_type(&mut self, value: &Value, owner: &str, member: &Text) -> Option<TypeText> {
         if !matches!(value.node, Node::Object(_)) {
             return self.named_type(value, &format!("the type of `{}`", member.text));
         }
@@ -358,39 +327,42 @@ impl Checker<'_> {
             text: format!("{owner}-{}", member.text),
         };
         let members = self.members(value, &name.text);
-        let kind = DraftKind::Struct {
+        let kind = Kind::Struct(Struct {
             base: None,
             members,
-        };
-        self.drafts.push(Draft {
-            name: name.clone(),
-            doc: Doc::default(),
-            kind,
         });
-        Some(DraftType::Name(name))
+        let origin = Origin::new(Language::Legacy, self.scope.clone());
+        self.enter(name.clone(), kind, origin);
+        Some(TypeText { name, list: false })
     }
 
-    fn named_type(&mut self, value: &Value, what: &str) -> Option<DraftType> {
+    fn named_type(&mut self, value: &Value, what: &str) -> Option<TypeText> {
         match &value.node {
-            Node::String(text) => Some(DraftType::Name(Text {
-                span: value.span,
-                text: text.clone(),
-            })),
+            Node::String(text) => Some(TypeText {
+                name: Text {
+                    span: value.span,
+                    text: text.clone(),
+                },
+                list: false,
+            }),
             Node::List(list) => match &list[..] {
-                [element] => self.text(element, what).map(DraftType::List),
+                [element] => {
+                    let name = self.text(element, what)?;
+                    Some(TypeText { name, list: true })
+                }
                 _ => {
                     self.diagnostics.push(Diagnostic::list_length(value.span));
                     None
                 }
             },
-            Node::Bool | Node::Object(_) => {
+            Node::Bool(_) | Node::Object(_) => {
                 self.refuse(value, what, "a type's name or a list of one");
                 None
             }
         }
     }
 
-    fn branches(&mut self, data: &Value) -> Vec<DraftMember> {
+    fn branches(&mut self, data: &Value) -> Vec<Branch> {
         let Node::Object(object) = &data.node else {
             self.refuse(data, "`data` of a union", "an object of branches");
             return Vec::new();
@@ -407,10 +379,12 @@ impl Checker<'_> {
                 continue;
             }
             let ty = self.named_type(value, &format!("the type of branch `{}`", name.text));
-            branches.extend(ty.map(|ty| DraftMember {
-                name: name.clone(),
-                optional: false,
-                ty,
+            branches.extend(ty.map(|ty| Branch {
+                name: name.text.clone(),
+                ty: ty.resolve(),
+                cond: Cond::Always,
+                span: name.span,
+                ty_span: ty.name.span,
             }));
         }
         branches
@@ -421,45 +395,20 @@ impl Checker<'_> {
 pub(crate) fn overlay_members(
     data: &Value,
     owner: &str,
+    module: &str,
     diagnostics: &mut Diagnostics,
-) -> (Vec<DraftMember>, Vec<Draft>) {
-    let mut checker = Checker {
-        described: "an overlay",
-        diagnostics,
-        drafts: Vec::new(),
-    };
+) -> (Vec<Member>, Vec<Draft>) {
+    let mut checker = Checker::of_overlay(data, module, diagnostics);
     let members = checker.members(data, owner);
     (members, checker.drafts)
 }
 
 /// The branches that overlay object `data` adds.
-pub(crate) fn overlay_branches(data: &Value, diagnostics: &mut Diagnostics) -> Vec<DraftMember> {
-    Checker {
-        described: "an overlay",
-        diagnostics,
-        drafts: Vec::new(),
-    }
-    .branches(data)
+pub(crate) fn overlay_branches(data: &Value, diagnostics: &mut Diagnostics) -> Vec<Branch> {
+    Checker::of_overlay(data, "", diagnostics).branches(data)
 }
 
 /// The enum values that overlay list `data` adds.
-pub(crate) fn overlay_values(data: &Value, diagnostics: &mut Diagnostics) -> Vec<Text> {
-    Checker {
-        described: "an overlay",
-        diagnostics,
-        drafts: Vec::new(),
-    }
-    .values(data)
-}
-
-impl DraftType {
-    pub(crate) fn text(&self) -> &Text {
-        match self {
-            Self::Name(text) | Self::List(text) => text,
-        }
-    }
-
-    pub(crate) fn span(&self) -> Span {
-        self.text().span
-    }
+pub(crate) fn overlay_values(data: &Value, diagnostics: &mut Diagnostics) -> Vec<EnumValue> {
+    Checker::of_overlay(data, "", diagnostics).values(data)
 }

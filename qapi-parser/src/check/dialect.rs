@@ -1,0 +1,127 @@
+//! Which dialect an expression is written in.
+//! Called by `lib.rs` when all files are read, since an expression that could be either follows
+//! those around it: first of its file, then of the schema.
+
+use std::collections::HashMap;
+
+use crate::check::draft::Language;
+use crate::include::Item;
+use crate::schema::Dialect;
+use crate::source::FileId;
+use crate::syntax::{Node, Object, Value};
+
+/// The language of each of `items`.
+pub(crate) fn decide(items: &[Item], dialect: Dialect) -> Vec<Language> {
+    match dialect {
+        Dialect::Legacy => return vec![Language::Legacy; items.len()],
+        Dialect::Modern => return vec![Language::Modern; items.len()],
+        Dialect::Auto => {}
+    }
+    let told: Vec<Option<Language>> = items
+        .iter()
+        .map(|item| told(&item.expression.object))
+        .collect();
+    let mut files: HashMap<FileId, Language> = HashMap::new();
+    for (item, language) in items.iter().zip(&told) {
+        let file = item.expression.object.span.file;
+        if let Some(language) = *language {
+            let entry = files.entry(file).or_insert(language);
+            // What today's rules refuse is no reason to refuse a file of the old dialect.
+            if language == Language::Legacy {
+                *entry = language;
+            }
+        }
+    }
+    let all_modern = !told.contains(&Some(Language::Legacy));
+    let schema = if all_modern {
+        Language::Modern
+    } else {
+        Language::Legacy
+    };
+    items
+        .iter()
+        .zip(told)
+        .map(|(item, told)| {
+            let file = item.expression.object.span.file;
+            told.or_else(|| files.get(&file).copied()).unwrap_or(schema)
+        })
+        .collect()
+}
+
+/// The only language that `object` can be of, if that can be told by its keys and shapes.
+fn told(object: &Object) -> Option<Language> {
+    let has = |key: &str| object.find(key).is_some();
+    if has("struct") || has("alternate") {
+        return Some(Language::Modern);
+    }
+    if has("type") {
+        return Some(Language::Legacy);
+    }
+    let modern_keys = [
+        "if",
+        "features",
+        "prefix",
+        "boxed",
+        "allow-oob",
+        "allow-preconfig",
+        "coroutine",
+    ];
+    if modern_keys.into_iter().any(has) {
+        return Some(Language::Modern);
+    }
+    if has("union") {
+        return union(object);
+    }
+    let flags = ["gen", "success-response"].into_iter();
+    for flag in flags.filter_map(|key| object.find(key)) {
+        return Some(match flag.node {
+            Node::Bool(_) => Language::Modern,
+            Node::String(_) | Node::List(_) | Node::Object(_) => Language::Legacy,
+        });
+    }
+    match &object.find("data")?.node {
+        Node::List(values) => values.iter().find_map(|value| match value.node {
+            Node::Object(_) => Some(Language::Modern),
+            Node::String(_) | Node::Bool(_) | Node::List(_) => None,
+        }),
+        Node::Object(members) => members.pairs.iter().find_map(|(_, value)| member(value)),
+        Node::String(_) | Node::Bool(_) => None,
+    }
+}
+
+/// A flat union with a named base is of both.
+fn union(object: &Object) -> Option<Language> {
+    let inline_base = object
+        .find("base")
+        .is_some_and(|base| matches!(base.node, Node::Object(_)));
+    let wrapped = match object.find("data").map(|data| &data.node) {
+        Some(Node::Object(branches)) => branches
+            .pairs
+            .iter()
+            .any(|(_, branch)| matches!(branch.node, Node::Object(_))),
+        _ => false,
+    };
+    if inline_base || wrapped {
+        return Some(Language::Modern);
+    }
+    match object.find("discriminator").map(|value| &value.node) {
+        None => Some(Language::Legacy),
+        Some(Node::Object(empty)) if empty.pairs.is_empty() => Some(Language::Legacy),
+        Some(_) => None,
+    }
+}
+
+/// An object for a member's type: a nested struct of old, or today's long form.
+fn member(value: &Value) -> Option<Language> {
+    let Node::Object(object) = &value.node else {
+        return None;
+    };
+    let long = |key: &str| matches!(key, "type" | "if" | "features");
+    let is_long = object.pairs.iter().all(|(key, _)| long(&key.text));
+    match object.pairs.len() {
+        // A struct with one member called `type`, or a type in its long form.
+        1 if is_long && object.find("type").is_some() => None,
+        _ if is_long && object.find("type").is_some() => Some(Language::Modern),
+        _ => Some(Language::Legacy),
+    }
+}
