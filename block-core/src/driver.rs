@@ -151,6 +151,45 @@ pub struct BackingName {
     pub format: Option<String>,
 }
 
+/// Which internal snapshot is meant: the first of which all holds that is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotKey {
+    /// Its ID.
+    pub id: Option<String>,
+    /// Its name.
+    pub name: Option<String>,
+}
+
+impl SnapshotKey {
+    /// Whether this snapshot is meant.
+    pub fn means(&self, snapshot: &SnapshotInfo) -> bool {
+        self.id.as_ref().is_none_or(|id| *id == snapshot.id)
+            && self.name.as_ref().is_none_or(|name| *name == snapshot.name)
+    }
+}
+
+impl From<&SnapshotInfo> for SnapshotKey {
+    fn from(snapshot: &SnapshotInfo) -> SnapshotKey {
+        SnapshotKey {
+            id: Some(snapshot.id.clone()),
+            name: Some(snapshot.name.clone()),
+        }
+    }
+}
+
+/// What becomes of an image's internal snapshots.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SnapshotChange {
+    /// One more, of the disk as it is; with an empty ID it gets a new one.
+    Create(SnapshotInfo),
+    /// The disk becomes what it was then.
+    Apply(SnapshotKey),
+    /// One less.
+    Delete(SnapshotKey),
+    /// A read-only image shows what it was then, until it is closed.
+    Show(SnapshotKey),
+}
+
 /// One instance of a format, protocol or filter: the inside of a node.
 ///
 /// Shared by all queues at once; state changes go through the driver's own synchronisation.
@@ -261,6 +300,11 @@ pub trait Driver: Send + Sync + 'static {
     /// Sets the length. Runs drained.
     fn resize<'a>(&'a self, cx: &'a Cx, _len: u64, _preallocation: Preallocation) -> Pending<'a> {
         unsupported(cx, "resizing")
+    }
+
+    /// Changes the internal snapshots; returns the one concerned. Runs drained.
+    fn snapshot<'a>(&'a self, cx: &'a Cx, _change: SnapshotChange) -> Pending<'a, SnapshotInfo> {
+        unsupported(cx, "an internal snapshot")
     }
 
     /// Looks for damage and repairs what `repair` allows. Runs drained.

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use arc_swap::ArcSwap;
 use block_schema::events::BlockImageCorrupted;
+use block_schema::types::SnapshotInfo;
 use parking_lot::Mutex;
 
 use crate::backend::Backend;
-use crate::driver::{CheckReport, Preallocation, Repair};
+use crate::driver::{CheckReport, Preallocation, Repair, SnapshotChange};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::events::Events;
@@ -470,6 +471,27 @@ impl Layer {
         let child = self.node(queue, id)?;
         let _drained = self.drain(&[id]).await;
         child.node().driver().check(&child.cx(), repair).await
+    }
+
+    /// Takes, applies, deletes or shows an internal snapshot, drained; returns the one concerned.
+    ///
+    /// # Errors
+    /// `ReadOnly`; what the driver answers.
+    pub async fn snapshot(
+        &self,
+        queue: &LocalQueue,
+        id: NodeId,
+        change: SnapshotChange,
+    ) -> Result<SnapshotInfo> {
+        let _change = self.change().await;
+        let child = self.node(queue, id)?;
+        if child.is_read_only() && !matches!(change, SnapshotChange::Show(_)) {
+            return Err(Error::ReadOnly {
+                node: child.node_name().to_owned(),
+            });
+        }
+        let _drained = self.drain(&[id]).await;
+        child.node().driver().snapshot(&child.cx(), change).await
     }
 
     /// A node of the current graph, for requests level by level: status, maintenance.
