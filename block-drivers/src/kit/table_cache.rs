@@ -165,13 +165,7 @@ impl TableCache {
         if let Some(old) = state.slots[slot].key.take() {
             state.keys.remove(&old);
         }
-        // From here on no reader takes the slot for the old table.
-        let generation = self.slots[slot].tag.load(Ordering::Relaxed) >> 32;
-        self.slots[slot].tag.store(
-            (generation.wrapping_add(1) << 32) & !u64::from(u32::MAX),
-            Ordering::Relaxed,
-        );
-        fence(Ordering::Release);
+        self.retire(slot);
         state.keys.insert(key, slot);
         state.slots[slot] = SlotState {
             key: Some(key),
@@ -231,6 +225,30 @@ impl TableCache {
     fn directory_entry(&self, key: u64) -> Option<&AtomicU32> {
         let key = usize::try_from(key).ok()?;
         self.directory.get(key / CHUNK)?.get()?.get(key % CHUNK)
+    }
+
+    /// Forgets every table that nobody holds and that is as on disk: the disk has others now.
+    pub(crate) fn forget(&self) {
+        let mut state = self.state.lock();
+        for slot in 0..self.slots.len() {
+            if !state.slots[slot].is_free() {
+                continue;
+            }
+            if let Some(old) = state.slots[slot].key.take() {
+                state.keys.remove(&old);
+                self.retire(slot);
+            }
+        }
+    }
+
+    /// From here on no reader takes the slot for the table it holds.
+    fn retire(&self, slot: usize) {
+        let generation = self.slots[slot].tag.load(Ordering::Relaxed) >> 32;
+        self.slots[slot].tag.store(
+            (generation.wrapping_add(1) << 32) & !u64::from(u32::MAX),
+            Ordering::Relaxed,
+        );
+        fence(Ordering::Release);
     }
 
     /// Tables with changes, and all tables.
