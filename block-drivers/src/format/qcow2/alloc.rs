@@ -150,7 +150,8 @@ impl Refcounts {
         }
     }
 
-    fn count(&self, block: &Pinned<'_>, cluster: u64) -> u64 {
+    /// The count of a cluster that `block` describes.
+    pub(super) fn count(&self, block: &Pinned<'_>, cluster: u64) -> u64 {
         let (word, shift) = self
             .geometry
             .refcount_place(cluster % self.geometry.block_reach());
@@ -290,7 +291,11 @@ impl Image {
     }
 
     /// A refcount block; `None` when there is none.
-    async fn block<E: Surroundings>(&self, env: &E, index: u64) -> Result<Option<Pinned<'_>>> {
+    pub(super) async fn block<E: Surroundings>(
+        &self,
+        env: &E,
+        index: u64,
+    ) -> Result<Option<Pinned<'_>>> {
         let Some(at) = self.block_place(index).map_err(|e| self.error(e))? else {
             return Ok(None);
         };
@@ -557,6 +562,31 @@ impl Image {
         self.refcounts.table.lock().entries.clone()
     }
 
+    /// How many blocks there are, and the bytes of the table that names them.
+    pub(super) fn refcount_sizes(&self) -> (u64, u64) {
+        let table = self.refcounts.table.lock();
+        let blocks = table.entries.iter().filter(|&&entry| entry != 0).count();
+        (blocks as u64, table.entries.len() as u64 * 8)
+    }
+
+    /// Where a refcount block is that must be there.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is not, or the refcount table is wrong.
+    pub(super) fn block_at(&self, index: u64) -> Result<HostOffset> {
+        let at = self.block_place(index).map_err(|e| self.error(e))?;
+        let first = self.geometry.host_of(index * self.geometry.block_reach());
+        at.ok_or_else(|| self.error(ImageError::RefcountZero { offset: first.0 }))
+    }
+
+    /// Takes over the refcounts that the disk has now; nobody else uses the image, and nothing of
+    /// the old ones is dirty.
+    pub(super) fn adopt_refcounts(&self, entries: Vec<u64>) {
+        self.refcounts.blocks.forget();
+        self.refcounts.table.lock().entries = entries;
+        self.refcounts.state.lock().cursor = 1;
+    }
+
     /// Whether a refcount table entry names a block.
     pub(super) fn has_block(&self, index: u64) -> bool {
         let entry = self
@@ -595,7 +625,8 @@ impl Image {
         Ok(true)
     }
 
-    fn no_space(&self, errno: Errno) -> Error {
+    /// Says that an allocation is impossible.
+    pub(super) fn no_space(&self, errno: Errno) -> Error {
         Error::Io {
             node: self.node.clone(),
             op: "allocate",

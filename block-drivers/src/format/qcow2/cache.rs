@@ -98,7 +98,7 @@ impl Image {
             .read_bytes(at.0, self.geometry.cluster_len())
             .await?;
         let mut words = words_be(&bytes);
-        if !self.trust_copied && self.options.writable {
+        if !self.trusts_copied() && self.options.writable {
             self.correct_copied(env, &mut words).await?;
         }
         Ok(slot.fill(&words))
@@ -106,7 +106,26 @@ impl Image {
 
     /// Where an L1 entry's table is.
     pub(super) fn l2_place(&self, key: u64) -> std::result::Result<HostOffset, ImageError> {
-        let entry = self.l1.entry(key);
+        self.check_l1_entry(self.l1.entry(key), key)
+    }
+
+    /// Where the table of an L1 entry is, of any L1 table; `None` when there is none.
+    ///
+    /// # Errors
+    /// `Corrupt` when the entry is wrong.
+    pub(super) fn table_of(&self, entry: L1Entry, key: u64) -> Result<Option<HostOffset>> {
+        if entry.0 == 0 {
+            return Ok(None);
+        }
+        let at = self.check_l1_entry(entry, key).map_err(|e| self.error(e))?;
+        Ok(Some(at))
+    }
+
+    fn check_l1_entry(
+        &self,
+        entry: L1Entry,
+        key: u64,
+    ) -> std::result::Result<HostOffset, ImageError> {
         let wrong = |what| ImageError::Entry {
             table: "L1",
             entry: entry.0,

@@ -202,19 +202,22 @@ impl Image {
         census.refer(HostOffset(0), self.geometry.cluster_size());
         self.walk_l1(env, census, header.l1_table, header.l1_size, clusters)
             .await?;
-        for (index, snapshot) in self.snapshots.entries.iter().enumerate() {
-            let at = snapshot.l1_table;
-            if self.geometry.within(at.0) != 0 || u64::from(snapshot.l1_size) * 8 > MAX_L1_BYTES {
+        let (tables, table_len) = {
+            let snapshots = self.snapshots.lock();
+            let tables = snapshots.entries.iter().map(|s| (s.l1_table, s.l1_size));
+            (tables.collect::<Vec<_>>(), snapshots.table_len)
+        };
+        for (index, (at, l1_size)) in tables.into_iter().enumerate() {
+            if self.geometry.within(at.0) != 0 || u64::from(l1_size) * 8 > MAX_L1_BYTES {
                 census.corrupt(format!(
                     "ERROR snapshot {index} l1_offset={at:#x}: L1 table is not cluster aligned or \
                      too large; snapshot table entry corrupted"
                 ));
                 continue;
             }
-            self.walk_l1(env, census, at, snapshot.l1_size, None)
-                .await?;
+            self.walk_l1(env, census, at, l1_size, None).await?;
         }
-        census.refer(header.snapshots, self.snapshots.table_len);
+        census.refer(header.snapshots, table_len);
         census.refer(header.refcount_table, header.refcount_table_bytes());
         if header.autoclear & autoclear::BITMAPS != 0
             && let Some(e) = header.extensions.iter().find(|e| e.kind == BITMAPS)

@@ -146,6 +146,14 @@ pub enum ImageError {
         /// The cluster.
         offset: u64,
     },
+    /// A cluster has more references than its refcount says.
+    #[error("refcount of the cluster at {offset:#x} is {refcount}, and it has more references")]
+    RefcountTooLow {
+        /// The cluster.
+        offset: u64,
+        /// Its refcount.
+        refcount: u64,
+    },
     /// Allocation came upon a cluster that is known to be in use.
     #[error("refcount of the cluster at {offset:#x} is 0, and it holds {what}")]
     AllocatedInUse {

@@ -16,7 +16,7 @@ use super::geometry::Geometry;
 use super::header::{Compression, Header, UPDATE_OFFSET, Version, header_cluster_size};
 use super::layout::incompatible;
 use super::map::L1Table;
-use super::snapshot::{Snapshots, read_snapshots};
+use super::snapshot_table::{Snapshots, read_snapshots};
 use crate::kit::image_file::{ImageFile, Surroundings};
 use crate::kit::layout::words_be;
 use crate::kit::table_cache::TableCache;
@@ -37,6 +37,8 @@ pub(super) struct OpenOptions {
     pub(super) refcount_cache: u64,
     /// Whether clusters that a guest's discard freed are given back to the file.
     pub(super) pass_discard_request: bool,
+    /// Whether clusters that deleting or applying a snapshot freed are.
+    pub(super) pass_discard_snapshot: bool,
     /// Whether other freed clusters are.
     pub(super) pass_discard_other: bool,
     /// Whether a discarded cluster stays reserved for its place on the disk.
@@ -50,6 +52,7 @@ impl Default for OpenOptions {
             l2_cache: DEFAULT_CACHE / 8 * 7,
             refcount_cache: DEFAULT_CACHE / 8,
             pass_discard_request: true,
+            pass_discard_snapshot: true,
             pass_discard_other: false,
             discard_no_unref: false,
         }
@@ -70,9 +73,10 @@ pub(super) struct Image {
     pub(super) l2: TableCache,
     pub(super) refcounts: Refcounts,
     pub(super) dirty: Dirty,
-    pub(super) snapshots: Snapshots,
-    /// Whether the copied flags on disk are right: not when snapshots share clusters.
-    pub(super) trust_copied: bool,
+    pub(super) snapshots: Mutex<Snapshots>,
+    /// Whether the copied flags on disk are right: not when snapshots share clusters, until a
+    /// change of snapshots has gone through them all.
+    trust_copied: AtomicBool,
     started: AtomicBool,
     starting: AsyncMutex,
     /// Held while a shared L2 table is replaced by a copy.
@@ -149,8 +153,8 @@ impl Image {
                 file.len(),
             ),
             dirty: Dirty::default(),
-            snapshots,
-            trust_copied: header.snapshot_count == 0,
+            snapshots: Mutex::new(snapshots),
+            trust_copied: AtomicBool::new(header.snapshot_count == 0),
             header: Mutex::new(header),
             started: AtomicBool::new(false),
             starting: AsyncMutex::new(),
@@ -170,6 +174,16 @@ impl Image {
 
     pub(super) fn set_size(&self, size: u64) {
         self.size.store(size, Ordering::Release);
+    }
+
+    /// Whether copied flags say what refcounts say.
+    pub(super) fn trusts_copied(&self) -> bool {
+        self.trust_copied.load(Ordering::Acquire)
+    }
+
+    /// Says that every copied flag of the active tables has been made right.
+    pub(super) fn trust_copied(&self) {
+        self.trust_copied.store(true, Ordering::Release);
     }
 
     /// An error of this image.

@@ -258,7 +258,7 @@ pub(super) struct CompressedCluster {
 }
 
 /// "Snapshot table entry", the fixed part.
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct RawSnapshot {
     pub(super) l1_table_offset: U64,
@@ -275,3 +275,13 @@ assert_layout!(RawSnapshot, size = 40, {
     l1_table_offset: 0, l1_size: 8, id_len: 12, name_len: 14, date_seconds: 16,
     date_nanoseconds: 20, vm_clock_nanoseconds: 24, vm_state_size: 32, extra_data_len: 36,
 });
+
+/// "Snapshot table entry", the extra data that we write.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(super) struct RawSnapshotExtra {
+    pub(super) vm_state_size: U64,
+    pub(super) disk_size: U64,
+    pub(super) icount: U64,
+}
+assert_layout!(RawSnapshotExtra, size = 24, { vm_state_size: 0, disk_size: 8, icount: 16 });

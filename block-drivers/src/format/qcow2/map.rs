@@ -20,6 +20,8 @@ use crate::kit::table_cache::{Pinned, View};
 
 /// L1 entries in one piece of memory.
 const L1_CHUNK: u64 = 4096;
+/// As [`L1_CHUNK`], for memory.
+const L1_CHUNK_LEN: usize = 4096;
 /// Pieces that the largest L1 table takes.
 const L1_CHUNKS: usize = 1024;
 
@@ -49,6 +51,21 @@ impl L1Table {
                 .and_then(|c| c.get(within))
                 .map_or(0, |e| e.load(Ordering::Acquire)),
         )
+    }
+
+    /// Sets all entries; there are none behind them. Requests are drained.
+    pub(super) fn replace(&self, entries: &[L1Entry]) {
+        for (chunk, first) in self.chunks.iter().zip((0..).step_by(L1_CHUNK_LEN)) {
+            let end = entries.len().min(first + L1_CHUNK_LEN);
+            let here = entries.get(first..end).unwrap_or_default();
+            if chunk.get().is_none() && here.is_empty() {
+                continue;
+            }
+            let chunk = chunk.get_or_init(|| (0..L1_CHUNK).map(|_| AtomicU64::new(0)).collect());
+            for (n, old) in chunk.iter().enumerate() {
+                old.store(here.get(n).map_or(0, |entry| entry.0), Ordering::Release);
+            }
+        }
     }
 
     /// Sets an entry below the largest table's end.
@@ -125,6 +142,22 @@ impl Entries for Pinned<'_> {
 }
 
 impl Image {
+    /// As [`classify`](Self::classify), for entries of tables whose place on the disk does not
+    /// matter.
+    ///
+    /// # Errors
+    /// `Corrupt` when the entry is wrong.
+    pub(super) fn understand(&self, entry: L2Entry) -> Result<Cluster> {
+        self.classify(entry).map_err(|what| {
+            self.error(ImageError::Entry {
+                table: "L2",
+                entry: entry.0,
+                guest: 0,
+                what,
+            })
+        })
+    }
+
     /// Understands an entry.
     ///
     /// # Errors

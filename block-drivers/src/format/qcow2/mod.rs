@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use block_core::driver::{
     BackingName, CheckReport, Child, ClaimKind, Cx, Description, Driver, Pending, Preallocation,
-    Repair, Status, StatusKind, ZeroFlags,
+    Repair, SnapshotChange, Status, StatusKind, ZeroFlags,
 };
 use block_core::graph::open::{ImplicitRef, Opener};
 use block_core::graph::perm::Role;
@@ -16,7 +16,7 @@ use block_core::request::map::{Access, EdgeIndex, Extent, Lookup, Mapping};
 use block_core::{IoBuf, LocalQueue, Result};
 use block_schema::types::{
     BlockdevOptionsQcow2, BlockdevRef, ImageInfoSpecific, ImageInfoSpecificQCow2,
-    Qcow2CompressionType,
+    Qcow2CompressionType, SnapshotInfo,
 };
 
 mod alloc;
@@ -34,6 +34,8 @@ mod options;
 mod read;
 mod resize;
 mod snapshot;
+mod snapshot_table;
+mod switch;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -272,6 +274,10 @@ impl Driver for Qcow2 {
                 .resize(&self.around(cx), len, preallocation)
                 .await
         })
+    }
+
+    fn snapshot<'a>(&'a self, cx: &'a Cx, change: SnapshotChange) -> Pending<'a, SnapshotInfo> {
+        Box::pin(async move { self.image.snapshot(&self.around(cx), change).await })
     }
 
     fn check<'a>(&'a self, cx: &'a Cx, repair: Repair) -> Pending<'a, CheckReport> {

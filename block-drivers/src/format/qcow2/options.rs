@@ -24,10 +24,6 @@ pub(super) fn parse(
         (options.data_file.is_some(), "data-file"),
         (options.overlap_check.is_some(), "overlap-check"),
         (options.lazy_refcounts == Some(true), "lazy-refcounts"),
-        (
-            options.pass_discard_snapshot == Some(true),
-            "pass-discard-snapshot",
-        ),
         (options.l2_cache_entry_size.is_some(), "l2-cache-entry-size"),
         (
             options.cache_clean_interval.is_some_and(|s| s != 0),
@@ -51,6 +47,7 @@ pub(super) fn parse(
         l2_cache,
         refcount_cache,
         pass_discard_request: options.pass_discard_request.unwrap_or(discard_unmap),
+        pass_discard_snapshot: options.pass_discard_snapshot.unwrap_or(discard_unmap),
         pass_discard_other: options.pass_discard_other.unwrap_or(false),
         discard_no_unref: options.discard_no_unref.unwrap_or(false),
     })
@@ -109,14 +106,11 @@ mod tests {
             lazy_refcounts: Some(true),
             ..none.clone()
         };
-        let snapshots = BlockdevOptionsQcow2 {
-            pass_discard_snapshot: Some(true),
+        let checked = BlockdevOptionsQcow2 {
+            l2_cache_entry_size: Some(4096),
             ..none
         };
-        for (options, name) in [
-            (lazy, "lazy-refcounts"),
-            (snapshots, "pass-discard-snapshot"),
-        ] {
+        for (options, name) in [(lazy, "lazy-refcounts"), (checked, "l2-cache-entry-size")] {
             let refused = parse("top", &options, true, false).map(|_| ()).unwrap_err();
             assert!(refused.to_string().contains(name), "{refused}");
         }

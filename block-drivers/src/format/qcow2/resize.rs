@@ -62,6 +62,9 @@ impl Image {
             };
             return Err(self.error(what));
         }
+        // Behind the end of the disk a machine's state may lie, since a snapshot with one was applied.
+        let state = self.geometry.ceil(old)..self.geometry.ceil(len);
+        self.clear(env, state).await?;
         self.grow_l1(env, self.geometry.l1_entries(len)).await?;
         self.zero_new_range(env, old, len).await?;
         self.preallocate(env, self.geometry.ceil(old)..len, preallocation)

@@ -1,134 +1,192 @@
-//! The snapshot table: as much of it as others need to keep snapshots safe.
-//! Called by open; used by `check` and shown by `info`. Invariant: every length meets a bound before it is read.
-//! Spec: qcow2 "Snapshots". Not here: taking, applying and deleting snapshots.
+//! Internal snapshots: taking, applying, deleting and showing them.
+//! Called by the driver, drained. Each change is one [`switch`](super::switch): it decides which
+//! tables gain and lose references, and the switch does the rest.
+//! Invariant: an L1 table is within the file and the format's limits before it is read.
+//! Spec: qcow2 "Snapshots". Not here: the snapshot table's bytes (`snapshot_table.rs`).
 
-use block_core::Result;
+use block_core::driver::{SnapshotChange, SnapshotKey};
+use block_core::{Error, Result};
 use block_schema::types::SnapshotInfo;
+use rustix::io::Errno;
 
 use super::error::ImageError;
-use super::header::Header;
+use super::header::{MAX_L1_BYTES, MAX_SNAPSHOTS};
 use super::image::Image;
-use super::layout::RawSnapshot;
-use crate::kit::addr::HostOffset;
-use crate::kit::image_file::ImageFile;
-use crate::kit::layout::{read_slice, read_struct};
-
-/// Bytes of an entry's fixed part.
-const FIXED: usize = size_of::<RawSnapshot>();
-/// Nanoseconds of a second.
-const NANOS: u64 = 1_000_000_000;
-
-/// Bytes of a snapshot table at most: a limit of every implementation.
-const MAX_TABLE_BYTES: u64 = 64 << 20;
-/// Where the instruction count stands in the extra data.
-const ICOUNT_AT: usize = 16;
-/// Bytes of an entry's extra data at most.
-const MAX_EXTRA_DATA: u32 = 1024;
-
-/// The snapshot table, read when the image is opened.
-#[derive(Debug, Default)]
-pub(super) struct Snapshots {
-    pub(super) entries: Vec<Snapshot>,
-    /// Bytes of the table.
-    pub(super) table_len: u64,
-}
-
-/// An internal snapshot.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Snapshot {
-    pub(super) l1_table: HostOffset,
-    pub(super) l1_size: u32,
-    info: SnapshotInfo,
-}
+use super::layout::L1Entry;
+use super::snapshot_table::Snapshot;
+use super::switch::Next;
+use crate::kit::image_file::{ImageFile, Surroundings};
 
 impl Image {
-    /// The snapshots as tools show them.
-    pub(super) fn snapshot_infos(&self) -> Vec<SnapshotInfo> {
-        self.snapshots
-            .entries
-            .iter()
-            .map(|s| s.info.clone())
-            .collect()
+    /// Changes the snapshots; returns the one concerned.
+    ///
+    /// # Errors
+    /// `InvalidOption` when there is no such snapshot or no room for another; `Corrupt` when tables
+    /// are wrong; errors of the file. The image is unchanged then.
+    pub(super) async fn snapshot<E: Surroundings>(
+        &self,
+        env: &E,
+        change: SnapshotChange,
+    ) -> Result<SnapshotInfo> {
+        match change {
+            SnapshotChange::Create(info) => self.take_snapshot(env, info).await,
+            SnapshotChange::Apply(key) => self.apply_snapshot(env, &key).await,
+            SnapshotChange::Delete(key) => self.delete_snapshot(env, &key).await,
+            SnapshotChange::Show(key) => self.show_snapshot(env, &key).await,
+        }
     }
-}
 
-/// Reads the snapshot table.
-///
-/// # Errors
-/// `Corrupt` when the table leaves the file or breaks a limit; errors of the file.
-pub(super) async fn read_snapshots<F: ImageFile>(
-    file: &F,
-    header: &Header,
-    node: &str,
-) -> Result<Snapshots> {
-    let (start, file_len) = (header.snapshots.0, file.len());
-    let mut snapshots = Snapshots::default();
-    for index in 0..header.snapshot_count {
-        let offset = start + snapshots.table_len;
-        let wrong = |what| {
-            ImageError::Snapshot {
-                index,
-                offset,
-                what,
-            }
-            .at(node)
-        };
-        if snapshots.table_len > MAX_TABLE_BYTES {
-            return Err(wrong("a place beyond 64 MiB of table"));
+    async fn take_snapshot<E: Surroundings>(
+        &self,
+        env: &E,
+        mut info: SnapshotInfo,
+    ) -> Result<SnapshotInfo> {
+        let now = self.snapshots.lock().clone();
+        if now.entries.len() >= usize::try_from(MAX_SNAPSHOTS).unwrap_or(usize::MAX) {
+            return Err(self.no_space(Errno::FBIG));
         }
-        let left = file_len.saturating_sub(offset);
-        let fixed = file
-            .read_bytes(offset, FIXED.min(usize::try_from(left).unwrap_or(FIXED)))
-            .await?;
-        let raw: RawSnapshot =
-            read_struct(&fixed, 0).ok_or_else(|| wrong("no room in the file"))?;
-        if raw.extra_data_len.get() > MAX_EXTRA_DATA {
-            return Err(wrong("more than 1024 bytes of extra data"));
+        if info.vm_state_size != 0 {
+            let what = "storing the state of a virtual machine";
+            return Err(self.error(ImageError::NotBuiltIn { what }));
         }
-        let (id_len, name_len) = (
-            usize::from(raw.id_len.get()),
-            usize::from(raw.name_len.get()),
-        );
-        let extra_len = usize::try_from(raw.extra_data_len.get()).unwrap_or(usize::MAX);
-        // At most 129 KiB, by the widths of the fields.
-        let rest_len = extra_len + id_len + name_len;
-        if left < (FIXED + rest_len) as u64 {
-            return Err(wrong("an end behind the end of the file"));
+        if info.id.is_empty() {
+            info.id = now.next_id();
         }
-        let rest = file.read_bytes(offset + FIXED as u64, rest_len).await?;
-        let text = |at: usize, len: usize| {
-            let bytes = read_slice(&rest, at, len).unwrap_or_default();
-            String::from_utf8_lossy(bytes).into_owned()
+        let mut snapshots = now.entries;
+        snapshots.push(Snapshot::new(info.clone(), self.size())?);
+        let l1 = self.active_l1();
+        let next = Next {
+            size: self.size(),
+            gained: vec![l1.clone()],
+            lost: Vec::new(),
+            l1,
+            snapshots,
+            taken: true,
+            given_up: None,
         };
-        let wide_state = read_slice(&rest, 0, 8).filter(|_| extra_len >= 8);
-        let vm_state = match wide_state.and_then(|b| b.first_chunk()) {
-            Some(bytes) => u64::from_be_bytes(*bytes),
-            None => u64::from(raw.vm_state_size.get()),
-        };
-        let Ok(vm_state_size) = i64::try_from(vm_state) else {
-            return Err(wrong("a VM state beyond 2^63 bytes"));
-        };
-        let icount = read_slice(&rest, ICOUNT_AT, 8).filter(|_| extra_len >= ICOUNT_AT + 8);
-        let icount = icount.and_then(|b| b.first_chunk()).copied();
-        let clock = raw.vm_clock_nanoseconds.get();
-        let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        let info = SnapshotInfo {
-            id: text(extra_len, id_len),
-            name: text(extra_len + id_len, name_len),
-            vm_state_size,
-            date_sec: i64::from(raw.date_seconds.get()),
-            date_nsec: i64::from(raw.date_nanoseconds.get()),
-            vm_clock_sec: signed(clock / NANOS),
-            vm_clock_nsec: signed(clock % NANOS),
-            // All ones stand for none, as does any count that nobody can have reached.
-            icount: icount.and_then(|bytes| i64::try_from(u64::from_be_bytes(bytes)).ok()),
-        };
-        snapshots.entries.push(Snapshot {
-            l1_table: HostOffset(raw.l1_table_offset.get()),
-            l1_size: raw.l1_size.get(),
-            info,
-        });
-        snapshots.table_len += ((FIXED + rest_len) as u64).next_multiple_of(8);
+        self.switch(env, next).await?;
+        Ok(info)
     }
-    Ok(snapshots)
+
+    async fn apply_snapshot<E: Surroundings>(
+        &self,
+        env: &E,
+        key: &SnapshotKey,
+    ) -> Result<SnapshotInfo> {
+        let (index, snapshot) = self.find_snapshot(key)?;
+        let size = snapshot.disk_size.unwrap_or_else(|| self.size());
+        let mut l1 = self.snapshot_l1(env, index, &snapshot).await?;
+        let gained = vec![l1.clone()];
+        let needed = usize::try_from(self.geometry.l1_entries(size)).unwrap_or(usize::MAX);
+        // Bounded by MAX_L1_BYTES; see `snapshot_l1`.
+        l1.resize(l1.len().max(needed), L1Entry(0));
+        let next = Next {
+            size,
+            l1,
+            gained,
+            lost: vec![self.active_l1()],
+            snapshots: self.snapshots.lock().entries.clone(),
+            taken: false,
+            given_up: None,
+        };
+        self.switch(env, next).await?;
+        Ok(snapshot.info)
+    }
+
+    async fn delete_snapshot<E: Surroundings>(
+        &self,
+        env: &E,
+        key: &SnapshotKey,
+    ) -> Result<SnapshotInfo> {
+        let (index, snapshot) = self.find_snapshot(key)?;
+        let lost = vec![self.snapshot_l1(env, index, &snapshot).await?];
+        let mut snapshots = self.snapshots.lock().entries.clone();
+        snapshots.remove(index);
+        let next = Next {
+            size: self.size(),
+            l1: self.active_l1(),
+            gained: Vec::new(),
+            lost,
+            snapshots,
+            taken: false,
+            given_up: Some((snapshot.l1_table, snapshot.l1_bytes())),
+        };
+        self.switch(env, next).await?;
+        Ok(snapshot.info)
+    }
+
+    /// Lets a read-only image be what a snapshot holds.
+    async fn show_snapshot<E: Surroundings>(
+        &self,
+        env: &E,
+        key: &SnapshotKey,
+    ) -> Result<SnapshotInfo> {
+        let (index, snapshot) = self.find_snapshot(key)?;
+        if self.options.writable {
+            let what = ImageError::NotBuiltIn {
+                what: "showing a snapshot of an image that is open for writing",
+            };
+            return Err(self.error(what));
+        }
+        let mut l1 = self.snapshot_l1(env, index, &snapshot).await?;
+        let size = snapshot.disk_size.unwrap_or_else(|| self.size());
+        let needed = usize::try_from(self.geometry.l1_entries(size)).unwrap_or(usize::MAX);
+        l1.truncate(needed);
+        self.l2.forget();
+        self.l1.replace(&l1);
+        self.set_size(size);
+        Ok(snapshot.info)
+    }
+
+    fn find_snapshot(&self, key: &SnapshotKey) -> Result<(usize, Snapshot)> {
+        let snapshots = self.snapshots.lock();
+        let found = snapshots.find(key);
+        let found = found.and_then(|index| Some((index, snapshots.entries.get(index)?.clone())));
+        found.ok_or_else(|| Error::invalid("name", "Can't find the snapshot"))
+    }
+
+    /// The L1 table of a snapshot, after its place and the disk's size have been checked.
+    async fn snapshot_l1<E: Surroundings>(
+        &self,
+        env: &E,
+        index: usize,
+        snapshot: &Snapshot,
+    ) -> Result<Vec<L1Entry>> {
+        let (at, len) = (snapshot.l1_table, snapshot.l1_bytes());
+        let wrong = |what| {
+            self.error(ImageError::Snapshot {
+                index: u32::try_from(index).unwrap_or(u32::MAX),
+                offset: self.header.lock().snapshots.0,
+                what,
+            })
+        };
+        let size = snapshot.disk_size.unwrap_or(0);
+        if !size.is_multiple_of(512) || self.geometry.l1_entries(size) > MAX_L1_BYTES / 8 {
+            return Err(wrong("a disk size beyond the format's reach"));
+        }
+        if len > MAX_L1_BYTES {
+            return Err(wrong("an L1 table of more than 32 MiB"));
+        }
+        if len == 0 {
+            return Ok(Vec::new());
+        }
+        if self.geometry.within(at.0) != 0 {
+            return Err(wrong("an L1 table off a cluster boundary"));
+        }
+        if at
+            .0
+            .checked_add(len)
+            .is_none_or(|end| end > env.file().len())
+        {
+            return Err(wrong("an L1 table that ends behind the end of the file"));
+        }
+        let clusters = self.geometry.clusters(len);
+        let mut places = (0..clusters).map(|n| at.plus(n << self.geometry.cluster_bits));
+        if places.any(|at| self.in_fixed_metadata(at)) {
+            return Err(wrong(
+                "an L1 table inside the header, the active L1 table or the refcount table",
+            ));
+        }
+        self.read_l1(env, at, snapshot.l1_size).await
+    }
 }

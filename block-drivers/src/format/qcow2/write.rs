@@ -238,7 +238,7 @@ impl Image {
 
     /// Whether this image alone refers to an L2 table.
     async fn owns_table<E: Surroundings>(&self, env: &E, key: u64, entry: L1Entry) -> Result<bool> {
-        if self.trust_copied {
+        if self.trusts_copied() {
             return Ok(entry.is_copied());
         }
         let at = self.l2_place(key).map_err(|e| self.error(e))?;

@@ -909,3 +909,4 @@ fn a_header_keeps_what_it_does_not_know() {
 
 mod damaged;
 mod on_a_graph;
+mod snapshots;
