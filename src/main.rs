@@ -20,6 +20,7 @@ mod report;
 mod resize;
 mod serve;
 mod session;
+mod snapshot;
 
 use crate::report::out;
 use std::ffi::OsString;
@@ -53,6 +54,7 @@ enum Command {
     Qmp(qmp::Args),
     Resize(resize::Args),
     Serve(serve::Args),
+    Snapshot(snapshot::Args),
 }
 
 fn main() -> ExitCode {
@@ -111,6 +113,7 @@ fn run(command: Command) -> Outcome {
         Command::Qmp(args) => qmp::run(args),
         Command::Resize(args) => resize::run(args),
         Command::Serve(args) => serve::run(args),
+        Command::Snapshot(args) => snapshot::run(args),
     }
 }
 
