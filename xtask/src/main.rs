@@ -1,6 +1,7 @@
 //! The project's chores, one file each. `cargo xtask <chore> --help` tells more.
 
 mod compare;
+mod conformance;
 mod metadata;
 mod regen;
 mod tidy;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: cargo xtask <chore> [arguments]
 
   compare [ROW…]   does the same work as QEMU's tools, in turns, and prints what it cost both
+  conformance [FOLDER]  holds the schema compiler against QEMU's, whose source is in FOLDER
   regen [--check]  writes schema/src/generated from schema/*.json; --check only compares
   tidy             checks rules of the tree that no lint knows";
 
@@ -19,6 +21,7 @@ fn main() -> ExitCode {
     let rest: Vec<String> = arguments.collect();
     let result = match chore.as_deref() {
         Some("compare") => compare::run(&rest),
+        Some("conformance") => conformance::run(&rest),
         Some("regen") => regen::run(&rest),
         Some("tidy") => tidy::run(&rest),
         _ => Err(USAGE.to_owned()),

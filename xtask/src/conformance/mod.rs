@@ -1,0 +1,27 @@
+//! `conformance`: the schema compiler beside QEMU's own, where its source is at hand.
+//!
+//! Each step says what it compared, or why it did not.
+
+mod introspect;
+
+use std::path::PathBuf;
+
+/// Where QEMU's source is, when the command line does not say.
+const VARIABLE: &str = "QEMU_SOURCE";
+
+/// Runs the chore.
+pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
+    let source = match arguments {
+        [] => std::env::var_os(VARIABLE).map(PathBuf::from),
+        [folder] => Some(PathBuf::from(folder)),
+        _ => return Err("usage: cargo xtask conformance [FOLDER OF QEMU'S SOURCE]".to_owned()),
+    };
+    let Some(source) = source else {
+        println!("{VARIABLE} does not say where QEMU's source is: nothing was compared");
+        return Ok(());
+    };
+    for line in introspect::run(&source)? {
+        println!("{line}");
+    }
+    Ok(())
+}
