@@ -158,7 +158,7 @@ fn the_daemon_takes_the_options_of_qemu_storage_daemon() {
     let wrong = qmp(&["blockdev-del", "node-name=nope"]);
     assert_eq!(wrong.code, Some(1), "{wrong:?}");
     assert!(wrong.err.starts_with("qblk: GenericError: "), "{wrong:?}");
-    let resized = qmp(&["block_resize", "node-name=disk,size=16M"]);
+    let resized = qmp(&["block_resize", "node-name=disk", "size=16M"]);
     assert_eq!(
         (resized.out.as_str(), resized.code),
         ("{}\n", Some(0)),
