@@ -3,209 +3,125 @@
 //! corruption, and holds what was flushed.
 
 use block_core::driver::Repair;
-use block_core::engine::SimFile;
-use block_core::engine::sim::{CrashOptions, CrashState, Sim, SimEngine};
-use block_core::graph::{Node, NodeFacts, NodeId};
-use block_core::{BackendSlot, IoBuf, Layer, Queue, Request};
-use block_drivers::format::qcow2;
-use block_drivers::protocol::file::FileDriver;
+use block_core::engine::sim::{CrashOptions, CrashState, Sim};
 
-use crate::support;
+use crate::support::machine::{self, BACKING, CLUSTER, Machine, SECTOR, SIZE, Step};
+use crate::support::{self, Random};
 
-const CLUSTER: u64 = 4096;
-const SIZE: u64 = 64 * CLUSTER;
-const BACKING: u8 = 0xb5;
-
-/// The file of the image, and the one of its backing file.
-const IMAGE: SimFile = SimFile(0);
-const BASE: SimFile = SimFile(1);
-
-/// A layer on a simulator, with the image's file as node `file` and the backing file as `base`.
-struct Rig {
-    sim: Sim,
-    layer: Layer,
-    queue: Queue,
-}
-
-impl Rig {
-    fn new(sim: Sim) -> Rig {
-        let layer = support::layer();
-        let queue = layer.new_queue(Box::new(SimEngine::new(&sim))).start();
-        Rig { sim, layer, queue }
-    }
-
-    fn add_file(&self, name: &str, file: SimFile) -> NodeId {
-        let driver = FileDriver::from_leaf(self.sim.open(file));
-        let facts = NodeFacts {
-            name: name.to_owned(),
-            ..NodeFacts::default()
-        };
-        let node = Node::new(facts, Box::new(driver));
-        self.queue
-            .block_on(self.layer.add_node(node, &[]))
-            .expect("a new node")
-    }
-
-    /// Opens the image as backend `disk`.
-    fn open(&self) -> BackendSlot {
-        self.add_file("file", IMAGE);
-        self.add_file("base", BASE);
-        let json = r#"{"driver": "qcow2", "id": "disk", "node-name": "top", "discard": "unmap",
-                       "file": "file", "backing": "base"}"#;
-        let backend = support::open(&self.queue, json, "disk");
-        self.queue.attach(&backend)
-    }
-
-    fn run(&self, slot: BackendSlot, request: Request) -> Vec<u8> {
-        let done = self.queue.block_on(self.queue.request(slot, request));
-        done.unwrap_or_else(|error| panic!("{}", error.chain()))
-            .to_vec()
-    }
-}
-
-/// A simulator with a fresh image over a backing file.
-fn fresh(seed: u64) -> Sim {
-    let sim = Sim::new(seed);
-    sim.create_file(&[]);
-    sim.create_file(&vec![BACKING; support::usize(SIZE)]);
-    let rig = Rig::new(sim.clone());
-    let node = rig.add_file("file", IMAGE);
-    let options = qcow2::CreateOptions {
-        size: SIZE,
-        cluster_size: CLUSTER,
-        ..qcow2::CreateOptions::default()
-    };
-    let work = async {
-        let file = rig.layer.node(&rig.queue, node)?;
-        qcow2::create(&rig.queue, file.clone(), &options).await?;
-        file.flush().await
-    };
-    rig.queue.block_on(work).expect("a new image");
-    drop(rig);
-    sim
-}
-
-/// One step of a script, and what it does to the disk.
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    Write { at: u64, len: u64, byte: u8 },
-    Discard { at: u64, len: u64 },
-    Zero { at: u64, len: u64 },
-    Flush,
-}
-
-impl Step {
-    fn request(self) -> Request {
-        match self {
-            Step::Write { at, len, byte } => {
-                Request::write(at, IoBuf::copy_of(&vec![byte; support::usize(len)]))
-            }
-            Step::Discard { at, len } => Request::discard(at, len),
-            Step::Zero { at, len } => Request::write_zeroes(at, len, Default::default()),
-            Step::Flush => Request::flush(),
-        }
-    }
-
-    fn apply(self, disk: &mut [u8]) {
-        let (at, len, byte) = match self {
-            Step::Write { at, len, byte } => (at, len, byte),
-            Step::Discard { at, len } | Step::Zero { at, len } => (at, len, 0),
-            Step::Flush => return,
-        };
-        disk[support::usize(at)..support::usize(at + len)].fill(byte);
-    }
-}
-
-/// The disk after each step, and where in the journal the step ended.
+/// The disk after some steps, and where in the journal they ended.
 struct Moment {
     ended: usize,
     flushed: bool,
     disk: Vec<u8>,
 }
 
-fn check(seed: u64, script: &[Step]) {
-    let sim = fresh(seed).clone();
-    let rig = Rig::new(sim.clone());
-    let slot = rig.open();
-    let mut disk = vec![BACKING; support::usize(SIZE)];
-    let start = Moment {
-        ended: sim.journal_len(),
-        flushed: true,
-        disk: disk.clone(),
-    };
-    let mut moments = vec![start];
-    for step in script {
-        rig.run(slot, step.request());
-        step.apply(&mut disk);
-        let flushed = matches!(step, Step::Flush);
-        moments.push(Moment {
-            ended: sim.journal_len(),
-            flushed,
-            disk: disk.clone(),
-        });
-    }
-    let begin = moments[0].ended;
-    // Every subset of whole writes; of torn ones a sample.
-    let whole = CrashOptions {
-        outcomes_per_cut: usize::MAX,
-        torn: false,
-        seed,
-    };
-    let torn = CrashOptions {
-        outcomes_per_cut: 24,
-        torn: true,
-        seed,
-    };
-    let mut states = 0;
-    for state in sim.crash_states(whole).chain(sim.crash_states(torn)) {
-        if state.cut() >= begin {
-            survives(&state, seed, &moments);
-            states += 1;
-        }
-    }
-    println!("{states} states");
-    assert!(states > script.len(), "cuts were made");
+/// Does steps and remembers what the disk may be after a cut.
+struct History {
+    machine: Machine,
+    slots: Vec<block_core::BackendSlot>,
+    moments: Vec<Moment>,
+    seed: u64,
 }
 
-/// Opens what a cut left: no corruption, and each sector as the last flush left it or as some later
-/// step made it.
-fn survives(state: &CrashState, seed: u64, moments: &[Moment]) {
-    let rig = Rig::new(state.boot(seed));
-    let slot = rig.open();
-    let found = rig.run(slot, Request::read(0, IoBuf::zeroed(support::usize(SIZE))));
-    let last_flush = moments
-        .iter()
-        .rposition(|moment| moment.flushed && moment.ended <= state.cut())
-        .expect("the image was flushed before the script");
-    for (sector, bytes) in found.chunks(512).enumerate() {
-        let range = sector * 512..(sector + 1) * 512;
-        let allowed = moments[last_flush..]
+impl History {
+    fn new(sim: Sim, queues: usize, seed: u64) -> History {
+        let machine = Machine::new(sim, queues);
+        let slots = machine.open();
+        let start = Moment {
+            ended: machine.sim.journal_len(),
+            flushed: true,
+            disk: vec![BACKING; support::usize(SIZE)],
+        };
+        History {
+            machine,
+            slots,
+            moments: vec![start],
+            seed,
+        }
+    }
+
+    /// Does steps at once; those that change bytes change different sectors.
+    fn together(&mut self, steps: &[Step]) {
+        self.machine.together(&self.slots, steps);
+        let mut disk = self.moments[self.moments.len() - 1].disk.clone();
+        for step in steps {
+            step.apply(&mut disk);
+        }
+        self.moments.push(Moment {
+            ended: self.machine.sim.journal_len(),
+            flushed: matches!(steps, [Step::Flush]),
+            disk,
+        });
+    }
+
+    /// Cuts the power everywhere since the start, with `outcomes` at each cut.
+    fn cut_everywhere(&self, outcomes: usize, torn: usize) {
+        let begin = self.moments[0].ended;
+        let seed = self.seed;
+        let whole = CrashOptions {
+            outcomes_per_cut: outcomes,
+            torn: false,
+            seed,
+        };
+        let torn = CrashOptions {
+            outcomes_per_cut: torn,
+            torn: true,
+            seed,
+        };
+        let sim = &self.machine.sim;
+        let mut states = 0;
+        for state in sim.crash_states(whole).chain(sim.crash_states(torn)) {
+            if state.cut() >= begin {
+                self.survives(&state);
+                states += 1;
+            }
+        }
+        println!("{states} states");
+        assert!(states > self.moments.len(), "cuts were made");
+    }
+
+    /// Opens what a cut left: no corruption, and each sector as the last flush left it or as some
+    /// later step made it.
+    fn survives(&self, state: &CrashState) {
+        let machine = Machine::new(state.boot(self.seed), 1);
+        let slots = machine.open();
+        let found = machine.read_all(&slots);
+        let last_flush = self
+            .moments
             .iter()
-            .any(|m| m.disk[range.clone()] == *bytes);
-        assert!(
-            allowed,
-            "{state:?}: sector {sector} reads {:02x?}…",
-            &bytes[..8]
-        );
+            .rposition(|moment| moment.flushed && moment.ended <= state.cut())
+            .expect("the image was flushed before the script");
+        let since = &self.moments[last_flush..];
+        for (sector, bytes) in found.chunks(support::usize(SECTOR)).enumerate() {
+            let range = sector * 512..(sector + 1) * 512;
+            assert!(
+                since.iter().any(|m| m.disk[range.clone()] == *bytes),
+                "{state:?}: sector {sector} reads {:02x?}…",
+                &bytes[..8]
+            );
+        }
+        let check = |repair| {
+            let report = machine.check(repair);
+            report.unwrap_or_else(|error| panic!("{state:?}: {}", error.chain()))
+        };
+        let report = check(Repair::None);
+        assert_eq!(report.corruptions, 0, "{state:?}: {:?}", report.messages);
+        if report.leaks > 0 {
+            let fixed = check(Repair::Leaks);
+            let found = (fixed.corruptions, fixed.leaks);
+            assert_eq!(found, (0, 0), "{state:?}: {:?}", fixed.messages);
+        }
     }
-    let top = rig.layer.backend("disk").expect("it was opened").root();
-    let report = rig
-        .queue
-        .block_on(rig.layer.check(&rig.queue, top, Repair::None));
-    let report = report.unwrap_or_else(|error| panic!("{state:?}: {}", error.chain()));
-    assert_eq!(report.corruptions, 0, "{state:?}: {:?}", report.messages);
-    if report.leaks > 0 {
-        let fixed = rig
-            .queue
-            .block_on(rig.layer.check(&rig.queue, top, Repair::Leaks));
-        let fixed = fixed.unwrap_or_else(|error| panic!("{state:?}: {}", error.chain()));
-        assert_eq!(
-            (fixed.corruptions, fixed.leaks),
-            (0, 0),
-            "{state:?}: {:?}",
-            fixed.messages
-        );
+}
+
+/// Does a script, a step at a time, and cuts it everywhere with every subset of whole writes, and
+/// a sample of torn ones.
+fn check(seed: u64, script: &[Step]) {
+    let mut history = History::new(machine::fresh(seed), 1, seed);
+    for step in script {
+        history.together(&[*step]);
     }
+    history.cut_everywhere(usize::MAX, 24);
 }
 
 #[test]
@@ -280,4 +196,28 @@ fn unflushed_steps_may_be_lost_and_nothing_else() {
             },
         ],
     );
+}
+
+/// Random steps, several at once from three queues, now and then a flush; a sample of what each
+/// cut may leave.
+#[test]
+fn random_work_from_several_queues() {
+    let seed = support::seed("random_work_from_several_queues");
+    for round in 0..support::rounds(4) {
+        let seed = seed.wrapping_add(round);
+        let mut random = Random::new(seed);
+        let mut history = History::new(machine::fresh(seed), 3, seed);
+        for _ in 0..4 {
+            // Each of three queues has a third of the disk, whose clusters it shares at the edges.
+            let third = SIZE / SECTOR / 3;
+            let steps: Vec<Step> = (0..3)
+                .map(|part| Step::random(&mut random, part * third, (part + 1) * third))
+                .collect();
+            history.together(&steps);
+            if random.below(2) == 0 {
+                history.together(&[Step::Flush]);
+            }
+        }
+        history.cut_everywhere(12, 6);
+    }
 }

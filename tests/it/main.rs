@@ -5,6 +5,7 @@ mod support;
 mod alloc;
 mod cli;
 mod crash;
+mod faults;
 mod independence;
 mod interop;
 mod qmp;

@@ -1,6 +1,7 @@
 //! What the integration tests share: temporary folders, seeds, layers, images, and QEMU's tools.
 
 pub(crate) mod disks;
+pub(crate) mod machine;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -76,6 +77,13 @@ pub(crate) fn seed(test: &str) -> u64 {
     seed
 }
 
+/// How often a test repeats what it does with another seed: `few` times, or as often as
+/// `QBLK_ROUNDS` says, for the long form.
+pub(crate) fn rounds(few: u64) -> u64 {
+    let asked = std::env::var("QBLK_ROUNDS").ok();
+    asked.and_then(|text| text.parse().ok()).unwrap_or(few)
+}
+
 /// A number that is known to fit.
 pub(crate) fn usize(value: u64) -> usize {
     usize::try_from(value).expect("tests are small")
@@ -88,12 +96,20 @@ pub(crate) fn layer() -> Layer {
 
 /// Opens a node by JSON options with an `id`.
 pub(crate) fn open(queue: &LocalQueue, json: &str, id: &str) -> Arc<Backend> {
+    try_open(queue, json, id).unwrap_or_else(|error| panic!("{}", error.chain()))
+}
+
+/// As [`open`], where it may fail.
+pub(crate) fn try_open(
+    queue: &LocalQueue,
+    json: &str,
+    id: &str,
+) -> block_core::Result<Arc<Backend>> {
     let value = Value::from_json(json).expect("valid JSON");
     let options = BlockdevOptions::decode(value, Unknown::Refuse).expect("valid options");
     let layer = queue.layer().clone();
-    let opened = queue.block_on(layer.blockdev_add(queue, options));
-    opened.unwrap_or_else(|error| panic!("{}", error.chain()));
-    layer.backend(id).expect("the options have an id")
+    queue.block_on(layer.blockdev_add(queue, options))?;
+    Ok(layer.backend(id).expect("the options have an id"))
 }
 
 /// Makes an empty qcow2 with clusters of 64 KiB.

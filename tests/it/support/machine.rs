@@ -1,0 +1,206 @@
+//! A layer on the simulator with a qcow2 over a backing file, and steps to do to it.
+//! Called by the proofs that cut the power, fail operations and drop callers. Invariant: one thread
+//! drives all queues, so one seed is one history.
+
+use std::time::Duration;
+
+use block_core::driver::{CheckReport, Repair};
+use block_core::engine::SimFile;
+use block_core::engine::sim::{Sim, SimEngine};
+use block_core::graph::{Node, NodeFacts, NodeId};
+use block_core::{BackendSlot, IoBuf, Layer, Queue, Request, Result};
+use block_drivers::format::qcow2;
+use block_drivers::protocol::file::FileDriver;
+
+use super::Random;
+
+pub(crate) const CLUSTER: u64 = 4096;
+pub(crate) const SECTOR: u64 = 512;
+pub(crate) const SIZE: u64 = 64 * CLUSTER;
+/// What the backing file holds.
+pub(crate) const BACKING: u8 = 0xb5;
+
+/// The file of the image, and the one of its backing file.
+const IMAGE: SimFile = SimFile(0);
+const BASE: SimFile = SimFile(1);
+
+/// A layer on a simulator, with the image's file as node `file` and the backing file as `base`.
+pub(crate) struct Machine {
+    pub(crate) sim: Sim,
+    pub(crate) layer: Layer,
+    pub(crate) queues: Vec<Queue>,
+}
+
+impl Machine {
+    /// A layer with `queues` queues on what `sim` holds.
+    pub(crate) fn new(sim: Sim, queues: usize) -> Machine {
+        let layer = super::layer();
+        let queue = || layer.new_queue(Box::new(SimEngine::new(&sim))).start();
+        let queues = (0..queues).map(|_| queue()).collect();
+        Machine { sim, layer, queues }
+    }
+
+    /// The queue that verbs run on.
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queues[0]
+    }
+
+    fn add_file(&self, name: &str, file: SimFile) -> NodeId {
+        let driver = FileDriver::from_leaf(self.sim.open(file));
+        let facts = NodeFacts {
+            name: name.to_owned(),
+            ..NodeFacts::default()
+        };
+        let node = Node::new(facts, Box::new(driver));
+        self.queue()
+            .block_on(self.layer.add_node(node, &[]))
+            .expect("a new node")
+    }
+
+    /// Opens the image as backend `disk`, on every queue.
+    pub(crate) fn try_open(&self) -> Result<Vec<BackendSlot>> {
+        if self.layer.graph().find("file").is_none() {
+            self.add_file("file", IMAGE);
+            self.add_file("base", BASE);
+        }
+        let json = r#"{"driver": "qcow2", "id": "disk", "node-name": "top", "discard": "unmap",
+                       "file": "file", "backing": "base"}"#;
+        let backend = super::try_open(self.queue(), json, "disk")?;
+        Ok(self.queues.iter().map(|q| q.attach(&backend)).collect())
+    }
+
+    /// As [`try_open`](Machine::try_open), where it cannot fail.
+    #[track_caller]
+    pub(crate) fn open(&self) -> Vec<BackendSlot> {
+        self.try_open()
+            .unwrap_or_else(|error| panic!("{}", error.chain()))
+    }
+
+    /// Does a request on the first queue.
+    pub(crate) fn request(&self, slots: &[BackendSlot], request: Request) -> Result<Vec<u8>> {
+        let queue = self.queue();
+        let done = queue.block_on(queue.request(slots[0], request));
+        done.map(|buf| buf.to_vec())
+    }
+
+    /// All bytes of the disk.
+    #[track_caller]
+    pub(crate) fn read_all(&self, slots: &[BackendSlot]) -> Vec<u8> {
+        let whole = Request::read(0, IoBuf::zeroed(super::usize(SIZE)));
+        self.request(slots, whole)
+            .unwrap_or_else(|error| panic!("{}", error.chain()))
+    }
+
+    /// Does requests at once, each on the next queue, until all have ended.
+    #[track_caller]
+    pub(crate) fn together(&self, slots: &[BackendSlot], steps: &[Step]) {
+        for (number, step) in steps.iter().enumerate() {
+            let at = number % self.queues.len();
+            self.queues[at].submit(slots[at], step.request(), number as u64);
+        }
+        let mut left = steps.len();
+        while left > 0 {
+            for queue in &self.queues {
+                queue.kick();
+                queue.wait(Some(Duration::ZERO));
+                queue.reap(|done| {
+                    done.result
+                        .unwrap_or_else(|error| panic!("{}", error.chain()));
+                    left -= 1;
+                });
+            }
+        }
+    }
+
+    /// Checks the open image.
+    pub(crate) fn check(&self, repair: Repair) -> Result<CheckReport> {
+        let top = self.layer.backend("disk").expect("it is open").root();
+        self.queue()
+            .block_on(self.layer.check(self.queue(), top, repair))
+    }
+
+    /// Closes everything; what is in memory goes to the disk.
+    pub(crate) fn close(&self) -> Result<()> {
+        self.queue().block_on(self.layer.close_all(self.queue()))
+    }
+}
+
+/// A simulator with a fresh image over a backing file.
+pub(crate) fn fresh(seed: u64) -> Sim {
+    let sim = Sim::new(seed);
+    sim.create_file(&[]);
+    sim.create_file(&vec![BACKING; super::usize(SIZE)]);
+    let machine = Machine::new(sim.clone(), 1);
+    let node = machine.add_file("file", IMAGE);
+    let options = qcow2::CreateOptions {
+        size: SIZE,
+        cluster_size: CLUSTER,
+        ..qcow2::CreateOptions::default()
+    };
+    let work = async {
+        let file = machine.layer.node(machine.queue(), node)?;
+        qcow2::create(machine.queue(), file.clone(), &options).await?;
+        file.flush().await
+    };
+    machine.queue().block_on(work).expect("a new image");
+    drop(machine);
+    sim
+}
+
+/// One step of a script, and what it does to the disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    Write { at: u64, len: u64, byte: u8 },
+    Discard { at: u64, len: u64 },
+    Zero { at: u64, len: u64 },
+    Flush,
+}
+
+impl Step {
+    pub(crate) fn request(self) -> Request {
+        match self {
+            Step::Write { at, len, byte } => {
+                Request::write(at, IoBuf::copy_of(&vec![byte; super::usize(len)]))
+            }
+            Step::Discard { at, len } => Request::discard(at, len),
+            Step::Zero { at, len } => Request::write_zeroes(at, len, Default::default()),
+            Step::Flush => Request::flush(),
+        }
+    }
+
+    /// Which bytes it changes, and to what; none for a flush.
+    pub(crate) fn effect(self) -> (u64, u64, u8) {
+        match self {
+            Step::Write { at, len, byte } => (at, len, byte),
+            // With the backing file below, what is discarded reads as zeroes.
+            Step::Discard { at, len } | Step::Zero { at, len } => (at, len, 0),
+            Step::Flush => (0, 0, 0),
+        }
+    }
+
+    pub(crate) fn apply(self, disk: &mut [u8]) {
+        let (at, len, byte) = self.effect();
+        disk[super::usize(at)..super::usize(at + len)].fill(byte);
+    }
+
+    /// Any step of whole sectors, but a flush, within sectors `from..to`.
+    pub(crate) fn random(random: &mut Random, from: u64, to: u64) -> Step {
+        let first = from + random.below(to - from);
+        // Mostly short; now and then over several clusters.
+        let limit = if random.below(4) == 0 { 40 } else { 9 };
+        let count = 1 + random.below((to - first).min(limit));
+        let (at, len) = (first * SECTOR, count * SECTOR);
+        match random.below(8) {
+            0 => Step::Zero { at, len },
+            1 => Step::Discard {
+                at: at.next_multiple_of(CLUSTER).min(at + len),
+                len: (at + len).saturating_sub(at.next_multiple_of(CLUSTER)) / CLUSTER * CLUSTER,
+            },
+            n => Step::Write {
+                at,
+                len,
+                byte: u8::try_from(1 + random.below(200) + n).expect("a byte"),
+            },
+        }
+    }
+}
