@@ -5,6 +5,7 @@ mod support;
 mod alloc;
 mod cli;
 mod crash;
+mod detach;
 mod faults;
 mod independence;
 mod interop;
