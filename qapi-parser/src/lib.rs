@@ -27,6 +27,8 @@ mod overlay;
 mod pragma;
 mod resolve;
 
+mod rewrite;
+
 mod cond;
 mod error;
 mod schema;
@@ -35,6 +37,7 @@ use std::path::{Path, PathBuf};
 
 pub use cond::Cond;
 pub use error::{Diagnostic, Diagnostics};
+pub use rewrite::format;
 pub use schema::{
     Alternate, Arguments, Base, Branch, Builtin, Command, Dialect, Doc, Entity, Enum, EnumValue,
     Event, Feature, FlatUnion, JsonType, Kind, Member, Module, Schema, Section, SectionKind,

@@ -216,7 +216,7 @@ fn ceil_char_boundary(text: &str, mut at: usize) -> usize {
 }
 
 /// One past the closing quote, or where the line ends without one.
-fn string_end(bytes: &[u8], mut at: usize, quote: u8) -> Result<usize, usize> {
+pub(crate) fn string_end(bytes: &[u8], mut at: usize, quote: u8) -> Result<usize, usize> {
     while at < bytes.len() {
         match bytes[at] {
             b'\n' => return Err(at),
