@@ -37,7 +37,7 @@ use std::path::{Path, PathBuf};
 
 pub use cond::Cond;
 pub use error::{Diagnostic, Diagnostics};
-pub use rewrite::format;
+pub use rewrite::{Migrated, Migration, format, migrate};
 pub use schema::{
     Alternate, Arguments, Base, Branch, Builtin, Command, Dialect, Doc, Entity, Enum, EnumValue,
     Event, Feature, FlatUnion, JsonType, Kind, Member, Module, Schema, Section, SectionKind,

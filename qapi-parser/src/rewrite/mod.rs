@@ -4,7 +4,10 @@
 //! which the passes of `Loader` are asked.
 
 mod layout;
+mod migrate;
 mod tree;
+
+pub use migrate::{Migrated, Migration, migrate};
 
 #[cfg(test)]
 mod tests;

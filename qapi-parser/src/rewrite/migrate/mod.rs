@@ -1,0 +1,187 @@
+//! A schema of the 2.1 dialect as files of today's.
+//! Called by tools; reads through `Loader`, changes trees, lays them out.
+//! Invariant: a file that needs nothing stays byte for byte; what goes over the wire stays the
+//! same but for names with dots, which today's dialect cannot say (see [`Migration::notes`]).
+
+mod definitions;
+mod docs;
+mod names;
+
+use std::path::{Path, PathBuf};
+
+use definitions::Definitions;
+use names::Exceptions;
+
+use super::layout;
+use super::tree::{Container, File, Item, Lead, Node, Pair, Value};
+use crate::Loader;
+use crate::error::Diagnostics;
+use crate::include;
+
+/// A schema in today's dialect.
+#[derive(Debug, Clone)]
+pub struct Migration {
+    /// All files of the schema, the root first.
+    pub files: Vec<Migrated>,
+    /// What could not be said as before, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// A file of a migrated schema.
+#[derive(Debug, Clone)]
+pub struct Migrated {
+    /// Where the file was read.
+    pub path: PathBuf,
+    /// What is to be written instead.
+    pub text: String,
+}
+
+/// Says the schema whose root is `root` in today's dialect. Nothing is written.
+///
+/// Names that today's rules forbid are excepted by a `pragma` in the root.
+///
+/// # Errors
+/// Everything that is wrong with the schema as it is.
+pub fn migrate(root: impl AsRef<Path>) -> Result<Migration, Diagnostics> {
+    let schema = Loader::new().load(root)?;
+    let mut definitions = Definitions::new(&schema);
+    let mut files = Vec::new();
+    for path in &schema.files {
+        let mut diagnostics = Diagnostics::default();
+        let text = include::read_text(path, None, &mut diagnostics);
+        let text = text.ok_or(diagnostics)?;
+        let tree = super::accepted(path, &text)?;
+        files.push((path.clone(), text, tree));
+    }
+    let listed = pragmas(files.iter().map(|(.., tree)| tree));
+    let mut migrated: Vec<(PathBuf, String, Option<File>)> = Vec::new();
+    for (path, text, tree) in files {
+        if !is_legacy(&tree) {
+            migrated.push((path, text, Some(tree).filter(|_| migrated.is_empty())));
+            continue;
+        }
+        let File { items, mut end } = tree;
+        let rewritten = items.into_iter().flat_map(|item| definitions.rewrite(item));
+        let items = rewritten.collect();
+        docs::directive(&mut end);
+        migrated.push((path, String::new(), Some(File { items, end })));
+    }
+    let names = definitions.names;
+    let mut files = Vec::new();
+    for (index, (path, text, tree)) in migrated.into_iter().enumerate() {
+        let is_root = index == 0;
+        let pragma = if is_root {
+            names.exceptions.pragma()
+        } else {
+            Vec::new()
+        };
+        let text = match tree {
+            Some(mut tree) if !pragma.is_empty() => {
+                except(&mut tree, pragma, &listed);
+                layout::text(&tree)
+            }
+            Some(tree) if text.is_empty() => layout::text(&tree),
+            _ => text,
+        };
+        files.push(Migrated { path, text });
+    }
+    let notes = names.notes;
+    Ok(Migration { files, notes })
+}
+
+/// Whether something in `file` is of the 2.1 dialect alone.
+fn is_legacy(file: &File) -> bool {
+    let is_flag = |value: &Value| value.as_str().is_some();
+    file.items.iter().any(|Item { object, .. }| {
+        let has = |key| object.find(key).is_some();
+        let untagged = match object.find("discriminator").map(|value| &value.node) {
+            Some(Node::String(_)) => false,
+            Some(_) | None => true,
+        };
+        has("type")
+            || has("union") && untagged
+            || ["gen", "success-response"]
+                .iter()
+                .any(|key| object.find(key).is_some_and(is_flag))
+            || object.find("data").is_some_and(has_inline)
+    })
+}
+
+/// Whether `data` holds an object that is no type of today's dialect.
+fn has_inline(data: &Value) -> bool {
+    let Node::Object(data) = &data.node else {
+        return false;
+    };
+    data.items.iter().any(|pair| match &pair.value.node {
+        Node::Object(inner) => {
+            let known = |pair: &Pair| ["type", "if", "features"].contains(&pair.key.as_str());
+            inner.find("type").is_none() || !inner.items.iter().all(known)
+        }
+        Node::String(_) | Node::Bool(_) | Node::List(_) => false,
+    })
+}
+
+/// The names that pragmas of `files` except already.
+fn pragmas<'f>(files: impl Iterator<Item = &'f File>) -> Exceptions {
+    let mut listed = Exceptions::default();
+    for item in files.flat_map(|file| &file.items) {
+        let Some(Node::Object(pragma)) = item.object.find("pragma").map(|value| &value.node) else {
+            continue;
+        };
+        for pair in &pragma.items {
+            if let Node::List(names) = &pair.value.node {
+                let names = names
+                    .items
+                    .iter()
+                    .filter_map(Value::as_str)
+                    .map(str::to_owned);
+                listed.extend(&pair.key, names);
+            }
+        }
+    }
+    listed
+}
+
+/// Puts `pragma` into the schema's root: first, or last where others would take its place.
+fn except(file: &mut File, mut pragma: Vec<Pair>, listed: &Exceptions) {
+    let listed = listed.pragma();
+    for pair in &mut pragma {
+        let same = listed.iter().find(|other| other.key == pair.key);
+        let (Node::List(own), Some(Node::List(others))) =
+            (&mut pair.value.node, same.map(|other| &other.value.node))
+        else {
+            continue;
+        };
+        own.items.extend(others.items.iter().cloned());
+    }
+    let object: Container<Pair> = vec![Pair::new("pragma", Node::Object(pragma.into()))].into();
+    let before = Lead {
+        comments: Vec::new(),
+        gap: true,
+    };
+    if !listed.is_empty() {
+        let comments = std::mem::take(&mut file.end);
+        let before = Lead {
+            comments,
+            gap: true,
+        };
+        file.items.push(Item { before, object });
+        return;
+    }
+    let mut item = Item { before, object };
+    if let Some(first) = file.items.first_mut() {
+        // The file's own comment stays at its top.
+        let comments = &mut first.before.comments;
+        let header = match comments.iter().rposition(|comment| comment.gap) {
+            Some(0) | None if !first.before.gap => 0,
+            Some(0) | None => comments.len(),
+            Some(at) => at,
+        };
+        item.before.comments = comments.drain(..header).collect();
+        match comments.first_mut() {
+            Some(next) => next.gap = true,
+            None => first.before.gap = true,
+        }
+    }
+    file.items.insert(0, item);
+}
