@@ -54,39 +54,48 @@ pub fn migrate(root: impl AsRef<Path>) -> Result<Migration, Diagnostics> {
         files.push((path.clone(), text, tree));
     }
     let listed = pragmas(files.iter().map(|(.., tree)| tree));
-    let mut migrated: Vec<(PathBuf, String, Option<File>)> = Vec::new();
-    for (path, text, tree) in files {
-        if !is_legacy(&tree) {
-            migrated.push((path, text, Some(tree).filter(|_| migrated.is_empty())));
-            continue;
+    let is_migrated = files.iter().any(|(.., tree)| is_legacy(tree));
+    let mut trees = Vec::new();
+    for (.., tree) in &files {
+        let mut tree = tree.clone();
+        if is_migrated && !is_modern(&tree) {
+            let items = tree.items.into_iter();
+            tree.items = items.flat_map(|item| definitions.rewrite(item)).collect();
+            docs::directive(&mut tree.end);
         }
-        let File { items, mut end } = tree;
-        let rewritten = items.into_iter().flat_map(|item| definitions.rewrite(item));
-        let items = rewritten.collect();
-        docs::directive(&mut end);
-        migrated.push((path, String::new(), Some(File { items, end })));
+        trees.push(tree);
     }
     let names = definitions.names;
-    let mut files = Vec::new();
-    for (index, (path, text, tree)) in migrated.into_iter().enumerate() {
-        let is_root = index == 0;
-        let pragma = if is_root {
-            names.exceptions.pragma()
-        } else {
-            Vec::new()
-        };
-        let text = match tree {
-            Some(mut tree) if !pragma.is_empty() => {
-                except(&mut tree, pragma, &listed);
-                layout::text(&tree)
-            }
-            Some(tree) if text.is_empty() => layout::text(&tree),
-            _ => text,
-        };
-        files.push(Migrated { path, text });
+    let pragma = names.exceptions.pragma();
+    if let (Some(root), false) = (trees.first_mut(), pragma.is_empty()) {
+        except(root, pragma, &listed);
     }
+    let write = |((path, text, before), tree): ((PathBuf, String, File), File)| {
+        let text = if tree == before {
+            text
+        } else {
+            layout::text(&tree)
+        };
+        Migrated { path, text }
+    };
+    let files = files.into_iter().zip(trees).map(write).collect();
     let notes = names.notes;
     Ok(Migration { files, notes })
+}
+
+/// Whether something in `file` is of today's dialect alone.
+fn is_modern(file: &File) -> bool {
+    const KEYS: [&str; 7] = [
+        "struct",
+        "alternate",
+        "pragma",
+        "if",
+        "features",
+        "boxed",
+        "coroutine",
+    ];
+    let mut objects = file.items.iter().map(|item| &item.object);
+    objects.any(|object| KEYS.iter().any(|key| object.find(key).is_some()))
 }
 
 /// Whether something in `file` is of the 2.1 dialect alone.
