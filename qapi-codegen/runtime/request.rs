@@ -4,6 +4,8 @@
 //! negotiated, known, allowed out of band; arguments are checked by `dispatch`.
 //! Not here: negotiation itself, queues, out-of-band execution, events (`event.rs`).
 
+use super::call::Command;
+use super::convert::{Unknown, Wire as _};
 use super::error::Error;
 use super::value::{Object, Value};
 
@@ -12,10 +14,19 @@ use super::value::{Object, Value};
 pub struct CommandSpec {
     /// Its name.
     pub name: &'static str,
+    /// Its place in the schema.
+    pub number: usize,
     /// Whether it may be run out of band.
     pub allow_oob: bool,
     /// Whether success has a reply.
     pub answers: bool,
+}
+
+/// The commands of a schema.
+#[derive(Debug, Clone, Copy)]
+pub struct Commands {
+    /// By name, in the order of its bytes.
+    sorted: &'static [CommandSpec],
 }
 
 /// What a session has negotiated so far.
@@ -32,8 +43,8 @@ pub struct Session {
 pub struct Request {
     /// To be echoed; any JSON value.
     pub id: Option<Value>,
-    /// The command's name, known to the schema.
-    pub command: String,
+    /// The command.
+    pub command: CommandSpec,
     /// Its arguments, not checked yet; empty when there were none.
     pub arguments: Object,
     /// Came as `exec-oob`.
@@ -51,17 +62,102 @@ pub struct Refusal {
 
 const NEGOTIATION: &str = "qmp_capabilities";
 
+impl CommandSpec {
+    /// Command `name`, which stands at place `number` in the schema.
+    pub const fn new(number: usize, name: &'static str) -> Self {
+        Self {
+            name,
+            number,
+            allow_oob: false,
+            answers: true,
+        }
+    }
+
+    /// One that may be run out of band.
+    #[must_use]
+    pub const fn with_oob(self) -> Self {
+        Self {
+            allow_oob: true,
+            ..self
+        }
+    }
+
+    /// One whose success has no reply.
+    #[must_use]
+    pub const fn without_answer(self) -> Self {
+        Self {
+            answers: false,
+            ..self
+        }
+    }
+
+    /// The reply to a request for it, if there is one.
+    pub fn reply(self, id: Option<Value>, result: Result<Value, Error>) -> Option<Value> {
+        (self.answers || result.is_err()).then(|| reply(id, result))
+    }
+}
+
+impl Commands {
+    /// A table of commands, which are sorted by name.
+    pub const fn new(sorted: &'static [CommandSpec]) -> Self {
+        Self { sorted }
+    }
+
+    /// The command called `name`.
+    pub fn find(&self, name: &str) -> Option<CommandSpec> {
+        let index = self.sorted.binary_search_by(|spec| spec.name.cmp(name));
+        index.ok().and_then(|index| self.sorted.get(index)).copied()
+    }
+
+    /// The place in the schema of the command called `name`.
+    ///
+    /// # Errors
+    /// That there is none.
+    pub fn number(&self, name: &str) -> Result<usize, Error> {
+        let spec = self.find(name).ok_or_else(|| not_found(name))?;
+        Ok(spec.number)
+    }
+
+    /// All of them, in schema order.
+    pub fn iter(&self) -> impl Iterator<Item = CommandSpec> {
+        let mut specs = self.sorted.to_vec();
+        specs.sort_unstable_by_key(|spec| spec.number);
+        specs.into_iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.sorted.len()
+    }
+
+    /// True without commands.
+    pub fn is_empty(&self) -> bool {
+        self.sorted.is_empty()
+    }
+}
+
 impl Request {
+    /// Checks what came, as [`parse`](Self::parse) does; a value that was broken has no `id`.
+    ///
+    /// # Errors
+    /// What was wrong with the message, or the first check that fails.
+    pub fn read(
+        message: Result<Value, Error>,
+        session: Session,
+        commands: &Commands,
+    ) -> Result<Self, Refusal> {
+        match message {
+            Ok(value) => Self::parse(value, session, commands),
+            Err(error) => Err(Refusal { id: None, error }),
+        }
+    }
+
     /// Checks the envelope of `value` for a session that has negotiated `session`; `commands` are
     /// those that the schema has.
     ///
     /// # Errors
     /// The first check that fails, with the `id` to echo.
-    pub fn parse(
-        value: Value,
-        session: Session,
-        commands: &[CommandSpec],
-    ) -> Result<Self, Refusal> {
+    pub fn parse(value: Value, session: Session, commands: &Commands) -> Result<Self, Refusal> {
         let Value::Object(mut object) = value else {
             let error = Error::generic("QMP input must be a JSON object");
             return Err(Refusal { id: None, error });
@@ -82,8 +178,8 @@ impl Request {
     fn check(
         object: Object,
         session: Session,
-        commands: &[CommandSpec],
-    ) -> Result<(String, Object, bool), Error> {
+        commands: &Commands,
+    ) -> Result<(CommandSpec, Object, bool), Error> {
         let mut execute: Option<(String, bool)> = None;
         let mut arguments = Object::new();
         for (name, value) in object {
@@ -106,25 +202,15 @@ impl Request {
         }
         let (command, oob) =
             execute.ok_or_else(|| Error::generic("QMP input lacks member 'execute'"))?;
-        let negotiates = command == NEGOTIATION;
-        if !session.negotiated && !negotiates {
+        if !session.negotiated && command != NEGOTIATION {
             let desc = format!("Expecting capabilities negotiation with '{NEGOTIATION}'");
             return Err(Error::command_not_found(desc));
         }
-        let Some(spec) = commands.iter().find(|spec| spec.name == command) else {
-            let desc = format!("The command {command} has not been found");
-            return Err(Error::command_not_found(desc));
-        };
+        let spec = commands.find(&command).ok_or_else(|| not_found(&command))?;
         if oob && !spec.allow_oob {
-            return Err(Error::generic(format!(
-                "The command {command} does not support OOB"
-            )));
+            return Err(no_oob(&command));
         }
-        if session.negotiated && negotiates {
-            let desc = "Capabilities negotiation is already complete, command ignored";
-            return Err(Error::command_not_found(desc));
-        }
-        Ok((command, arguments, oob))
+        Ok((spec, arguments, oob))
     }
 }
 
@@ -166,6 +252,35 @@ pub fn reply(id: Option<Value>, result: Result<Value, Error>) -> Value {
         object.insert("id", id);
     }
     Value::Object(object)
+}
+
+/// Checks the arguments of a command, and encodes what `call` answers.
+///
+/// # Errors
+/// That of the arguments, or of the call.
+pub async fn run<C, F>(arguments: Object, call: impl FnOnce(C) -> F) -> Result<Value, Error>
+where
+    C: Command,
+    F: Future<Output = Result<C::Ok, Error>>,
+{
+    let command = C::decode(Value::Object(arguments), Unknown::Refuse)?;
+    Ok(call(command).await?.encode())
+}
+
+/// What a server answers to a command that nobody knows.
+pub fn not_found(command: &str) -> Error {
+    Error::command_not_found(format!("The command {command} has not been found"))
+}
+
+/// What a server answers to a command that may not be run out of band.
+pub fn no_oob(command: &str) -> Error {
+    Error::generic(format!("The command {command} does not support OOB"))
+}
+
+/// What a server answers to `qmp_capabilities` after the first one.
+pub fn already_negotiated() -> Error {
+    let desc = "Capabilities negotiation is already complete, command ignored";
+    Error::command_not_found(desc)
 }
 
 /// What a command answers that this program has no code for.

@@ -29,7 +29,8 @@ use std::path::{Path, PathBuf};
 pub use file::GeneratedFile;
 use names::{Names, Unnamed};
 pub use options::{
-    Change, Conditions, Growth, Hook, Only, Options, Runtime, Serde, Unknown, feature_name,
+    Change, Conditions, Futures, Growth, Hook, Missing, Only, Options, Runtime, Serde, Server,
+    Unknown, feature_name,
 };
 use plan::Plan;
 use qapi_parser::{Diagnostics, Loader, Schema};

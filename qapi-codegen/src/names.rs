@@ -88,6 +88,8 @@ pub(crate) struct Names {
     events: HashMap<String, String>,
     other_event: String,
     modules: HashMap<String, String>,
+    /// By schema file: the server's traits, of commands in band and out of band.
+    servers: HashMap<String, (String, String)>,
     /// By owner, then by member, value or branch.
     inner: HashMap<String, Inner>,
 }
@@ -127,6 +129,7 @@ impl Names {
 
     fn modules(&mut self, schema: &Schema) {
         let mut pool = Pool::new(&MODULES);
+        let mut traits = Pool::new(&PRELUDE);
         let stems = schema.modules.keys();
         let used = schema.entities.values().map(|entity| &entity.module);
         for stem in stems.chain(used) {
@@ -137,6 +140,9 @@ impl Names {
                     name.push('_');
                 }
                 self.modules.insert(stem.clone(), pool.take(name));
+                let name = pascal(stem);
+                let oob = traits.take(format!("{name}Oob"));
+                self.servers.insert(stem.clone(), (traits.take(name), oob));
             }
         }
     }
@@ -229,6 +235,16 @@ impl Names {
     /// The module of schema file `stem`.
     pub(crate) fn module(&self, stem: &str) -> Ident {
         made(self.modules.get(stem), stem)
+    }
+
+    /// The trait of a server for the commands of schema file `stem`.
+    pub(crate) fn server(&self, stem: &str) -> Ident {
+        made(self.servers.get(stem).map(|(name, _)| name), stem)
+    }
+
+    /// The same for those that may run out of band.
+    pub(crate) fn oob_server(&self, stem: &str) -> Ident {
+        made(self.servers.get(stem).map(|(_, name)| name), stem)
     }
 
     /// Member `member` of `owner`, or of its base, as a field.

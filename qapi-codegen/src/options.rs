@@ -21,6 +21,37 @@ pub struct Options {
     pub only: Only,
     /// What is changed of single definitions, in the order given.
     pub hooks: Vec<Hook>,
+    /// What servers write.
+    pub server: Server,
+}
+
+/// What the traits of servers are like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Server {
+    /// What a method answers that is not written.
+    pub missing: Missing,
+    /// What the futures of methods are.
+    pub futures: Futures,
+}
+
+/// What a server answers to a command of the schema that it has no code for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Missing {
+    /// What it answers to any other name: class `CommandNotFound`.
+    #[default]
+    NotFound,
+    /// That it is not built in: class `GenericError`.
+    NotBuiltIn,
+}
+
+/// Where the futures of a server's methods can run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Futures {
+    /// On the thread that made them, or anywhere if what they hold is `Send`.
+    #[default]
+    Local,
+    /// Anywhere: methods have to give `Send` futures, and servers are `Sync`.
+    Send,
 }
 
 /// Whether generated types implement serde's `Serialize` and `Deserialize`.

@@ -28,17 +28,17 @@
 //! `Serialize` and `Deserialize`.
 //!
 //! # Server
-//! Implement [`Server`]: a method a command, each with a default that answers "not built in yet".
-//! Arguments come as the command's type in [`commands`]; where the schema's command names a type
-//! for its data, the command is a tuple struct around it (`DriveBackup(types::DriveBackup)`).
-//! Futures need not be `Send`. Then, for each value that [`JsonStream::feed`] gives:
+//! Implement the traits of [`server`], one a schema file: a method a command, each with a default
+//! that answers "not built in yet". [`Server`] stands for all of them. Arguments come as the
+//! command's type in [`commands`]; where the schema's command names a type for its data, the command
+//! is a tuple struct around it (`DriveBackup(types::DriveBackup)`). Futures need not be `Send`.
+//! Then, for each value that [`JsonStream::feed`] gives:
 //! ```
-//! use block_schema::{COMMANDS, Error, JsonStream, Request, Server, Session};
-//! use block_schema::{commands, dispatch, reply, types};
+//! use block_schema::{Error, JsonStream, Session, answer, commands, server, types};
 //!
 //! struct Daemon;
 //!
-//! impl Server for Daemon {
+//! impl server::Common for Daemon {
 //!     async fn query_version(
 //!         &self,
 //!         _: commands::QueryVersion,
@@ -48,28 +48,22 @@
 //!     }
 //! }
 //!
-//! async fn answer(server: &Daemon, stream: &mut JsonStream, bytes: &[u8]) -> Vec<String> {
+//! impl server::BlockCore for Daemon {}
+//! impl server::Control for Daemon {}
+//!
+//! async fn replies(daemon: &Daemon, stream: &mut JsonStream, bytes: &[u8]) -> Vec<String> {
 //!     let session = Session { negotiated: true, oob: false };
 //!     let mut replies = Vec::new();
-//!     for outcome in stream.feed(bytes) {
-//!         // A broken value has no id to echo.
-//!         let message = match outcome {
-//!             Err(error) => reply(None, Err(error)),
-//!             Ok(value) => match Request::parse(value, session, COMMANDS) {
-//!                 Err(refusal) => refusal.into_reply(),
-//!                 Ok(request) => {
-//!                     let result = dispatch(server, &request.command, request.arguments).await;
-//!                     reply(request.id, result)
-//!                 }
-//!             },
-//!         };
-//!         replies.push(message.to_ascii_json());
+//!     for message in stream.feed(bytes) {
+//!         let reply = answer(daemon, session, message).await;
+//!         replies.extend(reply.map(|reply| reply.to_ascii_json()));
 //!     }
 //!     replies
 //! }
 //! ```
-//! `Request::parse` makes the checks that come before the arguments, in QEMU's order, for what
+//! `answer` makes the checks that come before the arguments, in QEMU's order, for what
 //! [`Session`] says was negotiated; the session itself sets that after `qmp_capabilities`.
+//! [`Request::parse`] and [`dispatch`] are its two halves.
 //!
 //! # Events
 //! [`Event`] has a variant an event; `Event::from(events::BlockJobReady { … })` makes one and
@@ -120,8 +114,8 @@ pub use generated::runtime::{
     Call, CallError, Client, Command, CommandSpec, Connection, ConnectionError, Context, Error,
     ErrorClass, Events, Fields, Greeting, Invalid, JsonStream, Members, Null, Object, OutOfBand,
     RawEvent, Received, Refusal, Reply, Request, Session, Timestamp, Unknown, UnknownName, Value,
-    Wire, decode_reply, not_built_in, reply,
+    Wire, already_negotiated, decode_reply, not_built_in, reply,
 };
 pub use generated::{
-    COMMANDS, Event, Server, commands, dispatch, events, introspect, runtime, types,
+    COMMANDS, Event, Server, answer, commands, dispatch, events, introspect, runtime, server, types,
 };

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use qapi_codegen::{Options, Serde, generate};
+use qapi_codegen::{Missing, Options, Serde, Server, generate};
 use qapi_parser::Loader;
 
 /// What the first line of each file names, and what `--check` says to run.
@@ -43,6 +43,10 @@ fn make() -> Result<Files, String> {
         .map_err(|errors| errors.to_string())?;
     let options = Options {
         serde: Serde::Feature("serde".to_owned()),
+        server: Server {
+            missing: Missing::NotBuiltIn,
+            ..Server::default()
+        },
         ..Options::default()
     };
     let files = generate(&schema, &options, COMMAND).map_err(|error| error.to_string())?;

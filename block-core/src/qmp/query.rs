@@ -29,7 +29,7 @@ pub(super) fn version() -> VersionInfo {
 }
 
 pub(super) fn known_commands() -> Vec<CommandInfo> {
-    let info = |spec: &block_schema::CommandSpec| CommandInfo {
+    let info = |spec: block_schema::CommandSpec| CommandInfo {
         name: spec.name.to_owned(),
     };
     COMMANDS.iter().map(info).collect()

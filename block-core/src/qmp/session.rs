@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use block_schema::types::QMPCapability;
-use block_schema::{COMMANDS, Error, JsonStream, Object, Request, Value, Wire, commands};
-use block_schema::{dispatch, reply};
+use block_schema::{Error, JsonStream, Object, Value, Wire, already_negotiated, commands};
 use rustix::net::Shutdown;
 
+use super::commands::Commands;
 use super::outbox::{Next, Outbox};
+use super::query;
 use super::server::Daemon;
-use super::{Commands, query};
 use crate::buffer::IoBuf;
 use crate::queue::LocalQueue;
 use crate::sync::{WaitList, first};
@@ -112,8 +112,9 @@ async fn read_all(server: &Commands) {
         for input in stream.feed(&bytes) {
             match input {
                 Ok(value) if is_out_of_band(&value) => {
-                    let message = server.answer(Ok(value)).await;
-                    session.outbox.push(&message);
+                    if let Some(message) = server.answer(Ok(value)).await {
+                        session.outbox.push(&message);
+                    }
                     if !session.outbox.has_room().await {
                         return;
                     }
@@ -134,11 +135,12 @@ async fn execute(server: &Commands) {
     let session = &server.session;
     while let Some(input) = session.next_input().await {
         let hears = session.negotiated.get().negotiated;
-        let message = server.answer(input).await;
-        if session.negotiated.get().negotiated && !hears {
-            session.outbox.push_and_hear(&message);
-        } else {
-            session.outbox.push(&message);
+        if let Some(message) = server.answer(input).await {
+            if session.negotiated.get().negotiated && !hears {
+                session.outbox.push_and_hear(&message);
+            } else {
+                session.outbox.push(&message);
+            }
         }
         if session.quits.get() {
             // The reply leaves before the process does, if the client takes it.
@@ -175,13 +177,17 @@ async fn write(queue: LocalQueue, session: Rc<Session>) {
 }
 
 impl Session {
-    /// Turns on what the client asks for; `qmp_capabilities` has been checked.
-    pub(super) fn negotiate(&self, arguments: commands::QmpCapabilities) {
+    /// Turns on what the client asks for, once; the arguments have been checked.
+    pub(super) fn negotiate(&self, arguments: commands::QmpCapabilities) -> Result<(), Error> {
+        if self.negotiated.get().negotiated {
+            return Err(already_negotiated());
+        }
         let enable = arguments.enable.unwrap_or_default();
         self.negotiated.set(block_schema::Session {
             negotiated: true,
             oob: enable.contains(&QMPCapability::Oob),
         });
+        Ok(())
     }
 
     pub(super) fn ask_to_quit(&self) {
@@ -230,19 +236,13 @@ impl Session {
 
 impl Commands {
     /// Runs what came, and gives the reply.
-    async fn answer(&self, input: Input) -> Value {
-        let value = match input {
-            Ok(value) => value,
-            // A broken value has no id to echo.
-            Err(error) => return reply(None, Err(error)),
-        };
-        match Request::parse(value, self.session.negotiated.get(), COMMANDS) {
-            Err(refusal) => refusal.into_reply(),
-            Ok(request) => {
-                let work = Box::pin(dispatch(self, &request.command, request.arguments));
-                let result = work.await;
-                reply(request.id, result)
-            }
-        }
+    async fn answer(&self, input: Input) -> Option<Value> {
+        // The command's future is large, and this one waits in others.
+        Box::pin(block_schema::answer(
+            self,
+            self.session.negotiated.get(),
+            input,
+        ))
+        .await
     }
 }

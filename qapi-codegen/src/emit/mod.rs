@@ -3,8 +3,8 @@
 //! Invariant: output depends on the schema and the options alone.
 //!
 //! Shape of what is emitted, relative to the root: `modules::<schema file>::{types, commands,
-//! events}` hold the definitions; `types`, `commands` and `events` at the root re-export all of
-//! them; `runtime` is the support code.
+//! events, server}` hold the definitions; `types`, `commands` and `events` at the root re-export all of
+//! them, as `server` does the traits of servers; `runtime` is the support code.
 
 mod alternate;
 mod command;
@@ -13,6 +13,7 @@ mod enum_;
 mod event;
 mod introspect;
 mod runtime;
+mod server;
 mod struct_;
 mod union_;
 
@@ -53,7 +54,10 @@ pub(crate) fn emit(context: &Context<'_>) -> Module {
         let ident = context.names.module(stem);
         exports.add(&spaces, &ident);
         let doc = format!("From `{stem}.json`.");
-        modules.add(Module::new(&ident.to_string(), &doc).with(spaces.into_modules()));
+        let server = server::traits(context, stem);
+        let mut definitions = spaces.into_modules();
+        definitions.extend(server_module(server));
+        modules.add(Module::new(&ident.to_string(), &doc).with(definitions));
     }
     let mut root = Module::new("", "");
     root.add(modules);
@@ -71,7 +75,7 @@ pub(crate) fn emit(context: &Context<'_>) -> Module {
     let types = exports.types;
     let commands = exports.commands;
     let events = exports.events;
-    let server = command::server(context);
+    let server = server::root(context);
     let event = event::event(context);
     let serde = serde_adapters(context, &options.serde);
     root.with(quote! {
@@ -129,6 +133,23 @@ impl Spaces {
     }
 }
 
+/// The module of a file's server traits.
+fn server_module(traits: TokenStream) -> TokenStream {
+    if traits.is_empty() {
+        return traits;
+    }
+    let imports = imports(&traits, &[]);
+    quote! {
+        /// What a server does.
+        pub(crate) mod server {
+            #imports
+            use super::super::super::runtime;
+            use super::commands;
+            #traits
+        }
+    }
+}
+
 /// Imports of what `tokens` use of the root and the runtime, and `extra` of the runtime. A name that may be a variant's is either
 /// written with its path or in `extra`.
 fn imports(tokens: &TokenStream, extra: &[&str]) -> TokenStream {
@@ -159,7 +180,9 @@ fn imports(tokens: &TokenStream, extra: &[&str]) -> TokenStream {
             use super::super::super::types;
         )
     });
-    quote!(use super::super::super::runtime::{#(#names),*}; #types)
+    let names =
+        (!names.is_empty()).then(|| quote!(use super::super::super::runtime::{#(#names),*};));
+    quote!(#names #types)
 }
 
 fn collect_idents(tokens: TokenStream, out: &mut std::collections::BTreeSet<String>) {
@@ -189,6 +212,17 @@ fn serde_adapters(context: &Context<'_>, serde: &Serde) -> TokenStream {
 }
 
 impl Context<'_> {
+    /// The schema files that have commands, in schema order.
+    fn modules_with_commands(&self) -> Vec<&str> {
+        let mut modules: Vec<&str> = Vec::new();
+        for entity in self.schema.entities.values() {
+            if matches!(entity.kind, Kind::Command(_)) && !modules.contains(&&*entity.module) {
+                modules.push(&entity.module);
+            }
+        }
+        modules
+    }
+
     fn entity(&self, entity: &Entity) -> (Space, TokenStream) {
         match &entity.kind {
             Kind::Enum(values) => (Space::Types, enum_::emit(self, entity, values)),

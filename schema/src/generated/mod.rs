@@ -22,569 +22,53 @@ pub mod events {
     pub use super::modules::events::events::*;
     pub use super::modules::control::events::*;
 }
-/// Every command, in schema order.
-pub const COMMANDS: &[runtime::CommandSpec] = &[
-    runtime::CommandSpec {
-        name: "query-version",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "query-commands",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "query-block",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "query-blockstats",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "query-block-jobs",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "block_passwd",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "block_resize",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "blockdev-snapshot-sync",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "block-commit",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "drive-backup",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "query-named-block-nodes",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "drive-mirror",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "block_set_io_throttle",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "block-stream",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "block-job-set-speed",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "block-job-cancel",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "block-job-pause",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "block-job-resume",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "block-job-complete",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "blockdev-add",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "qmp_capabilities",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "quit",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "stop",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "cont",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "blockdev-del",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "query-qmp-schema",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "nbd-server-start",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "nbd-server-add",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "nbd-server-remove",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "nbd-server-stop",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "block-export-add",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "block-export-del",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "query-block-exports",
-        allow_oob: false,
-        answers: true,
-    },
-];
-/// What a server does for each command.
-///
-/// A method that is not written answers that the command is not built in. Write a method
-/// as `async fn`; its future is `Send` if what it holds is.
-pub trait Server {
-    /// Tells the server's version.
-    fn query_version(
-        &self,
-        arguments: commands::QueryVersion,
-    ) -> impl Future<
-        Output = Result<<commands::QueryVersion as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("query-version")))
-    }
-    /// Lists the commands that the server knows.
-    fn query_commands(
-        &self,
-        arguments: commands::QueryCommands,
-    ) -> impl Future<
-        Output = Result<
-            <commands::QueryCommands as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("query-commands")))
-    }
-    /// Lists the devices.
-    fn query_block(
-        &self,
-        arguments: commands::QueryBlock,
-    ) -> impl Future<
-        Output = Result<<commands::QueryBlock as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("query-block")))
-    }
-    /// Tells what each device has done so far.
-    fn query_blockstats(
-        &self,
-        arguments: commands::QueryBlockstats,
-    ) -> impl Future<
-        Output = Result<
-            <commands::QueryBlockstats as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("query-blockstats")))
-    }
-    /// Lists the jobs.
-    fn query_block_jobs(
-        &self,
-        arguments: commands::QueryBlockJobs,
-    ) -> impl Future<
-        Output = Result<
-            <commands::QueryBlockJobs as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("query-block-jobs")))
-    }
-    /// Gives the passphrase of an encrypted image.
-    fn block_passwd(
-        &self,
-        arguments: commands::BlockPasswd,
-    ) -> impl Future<
-        Output = Result<<commands::BlockPasswd as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("block_passwd")))
-    }
-    /// Changes the length of an image while it is in use.
-    fn block_resize(
-        &self,
-        arguments: commands::BlockResize,
-    ) -> impl Future<
-        Output = Result<<commands::BlockResize as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("block_resize")))
-    }
-    /// Takes an external snapshot: puts a new, empty overlay on top of a device's image.
-    fn blockdev_snapshot_sync(
-        &self,
-        arguments: commands::BlockdevSnapshotSync,
-    ) -> impl Future<
-        Output = Result<
-            <commands::BlockdevSnapshotSync as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("blockdev-snapshot-sync")))
-    }
-    /// Merges images downwards: writes what is in those from `top` down into `base`.
-    fn block_commit(
-        &self,
-        arguments: commands::BlockCommit,
-    ) -> impl Future<
-        Output = Result<<commands::BlockCommit as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("block-commit")))
-    }
-    /// Copies a device's content as it is now, while the guest goes on.
-    fn drive_backup(
-        &self,
-        arguments: commands::DriveBackup,
-    ) -> impl Future<
-        Output = Result<<commands::DriveBackup as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("drive-backup")))
-    }
-    /// Lists the nodes that have a name.
-    fn query_named_block_nodes(
-        &self,
-        arguments: commands::QueryNamedBlockNodes,
-    ) -> impl Future<
-        Output = Result<
-            <commands::QueryNamedBlockNodes as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("query-named-block-nodes")))
-    }
-    /// Copies a device's content and keeps the copy up to date until it is completed.
-    fn drive_mirror(
-        &self,
-        arguments: commands::DriveMirror,
-    ) -> impl Future<
-        Output = Result<<commands::DriveMirror as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("drive-mirror")))
-    }
-    /// Limits a device's requests. Zero is no limit.
-    fn block_set_io_throttle(
-        &self,
-        arguments: commands::BlockSetIoThrottle,
-    ) -> impl Future<
-        Output = Result<
-            <commands::BlockSetIoThrottle as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("block_set_io_throttle")))
-    }
-    /// Merges images upwards: copies into a device's image what it reads from those below it.
-    fn block_stream(
-        &self,
-        arguments: commands::BlockStream,
-    ) -> impl Future<
-        Output = Result<<commands::BlockStream as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("block-stream")))
-    }
-    /// Limits a job.
-    fn block_job_set_speed(
-        &self,
-        arguments: commands::BlockJobSetSpeed,
-    ) -> impl Future<
-        Output = Result<
-            <commands::BlockJobSetSpeed as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("block-job-set-speed")))
-    }
-    /// Asks a job to stop. BLOCK_JOB_CANCELLED tells when it has.
-    fn block_job_cancel(
-        &self,
-        arguments: commands::BlockJobCancel,
-    ) -> impl Future<
-        Output = Result<
-            <commands::BlockJobCancel as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("block-job-cancel")))
-    }
-    /// Pauses a job once its requests in flight are done.
-    fn block_job_pause(
-        &self,
-        arguments: commands::BlockJobPause,
-    ) -> impl Future<
-        Output = Result<
-            <commands::BlockJobPause as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("block-job-pause")))
-    }
-    /// Lets a paused job go on.
-    fn block_job_resume(
-        &self,
-        arguments: commands::BlockJobResume,
-    ) -> impl Future<
-        Output = Result<
-            <commands::BlockJobResume as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("block-job-resume")))
-    }
-    /// Ends a job that is ready; a mirror then goes over to the copy.
-    fn block_job_complete(
-        &self,
-        arguments: commands::BlockJobComplete,
-    ) -> impl Future<
-        Output = Result<
-            <commands::BlockJobComplete as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("block-job-complete")))
-    }
-    /// Opens a node.
-    ///
-    /// On the wire the options stand either under `options` or directly among the arguments.
-    fn blockdev_add(
-        &self,
-        arguments: commands::BlockdevAdd,
-    ) -> impl Future<
-        Output = Result<<commands::BlockdevAdd as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("blockdev-add")))
-    }
-    /// Ends negotiation: first command of every session.
-    fn qmp_capabilities(
-        &self,
-        arguments: commands::QmpCapabilities,
-    ) -> impl Future<
-        Output = Result<
-            <commands::QmpCapabilities as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("qmp_capabilities")))
-    }
-    /// Ends the server, after this reply.
-    fn quit(
-        &self,
-        arguments: commands::Quit,
-    ) -> impl Future<
-        Output = Result<<commands::Quit as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("quit")))
-    }
-    /// Stops guests' requests.
-    fn stop(
-        &self,
-        arguments: commands::Stop,
-    ) -> impl Future<
-        Output = Result<<commands::Stop as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("stop")))
-    }
-    /// Lets guests' requests go on after `stop` or an error.
-    fn cont(
-        &self,
-        arguments: commands::Cont,
-    ) -> impl Future<
-        Output = Result<<commands::Cont as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("cont")))
-    }
-    /// Closes a node that `blockdev-add` made. Answers after its files are closed and unlocked.
-    fn blockdev_del(
-        &self,
-        arguments: commands::BlockdevDel,
-    ) -> impl Future<
-        Output = Result<<commands::BlockdevDel as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("blockdev-del")))
-    }
-    /// Tells the schema: commands and events, then the types that they use.
-    fn query_qmp_schema(
-        &self,
-        arguments: commands::QueryQmpSchema,
-    ) -> impl Future<
-        Output = Result<
-            <commands::QueryQmpSchema as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("query-qmp-schema")))
-    }
-    /// Starts the NBD server. It has no exports yet.
-    fn nbd_server_start(
-        &self,
-        arguments: commands::NbdServerStart,
-    ) -> impl Future<
-        Output = Result<
-            <commands::NbdServerStart as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("nbd-server-start")))
-    }
-    /// Exports a device or node on the NBD server.
-    fn nbd_server_add(
-        &self,
-        arguments: commands::NbdServerAdd,
-    ) -> impl Future<
-        Output = Result<<commands::NbdServerAdd as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("nbd-server-add")))
-    }
-    /// Removes an export of the NBD server.
-    fn nbd_server_remove(
-        &self,
-        arguments: commands::NbdServerRemove,
-    ) -> impl Future<
-        Output = Result<
-            <commands::NbdServerRemove as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("nbd-server-remove")))
-    }
-    /// Stops the NBD server and removes its exports.
-    fn nbd_server_stop(
-        &self,
-        arguments: commands::NbdServerStop,
-    ) -> impl Future<
-        Output = Result<
-            <commands::NbdServerStop as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("nbd-server-stop")))
-    }
-    /// Serves a node outwards.
-    fn block_export_add(
-        &self,
-        arguments: commands::BlockExportAdd,
-    ) -> impl Future<
-        Output = Result<
-            <commands::BlockExportAdd as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("block-export-add")))
-    }
-    /// Asks for an export to be removed; BLOCK_EXPORT_DELETED tells when it is.
-    fn block_export_del(
-        &self,
-        arguments: commands::BlockExportDel,
-    ) -> impl Future<
-        Output = Result<
-            <commands::BlockExportDel as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("block-export-del")))
-    }
-    /// Lists exports.
-    fn query_block_exports(
-        &self,
-        arguments: commands::QueryBlockExports,
-    ) -> impl Future<
-        Output = Result<
-            <commands::QueryBlockExports as runtime::Command>::Ok,
-            runtime::Error,
-        >,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("query-block-exports")))
-    }
+/// Every command.
+pub const COMMANDS: &runtime::Commands = &runtime::Commands::new(
+    &[
+        runtime::CommandSpec::new(8, "block-commit"),
+        runtime::CommandSpec::new(30, "block-export-add"),
+        runtime::CommandSpec::new(31, "block-export-del"),
+        runtime::CommandSpec::new(15, "block-job-cancel"),
+        runtime::CommandSpec::new(18, "block-job-complete"),
+        runtime::CommandSpec::new(16, "block-job-pause"),
+        runtime::CommandSpec::new(17, "block-job-resume"),
+        runtime::CommandSpec::new(14, "block-job-set-speed"),
+        runtime::CommandSpec::new(13, "block-stream"),
+        runtime::CommandSpec::new(5, "block_passwd"),
+        runtime::CommandSpec::new(6, "block_resize"),
+        runtime::CommandSpec::new(12, "block_set_io_throttle"),
+        runtime::CommandSpec::new(19, "blockdev-add"),
+        runtime::CommandSpec::new(24, "blockdev-del"),
+        runtime::CommandSpec::new(7, "blockdev-snapshot-sync"),
+        runtime::CommandSpec::new(23, "cont"),
+        runtime::CommandSpec::new(9, "drive-backup"),
+        runtime::CommandSpec::new(11, "drive-mirror"),
+        runtime::CommandSpec::new(27, "nbd-server-add"),
+        runtime::CommandSpec::new(28, "nbd-server-remove"),
+        runtime::CommandSpec::new(26, "nbd-server-start"),
+        runtime::CommandSpec::new(29, "nbd-server-stop"),
+        runtime::CommandSpec::new(20, "qmp_capabilities"),
+        runtime::CommandSpec::new(2, "query-block"),
+        runtime::CommandSpec::new(32, "query-block-exports"),
+        runtime::CommandSpec::new(4, "query-block-jobs"),
+        runtime::CommandSpec::new(3, "query-blockstats"),
+        runtime::CommandSpec::new(1, "query-commands"),
+        runtime::CommandSpec::new(10, "query-named-block-nodes"),
+        runtime::CommandSpec::new(25, "query-qmp-schema"),
+        runtime::CommandSpec::new(0, "query-version"),
+        runtime::CommandSpec::new(21, "quit"),
+        runtime::CommandSpec::new(22, "stop"),
+    ],
+);
+/// What a server does, a trait for each schema file.
+pub mod server {
+    pub use super::modules::common::server::*;
+    pub use super::modules::block_core::server::*;
+    pub use super::modules::control::server::*;
 }
+/// What a server does for every command.
+pub trait Server: server::Common + server::BlockCore + server::Control {}
+impl<T: server::Common + server::BlockCore + server::Control> Server for T {}
 /// Checks the arguments of `command`, runs it on `server`, and gives its answer.
 ///
 /// # Errors
@@ -594,100 +78,247 @@ pub async fn dispatch<S: Server>(
     command: &str,
     arguments: runtime::Object,
 ) -> Result<runtime::Value, runtime::Error> {
-    match command {
-        "query-version" => run(arguments, |command| server.query_version(command)).await,
-        "query-commands" => {
-            run(arguments, |command| server.query_commands(command)).await
+    match COMMANDS.number(command)? {
+        0 => {
+            runtime::run(
+                    arguments,
+                    |command| server::Common::query_version(server, command),
+                )
+                .await
         }
-        "query-block" => run(arguments, |command| server.query_block(command)).await,
-        "query-blockstats" => {
-            run(arguments, |command| server.query_blockstats(command)).await
+        1 => {
+            runtime::run(
+                    arguments,
+                    |command| server::Common::query_commands(server, command),
+                )
+                .await
         }
-        "query-block-jobs" => {
-            run(arguments, |command| server.query_block_jobs(command)).await
+        2 => {
+            runtime::run(
+                    arguments,
+                    |command| server::BlockCore::query_block(server, command),
+                )
+                .await
         }
-        "block_passwd" => run(arguments, |command| server.block_passwd(command)).await,
-        "block_resize" => run(arguments, |command| server.block_resize(command)).await,
-        "blockdev-snapshot-sync" => {
-            run(arguments, |command| server.blockdev_snapshot_sync(command)).await
+        3 => {
+            runtime::run(
+                    arguments,
+                    |command| server::BlockCore::query_blockstats(server, command),
+                )
+                .await
         }
-        "block-commit" => run(arguments, |command| server.block_commit(command)).await,
-        "drive-backup" => run(arguments, |command| server.drive_backup(command)).await,
-        "query-named-block-nodes" => {
-            run(arguments, |command| server.query_named_block_nodes(command)).await
+        4 => {
+            runtime::run(
+                    arguments,
+                    |command| server::BlockCore::query_block_jobs(server, command),
+                )
+                .await
         }
-        "drive-mirror" => run(arguments, |command| server.drive_mirror(command)).await,
-        "block_set_io_throttle" => {
-            run(arguments, |command| server.block_set_io_throttle(command)).await
+        5 => {
+            runtime::run(
+                    arguments,
+                    |command| server::BlockCore::block_passwd(server, command),
+                )
+                .await
         }
-        "block-stream" => run(arguments, |command| server.block_stream(command)).await,
-        "block-job-set-speed" => {
-            run(arguments, |command| server.block_job_set_speed(command)).await
+        6 => {
+            runtime::run(
+                    arguments,
+                    |command| server::BlockCore::block_resize(server, command),
+                )
+                .await
         }
-        "block-job-cancel" => {
-            run(arguments, |command| server.block_job_cancel(command)).await
+        7 => {
+            runtime::run(
+                    arguments,
+                    |command| server::BlockCore::blockdev_snapshot_sync(server, command),
+                )
+                .await
         }
-        "block-job-pause" => {
-            run(arguments, |command| server.block_job_pause(command)).await
+        8 => {
+            runtime::run(
+                    arguments,
+                    |command| server::BlockCore::block_commit(server, command),
+                )
+                .await
         }
-        "block-job-resume" => {
-            run(arguments, |command| server.block_job_resume(command)).await
+        9 => {
+            runtime::run(
+                    arguments,
+                    |command| server::BlockCore::drive_backup(server, command),
+                )
+                .await
         }
-        "block-job-complete" => {
-            run(arguments, |command| server.block_job_complete(command)).await
+        10 => {
+            runtime::run(
+                    arguments,
+                    |command| server::BlockCore::query_named_block_nodes(server, command),
+                )
+                .await
         }
-        "blockdev-add" => run(arguments, |command| server.blockdev_add(command)).await,
-        "qmp_capabilities" => {
-            run(arguments, |command| server.qmp_capabilities(command)).await
+        11 => {
+            runtime::run(
+                    arguments,
+                    |command| server::BlockCore::drive_mirror(server, command),
+                )
+                .await
         }
-        "quit" => run(arguments, |command| server.quit(command)).await,
-        "stop" => run(arguments, |command| server.stop(command)).await,
-        "cont" => run(arguments, |command| server.cont(command)).await,
-        "blockdev-del" => run(arguments, |command| server.blockdev_del(command)).await,
-        "query-qmp-schema" => {
-            run(arguments, |command| server.query_qmp_schema(command)).await
+        12 => {
+            runtime::run(
+                    arguments,
+                    |command| server::BlockCore::block_set_io_throttle(server, command),
+                )
+                .await
         }
-        "nbd-server-start" => {
-            run(arguments, |command| server.nbd_server_start(command)).await
+        13 => {
+            runtime::run(
+                    arguments,
+                    |command| server::BlockCore::block_stream(server, command),
+                )
+                .await
         }
-        "nbd-server-add" => {
-            run(arguments, |command| server.nbd_server_add(command)).await
+        14 => {
+            runtime::run(
+                    arguments,
+                    |command| server::BlockCore::block_job_set_speed(server, command),
+                )
+                .await
         }
-        "nbd-server-remove" => {
-            run(arguments, |command| server.nbd_server_remove(command)).await
+        15 => {
+            runtime::run(
+                    arguments,
+                    |command| server::BlockCore::block_job_cancel(server, command),
+                )
+                .await
         }
-        "nbd-server-stop" => {
-            run(arguments, |command| server.nbd_server_stop(command)).await
+        16 => {
+            runtime::run(
+                    arguments,
+                    |command| server::BlockCore::block_job_pause(server, command),
+                )
+                .await
         }
-        "block-export-add" => {
-            run(arguments, |command| server.block_export_add(command)).await
+        17 => {
+            runtime::run(
+                    arguments,
+                    |command| server::BlockCore::block_job_resume(server, command),
+                )
+                .await
         }
-        "block-export-del" => {
-            run(arguments, |command| server.block_export_del(command)).await
+        18 => {
+            runtime::run(
+                    arguments,
+                    |command| server::BlockCore::block_job_complete(server, command),
+                )
+                .await
         }
-        "query-block-exports" => {
-            run(arguments, |command| server.query_block_exports(command)).await
+        19 => {
+            runtime::run(
+                    arguments,
+                    |command| server::BlockCore::blockdev_add(server, command),
+                )
+                .await
         }
-        _ => Err(not_found(command)),
+        20 => {
+            runtime::run(
+                    arguments,
+                    |command| server::Control::qmp_capabilities(server, command),
+                )
+                .await
+        }
+        21 => {
+            runtime::run(arguments, |command| server::Control::quit(server, command))
+                .await
+        }
+        22 => {
+            runtime::run(arguments, |command| server::Control::stop(server, command))
+                .await
+        }
+        23 => {
+            runtime::run(arguments, |command| server::Control::cont(server, command))
+                .await
+        }
+        24 => {
+            runtime::run(
+                    arguments,
+                    |command| server::Control::blockdev_del(server, command),
+                )
+                .await
+        }
+        25 => {
+            runtime::run(
+                    arguments,
+                    |command| server::Control::query_qmp_schema(server, command),
+                )
+                .await
+        }
+        26 => {
+            runtime::run(
+                    arguments,
+                    |command| server::Control::nbd_server_start(server, command),
+                )
+                .await
+        }
+        27 => {
+            runtime::run(
+                    arguments,
+                    |command| server::Control::nbd_server_add(server, command),
+                )
+                .await
+        }
+        28 => {
+            runtime::run(
+                    arguments,
+                    |command| server::Control::nbd_server_remove(server, command),
+                )
+                .await
+        }
+        29 => {
+            runtime::run(
+                    arguments,
+                    |command| server::Control::nbd_server_stop(server, command),
+                )
+                .await
+        }
+        30 => {
+            runtime::run(
+                    arguments,
+                    |command| server::Control::block_export_add(server, command),
+                )
+                .await
+        }
+        31 => {
+            runtime::run(
+                    arguments,
+                    |command| server::Control::block_export_del(server, command),
+                )
+                .await
+        }
+        32 => {
+            runtime::run(
+                    arguments,
+                    |command| server::Control::query_block_exports(server, command),
+                )
+                .await
+        }
+        _ => Err(runtime::not_found(command)),
     }
 }
-async fn run<C, F>(
-    arguments: runtime::Object,
-    call: impl FnOnce(C) -> F,
-) -> Result<runtime::Value, runtime::Error>
-where
-    C: runtime::Command,
-    F: Future<Output = Result<C::Ok, runtime::Error>>,
-{
-    use runtime::Wire as _;
-    let arguments = runtime::Value::Object(arguments);
-    let command = C::decode(arguments, runtime::Unknown::Refuse)?;
-    Ok(call(command).await?.encode())
-}
-fn not_found(command: &str) -> runtime::Error {
-    runtime::Error::command_not_found(
-        format!("The command {command} has not been found"),
-    )
+/// Answers a message, or what was wrong with it; `None` where nothing is to be
+/// answered. Commands that came out of band run like the others.
+pub async fn answer<S: Server>(
+    server: &S,
+    session: runtime::Session,
+    message: Result<runtime::Value, runtime::Error>,
+) -> Option<runtime::Value> {
+    match runtime::Request::read(message, session, COMMANDS) {
+        Err(refusal) => Some(refusal.into_reply()),
+        Ok(request) => {
+            let runtime::Request { id, command, arguments, .. } = request;
+            let result = dispatch(server, command.name, arguments).await;
+            command.reply(id, result)
+        }
+    }
 }
 /// Any event of the schema.
 #[derive(Debug, Clone, PartialEq)]

@@ -129,13 +129,13 @@ pub mod types {
 pub mod commands {}
 /// Every event of the schema: its data, as a type.
 pub mod events {}
-/// Every command, in schema order.
-pub const COMMANDS: &[runtime::CommandSpec] = &[];
-/// What a server does for each command.
-///
-/// A method that is not written answers that the command is not built in. Write a method
-/// as `async fn`; its future is `Send` if what it holds is.
+/// Every command.
+pub const COMMANDS: &runtime::Commands = &runtime::Commands::new(&[]);
+/// What a server does, a trait for each schema file.
+pub mod server {}
+/// What a server does for every command.
 pub trait Server {}
+impl<T> Server for T {}
 /// Checks the arguments of `command`, runs it on `server`, and gives its answer.
 ///
 /// # Errors
@@ -145,13 +145,24 @@ pub async fn dispatch<S: Server>(
     command: &str,
     arguments: runtime::Object,
 ) -> Result<runtime::Value, runtime::Error> {
-    {
-        let _ = (server, arguments);
-        Err(not_found(command))
+    let _ = (server, arguments);
+    match COMMANDS.number(command)? {
+        _ => Err(runtime::not_found(command)),
     }
 }
-fn not_found(command: &str) -> runtime::Error {
-    runtime::Error::command_not_found(
-        format!("The command {command} has not been found"),
-    )
+/// Answers a message, or what was wrong with it; `None` where nothing is to be
+/// answered. Commands that came out of band run like the others.
+pub async fn answer<S: Server>(
+    server: &S,
+    session: runtime::Session,
+    message: Result<runtime::Value, runtime::Error>,
+) -> Option<runtime::Value> {
+    match runtime::Request::read(message, session, COMMANDS) {
+        Err(refusal) => Some(refusal.into_reply()),
+        Ok(request) => {
+            let runtime::Request { id, command, arguments, .. } = request;
+            let result = dispatch(server, command.name, arguments).await;
+            command.reply(id, result)
+        }
+    }
 }

@@ -204,6 +204,67 @@ pub(crate) mod commands {
         type Ok = ();
     }
 }
+/// What a server does.
+pub(crate) mod server {
+    use super::super::super::runtime::Value;
+    use super::super::super::types;
+    use super::super::super::runtime;
+    use super::commands;
+    /// What a server does for the commands of `command.json`.
+    ///
+    /// A method that is not written answers that there is no such command.
+    /// Write a method as `async fn`; its future is `Send` if what it holds is.
+    pub trait Command {
+        /// `plain`.
+        fn plain(
+            &self,
+            arguments: commands::Plain,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_found("plain")))
+        }
+        /// `with_args`.
+        fn with_args(
+            &self,
+            arguments: commands::WithArgs,
+        ) -> impl Future<Output = Result<types::S, runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_found("with_args")))
+        }
+        /// `by-type`.
+        fn by_type(
+            &self,
+            arguments: commands::ByType,
+        ) -> impl Future<Output = Result<Vec<types::S>, runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_found("by-type")))
+        }
+        /// `raw`.
+        fn raw(
+            &self,
+            arguments: commands::Raw,
+        ) -> impl Future<Output = Result<Value, runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_found("raw")))
+        }
+        /// `raw2`.
+        fn raw2(
+            &self,
+            arguments: commands::Raw2,
+        ) -> impl Future<Output = Result<Value, runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_found("raw2")))
+        }
+        /// `quiet`.
+        fn quiet(
+            &self,
+            arguments: commands::Quiet,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_found("quiet")))
+        }
+    }
+}
 }
 }
 /// The schema as `query-qmp-schema` tells it.
@@ -249,105 +310,24 @@ pub mod commands {
 }
 /// Every event of the schema: its data, as a type.
 pub mod events {}
-/// Every command, in schema order.
-pub const COMMANDS: &[runtime::CommandSpec] = &[
-    runtime::CommandSpec {
-        name: "plain",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "with_args",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "by-type",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "raw",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "raw2",
-        allow_oob: false,
-        answers: true,
-    },
-    runtime::CommandSpec {
-        name: "quiet",
-        allow_oob: false,
-        answers: false,
-    },
-];
-/// What a server does for each command.
-///
-/// A method that is not written answers that the command is not built in. Write a method
-/// as `async fn`; its future is `Send` if what it holds is.
-pub trait Server {
-    /// `plain`.
-    fn plain(
-        &self,
-        arguments: commands::Plain,
-    ) -> impl Future<
-        Output = Result<<commands::Plain as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("plain")))
-    }
-    /// `with_args`.
-    fn with_args(
-        &self,
-        arguments: commands::WithArgs,
-    ) -> impl Future<
-        Output = Result<<commands::WithArgs as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("with_args")))
-    }
-    /// `by-type`.
-    fn by_type(
-        &self,
-        arguments: commands::ByType,
-    ) -> impl Future<
-        Output = Result<<commands::ByType as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("by-type")))
-    }
-    /// `raw`.
-    fn raw(
-        &self,
-        arguments: commands::Raw,
-    ) -> impl Future<
-        Output = Result<<commands::Raw as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("raw")))
-    }
-    /// `raw2`.
-    fn raw2(
-        &self,
-        arguments: commands::Raw2,
-    ) -> impl Future<
-        Output = Result<<commands::Raw2 as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("raw2")))
-    }
-    /// `quiet`.
-    fn quiet(
-        &self,
-        arguments: commands::Quiet,
-    ) -> impl Future<
-        Output = Result<<commands::Quiet as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("quiet")))
-    }
+/// Every command.
+pub const COMMANDS: &runtime::Commands = &runtime::Commands::new(
+    &[
+        runtime::CommandSpec::new(2, "by-type"),
+        runtime::CommandSpec::new(0, "plain"),
+        runtime::CommandSpec::new(5, "quiet").without_answer(),
+        runtime::CommandSpec::new(3, "raw"),
+        runtime::CommandSpec::new(4, "raw2"),
+        runtime::CommandSpec::new(1, "with_args"),
+    ],
+);
+/// What a server does, a trait for each schema file.
+pub mod server {
+    pub use super::modules::command::server::*;
 }
+/// What a server does for every command.
+pub trait Server: server::Command {}
+impl<T: server::Command> Server for T {}
 /// Checks the arguments of `command`, runs it on `server`, and gives its answer.
 ///
 /// # Errors
@@ -357,31 +337,50 @@ pub async fn dispatch<S: Server>(
     command: &str,
     arguments: runtime::Object,
 ) -> Result<runtime::Value, runtime::Error> {
-    match command {
-        "plain" => run(arguments, |command| server.plain(command)).await,
-        "with_args" => run(arguments, |command| server.with_args(command)).await,
-        "by-type" => run(arguments, |command| server.by_type(command)).await,
-        "raw" => run(arguments, |command| server.raw(command)).await,
-        "raw2" => run(arguments, |command| server.raw2(command)).await,
-        "quiet" => run(arguments, |command| server.quiet(command)).await,
-        _ => Err(not_found(command)),
+    match COMMANDS.number(command)? {
+        0 => {
+            runtime::run(arguments, |command| server::Command::plain(server, command))
+                .await
+        }
+        1 => {
+            runtime::run(
+                    arguments,
+                    |command| server::Command::with_args(server, command),
+                )
+                .await
+        }
+        2 => {
+            runtime::run(arguments, |command| server::Command::by_type(server, command))
+                .await
+        }
+        3 => {
+            runtime::run(arguments, |command| server::Command::raw(server, command))
+                .await
+        }
+        4 => {
+            runtime::run(arguments, |command| server::Command::raw2(server, command))
+                .await
+        }
+        5 => {
+            runtime::run(arguments, |command| server::Command::quiet(server, command))
+                .await
+        }
+        _ => Err(runtime::not_found(command)),
     }
 }
-async fn run<C, F>(
-    arguments: runtime::Object,
-    call: impl FnOnce(C) -> F,
-) -> Result<runtime::Value, runtime::Error>
-where
-    C: runtime::Command,
-    F: Future<Output = Result<C::Ok, runtime::Error>>,
-{
-    use runtime::Wire as _;
-    let arguments = runtime::Value::Object(arguments);
-    let command = C::decode(arguments, runtime::Unknown::Refuse)?;
-    Ok(call(command).await?.encode())
-}
-fn not_found(command: &str) -> runtime::Error {
-    runtime::Error::command_not_found(
-        format!("The command {command} has not been found"),
-    )
+/// Answers a message, or what was wrong with it; `None` where nothing is to be
+/// answered. Commands that came out of band run like the others.
+pub async fn answer<S: Server>(
+    server: &S,
+    session: runtime::Session,
+    message: Result<runtime::Value, runtime::Error>,
+) -> Option<runtime::Value> {
+    match runtime::Request::read(message, session, COMMANDS) {
+        Err(refusal) => Some(refusal.into_reply()),
+        Ok(request) => {
+            let runtime::Request { id, command, arguments, .. } = request;
+            let result = dispatch(server, command.name, arguments).await;
+            command.reply(id, result)
+        }
+    }
 }

@@ -203,6 +203,25 @@ pub(crate) mod events {
         }
     }
 }
+/// What a server does.
+pub(crate) mod server {
+    use super::super::super::runtime;
+    use super::commands;
+    /// What a server does for the commands of `inline.json`.
+    ///
+    /// A method that is not written answers that there is no such command.
+    /// Write a method as `async fn`; its future is `Send` if what it holds is.
+    pub trait Inline {
+        /// `c`.
+        fn c(
+            &self,
+            arguments: commands::C,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_found("c")))
+        }
+    }
+}
 }
 }
 /// The schema as `query-qmp-schema` tells it.
@@ -243,30 +262,17 @@ pub mod commands {
 pub mod events {
     pub use super::modules::inline::events::*;
 }
-/// Every command, in schema order.
-pub const COMMANDS: &[runtime::CommandSpec] = &[
-    runtime::CommandSpec {
-        name: "c",
-        allow_oob: false,
-        answers: true,
-    },
-];
-/// What a server does for each command.
-///
-/// A method that is not written answers that the command is not built in. Write a method
-/// as `async fn`; its future is `Send` if what it holds is.
-pub trait Server {
-    /// `c`.
-    fn c(
-        &self,
-        arguments: commands::C,
-    ) -> impl Future<
-        Output = Result<<commands::C as runtime::Command>::Ok, runtime::Error>,
-    > {
-        let _ = arguments;
-        std::future::ready(Err(runtime::not_built_in("c")))
-    }
+/// Every command.
+pub const COMMANDS: &runtime::Commands = &runtime::Commands::new(
+    &[runtime::CommandSpec::new(0, "c")],
+);
+/// What a server does, a trait for each schema file.
+pub mod server {
+    pub use super::modules::inline::server::*;
 }
+/// What a server does for every command.
+pub trait Server: server::Inline {}
+impl<T: server::Inline> Server for T {}
 /// Checks the arguments of `command`, runs it on `server`, and gives its answer.
 ///
 /// # Errors
@@ -276,28 +282,26 @@ pub async fn dispatch<S: Server>(
     command: &str,
     arguments: runtime::Object,
 ) -> Result<runtime::Value, runtime::Error> {
-    match command {
-        "c" => run(arguments, |command| server.c(command)).await,
-        _ => Err(not_found(command)),
+    match COMMANDS.number(command)? {
+        0 => runtime::run(arguments, |command| server::Inline::c(server, command)).await,
+        _ => Err(runtime::not_found(command)),
     }
 }
-async fn run<C, F>(
-    arguments: runtime::Object,
-    call: impl FnOnce(C) -> F,
-) -> Result<runtime::Value, runtime::Error>
-where
-    C: runtime::Command,
-    F: Future<Output = Result<C::Ok, runtime::Error>>,
-{
-    use runtime::Wire as _;
-    let arguments = runtime::Value::Object(arguments);
-    let command = C::decode(arguments, runtime::Unknown::Refuse)?;
-    Ok(call(command).await?.encode())
-}
-fn not_found(command: &str) -> runtime::Error {
-    runtime::Error::command_not_found(
-        format!("The command {command} has not been found"),
-    )
+/// Answers a message, or what was wrong with it; `None` where nothing is to be
+/// answered. Commands that came out of band run like the others.
+pub async fn answer<S: Server>(
+    server: &S,
+    session: runtime::Session,
+    message: Result<runtime::Value, runtime::Error>,
+) -> Option<runtime::Value> {
+    match runtime::Request::read(message, session, COMMANDS) {
+        Err(refusal) => Some(refusal.into_reply()),
+        Ok(request) => {
+            let runtime::Request { id, command, arguments, .. } = request;
+            let result = dispatch(server, command.name, arguments).await;
+            command.reply(id, result)
+        }
+    }
 }
 /// Any event of the schema.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use qapi_codegen::{
-    Change, Conditions, Growth, Hook, Only, Options, Runtime, Serde, Unknown, generate,
-    generate_text,
+    Change, Conditions, Futures, Growth, Hook, Missing, Only, Options, Runtime, Serde, Server,
+    Unknown, generate, generate_text,
 };
 
 use super::load::Input;
@@ -64,6 +64,14 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
 
+    /// What a server answers to a command that it has no code for
+    #[arg(long, value_name = "HOW", default_value = "not-found")]
+    missing: Absent,
+
+    /// Let the futures of a server's methods run on any thread
+    #[arg(long)]
+    send: bool,
+
     /// Derive a trait for a definition too: NAME=TRAIT
     #[arg(long, value_name = "NAME=TRAIT", value_parser = split)]
     derive: Vec<(String, String)>,
@@ -104,6 +112,15 @@ enum Listing {
     NonExhaustive,
     /// They are not
     Exhaustive,
+}
+
+/// [`Missing`] as a word.
+#[derive(Clone, Copy, ValueEnum)]
+enum Absent {
+    /// That there is no such command
+    NotFound,
+    /// That it is not built in
+    NotBuiltIn,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -150,6 +167,17 @@ impl Arguments {
                 names => Only::Named(names.iter().cloned().collect()),
             },
             hooks: self.hooks(),
+            server: Server {
+                missing: match self.missing {
+                    Absent::NotFound => Missing::NotFound,
+                    Absent::NotBuiltIn => Missing::NotBuiltIn,
+                },
+                futures: if self.send {
+                    Futures::Send
+                } else {
+                    Futures::Local
+                },
+            },
         }
     }
 

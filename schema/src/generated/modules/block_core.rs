@@ -3565,3 +3565,161 @@ pub(crate) mod commands {
         type Ok = ();
     }
 }
+/// What a server does.
+pub(crate) mod server {
+    use super::super::super::types;
+    use super::super::super::runtime;
+    use super::commands;
+    /// What a server does for the commands of `block-core.json`.
+    ///
+    /// A method that is not written answers that it is not built in.
+    /// Write a method as `async fn`; its future is `Send` if what it holds is.
+    pub trait BlockCore {
+        /// Lists the devices.
+        fn query_block(
+            &self,
+            arguments: commands::QueryBlock,
+        ) -> impl Future<Output = Result<Vec<types::BlockInfo>, runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("query-block")))
+        }
+        /// Tells what each device has done so far.
+        fn query_blockstats(
+            &self,
+            arguments: commands::QueryBlockstats,
+        ) -> impl Future<Output = Result<Vec<types::BlockStats>, runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("query-blockstats")))
+        }
+        /// Lists the jobs.
+        fn query_block_jobs(
+            &self,
+            arguments: commands::QueryBlockJobs,
+        ) -> impl Future<Output = Result<Vec<types::BlockJobInfo>, runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("query-block-jobs")))
+        }
+        /// Gives the passphrase of an encrypted image.
+        fn block_passwd(
+            &self,
+            arguments: commands::BlockPasswd,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("block_passwd")))
+        }
+        /// Changes the length of an image while it is in use.
+        fn block_resize(
+            &self,
+            arguments: commands::BlockResize,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("block_resize")))
+        }
+        /// Takes an external snapshot: puts a new, empty overlay on top of a device's image.
+        fn blockdev_snapshot_sync(
+            &self,
+            arguments: commands::BlockdevSnapshotSync,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("blockdev-snapshot-sync")))
+        }
+        /// Merges images downwards: writes what is in those from `top` down into `base`.
+        fn block_commit(
+            &self,
+            arguments: commands::BlockCommit,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("block-commit")))
+        }
+        /// Copies a device's content as it is now, while the guest goes on.
+        fn drive_backup(
+            &self,
+            arguments: commands::DriveBackup,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("drive-backup")))
+        }
+        /// Lists the nodes that have a name.
+        fn query_named_block_nodes(
+            &self,
+            arguments: commands::QueryNamedBlockNodes,
+        ) -> impl Future<Output = Result<Vec<types::BlockDeviceInfo>, runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("query-named-block-nodes")))
+        }
+        /// Copies a device's content and keeps the copy up to date until it is completed.
+        fn drive_mirror(
+            &self,
+            arguments: commands::DriveMirror,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("drive-mirror")))
+        }
+        /// Limits a device's requests. Zero is no limit.
+        fn block_set_io_throttle(
+            &self,
+            arguments: commands::BlockSetIoThrottle,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("block_set_io_throttle")))
+        }
+        /// Merges images upwards: copies into a device's image what it reads from those below it.
+        fn block_stream(
+            &self,
+            arguments: commands::BlockStream,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("block-stream")))
+        }
+        /// Limits a job.
+        fn block_job_set_speed(
+            &self,
+            arguments: commands::BlockJobSetSpeed,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("block-job-set-speed")))
+        }
+        /// Asks a job to stop. BLOCK_JOB_CANCELLED tells when it has.
+        fn block_job_cancel(
+            &self,
+            arguments: commands::BlockJobCancel,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("block-job-cancel")))
+        }
+        /// Pauses a job once its requests in flight are done.
+        fn block_job_pause(
+            &self,
+            arguments: commands::BlockJobPause,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("block-job-pause")))
+        }
+        /// Lets a paused job go on.
+        fn block_job_resume(
+            &self,
+            arguments: commands::BlockJobResume,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("block-job-resume")))
+        }
+        /// Ends a job that is ready; a mirror then goes over to the copy.
+        fn block_job_complete(
+            &self,
+            arguments: commands::BlockJobComplete,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("block-job-complete")))
+        }
+        /// Opens a node.
+        ///
+        /// On the wire the options stand either under `options` or directly among the arguments.
+        fn blockdev_add(
+            &self,
+            arguments: commands::BlockdevAdd,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("blockdev-add")))
+        }
+    }
+}

@@ -200,3 +200,31 @@ pub(crate) mod commands {
         type Ok = Vec<types::CommandInfo>;
     }
 }
+/// What a server does.
+pub(crate) mod server {
+    use super::super::super::types;
+    use super::super::super::runtime;
+    use super::commands;
+    /// What a server does for the commands of `common.json`.
+    ///
+    /// A method that is not written answers that it is not built in.
+    /// Write a method as `async fn`; its future is `Send` if what it holds is.
+    pub trait Common {
+        /// Tells the server's version.
+        fn query_version(
+            &self,
+            arguments: commands::QueryVersion,
+        ) -> impl Future<Output = Result<types::VersionInfo, runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("query-version")))
+        }
+        /// Lists the commands that the server knows.
+        fn query_commands(
+            &self,
+            arguments: commands::QueryCommands,
+        ) -> impl Future<Output = Result<Vec<types::CommandInfo>, runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("query-commands")))
+        }
+    }
+}

@@ -1507,3 +1507,119 @@ pub(crate) mod events {
         }
     }
 }
+/// What a server does.
+pub(crate) mod server {
+    use super::super::super::types;
+    use super::super::super::runtime;
+    use super::commands;
+    /// What a server does for the commands of `control.json`.
+    ///
+    /// A method that is not written answers that it is not built in.
+    /// Write a method as `async fn`; its future is `Send` if what it holds is.
+    pub trait Control {
+        /// Ends negotiation: first command of every session.
+        fn qmp_capabilities(
+            &self,
+            arguments: commands::QmpCapabilities,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("qmp_capabilities")))
+        }
+        /// Ends the server, after this reply.
+        fn quit(
+            &self,
+            arguments: commands::Quit,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("quit")))
+        }
+        /// Stops guests' requests.
+        fn stop(
+            &self,
+            arguments: commands::Stop,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("stop")))
+        }
+        /// Lets guests' requests go on after `stop` or an error.
+        fn cont(
+            &self,
+            arguments: commands::Cont,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("cont")))
+        }
+        /// Closes a node that `blockdev-add` made. Answers after its files are closed and unlocked.
+        fn blockdev_del(
+            &self,
+            arguments: commands::BlockdevDel,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("blockdev-del")))
+        }
+        /// Tells the schema: commands and events, then the types that they use.
+        fn query_qmp_schema(
+            &self,
+            arguments: commands::QueryQmpSchema,
+        ) -> impl Future<Output = Result<Vec<types::SchemaInfo>, runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("query-qmp-schema")))
+        }
+        /// Starts the NBD server. It has no exports yet.
+        fn nbd_server_start(
+            &self,
+            arguments: commands::NbdServerStart,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("nbd-server-start")))
+        }
+        /// Exports a device or node on the NBD server.
+        fn nbd_server_add(
+            &self,
+            arguments: commands::NbdServerAdd,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("nbd-server-add")))
+        }
+        /// Removes an export of the NBD server.
+        fn nbd_server_remove(
+            &self,
+            arguments: commands::NbdServerRemove,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("nbd-server-remove")))
+        }
+        /// Stops the NBD server and removes its exports.
+        fn nbd_server_stop(
+            &self,
+            arguments: commands::NbdServerStop,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("nbd-server-stop")))
+        }
+        /// Serves a node outwards.
+        fn block_export_add(
+            &self,
+            arguments: commands::BlockExportAdd,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("block-export-add")))
+        }
+        /// Asks for an export to be removed; BLOCK_EXPORT_DELETED tells when it is.
+        fn block_export_del(
+            &self,
+            arguments: commands::BlockExportDel,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("block-export-del")))
+        }
+        /// Lists exports.
+        fn query_block_exports(
+            &self,
+            arguments: commands::QueryBlockExports,
+        ) -> impl Future<Output = Result<Vec<types::BlockExportInfo>, runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(Err(runtime::not_built_in("query-block-exports")))
+        }
+    }
+}

@@ -26,7 +26,10 @@ pub use convert::{
 pub use error::{Error, ErrorClass};
 pub use event::{Events, RawEvent, Received, Timestamp};
 pub use json::JsonStream;
-pub use request::{CommandSpec, Refusal, Request, Session, not_built_in, reply};
+pub use request::{
+    CommandSpec, Commands, Refusal, Request, Session, already_negotiated, no_oob, not_built_in,
+    not_found, reply, run,
+};
 pub use value::{Object, Value};
 
 #[cfg(feature = "serde")]

@@ -8,7 +8,7 @@ use consumer_build_script::seed::runtime::{Error, Object, Unknown, Value, Wire};
 use consumer_build_script::seed::types::{
     BlockdevDriver, BlockdevOptions, BlockdevOptionsBranch, BlockdevRef, ImageInfoSpecificQCow2,
 };
-use consumer_build_script::seed::{COMMANDS, Server, commands, dispatch};
+use consumer_build_script::seed::{COMMANDS, commands, dispatch, server};
 
 fn decode<T: Wire>(json: &str) -> Result<T, String> {
     let value = Value::from_json(json).map_err(|error| error.to_string())?;
@@ -48,7 +48,9 @@ fn a_reference_breaks_the_cycle_with_one_box() {
 
 struct Daemon;
 
-impl Server for Daemon {
+impl server::Common for Daemon {}
+
+impl server::BlockCore for Daemon {
     async fn blockdev_add(&self, arguments: commands::BlockdevAdd) -> Result<(), Error> {
         Err(Error::generic(arguments.options.kind().as_str()))
     }

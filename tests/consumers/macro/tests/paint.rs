@@ -5,11 +5,11 @@ use std::task::{Context, Poll, Waker};
 
 use consumer_macro::qapi::runtime::{Error, Object, Timestamp, Value};
 use consumer_macro::qapi::types::{Colour, Pixel, PixelPosition};
-use consumer_macro::qapi::{Event, Server, commands, dispatch, events};
+use consumer_macro::qapi::{Event, commands, dispatch, events, server};
 
 struct Painter;
 
-impl Server for Painter {
+impl server::Commands for Painter {
     async fn paint(&self, arguments: commands::Paint) -> Result<u64, Error> {
         Ok(arguments.pixels.len() as u64)
     }

@@ -1,0 +1,119 @@
+//! Leads every generated command to a function, and does nothing else.
+//! Called by `session.rs` through the generated dispatch. One trait a schema file; commands that are
+//! not here answer that they are not built in.
+
+use std::rc::Rc;
+
+use block_schema::{Error, commands, server, types};
+
+use super::server::Daemon;
+use super::session::Session;
+use super::{blockdev, export, query};
+
+/// The commands as one session runs them.
+pub(super) struct Commands {
+    pub(super) daemon: Rc<Daemon>,
+    pub(super) session: Rc<Session>,
+}
+
+impl server::Common for Commands {
+    async fn query_version(&self, _: commands::QueryVersion) -> Result<types::VersionInfo, Error> {
+        Ok(query::version())
+    }
+
+    async fn query_commands(
+        &self,
+        _: commands::QueryCommands,
+    ) -> Result<Vec<types::CommandInfo>, Error> {
+        Ok(query::known_commands())
+    }
+}
+
+impl server::BlockCore for Commands {
+    async fn query_block(&self, _: commands::QueryBlock) -> Result<Vec<types::BlockInfo>, Error> {
+        Ok(query::devices(self.daemon.queue()).await?)
+    }
+
+    async fn query_named_block_nodes(
+        &self,
+        arguments: commands::QueryNamedBlockNodes,
+    ) -> Result<Vec<types::BlockDeviceInfo>, Error> {
+        Ok(query::nodes(self.daemon.queue(), &arguments).await?)
+    }
+
+    async fn query_blockstats(
+        &self,
+        arguments: commands::QueryBlockstats,
+    ) -> Result<Vec<types::BlockStats>, Error> {
+        Ok(query::stats(self.daemon.queue().layer(), &arguments))
+    }
+
+    async fn query_block_jobs(
+        &self,
+        _: commands::QueryBlockJobs,
+    ) -> Result<Vec<types::BlockJobInfo>, Error> {
+        // No command starts one yet.
+        Ok(Vec::new())
+    }
+
+    async fn blockdev_add(&self, arguments: commands::BlockdevAdd) -> Result<(), Error> {
+        Ok(blockdev::add(self.daemon.queue(), arguments).await?)
+    }
+
+    async fn block_resize(&self, arguments: commands::BlockResize) -> Result<(), Error> {
+        Ok(blockdev::resize(self.daemon.queue(), arguments).await?)
+    }
+}
+
+impl server::Control for Commands {
+    async fn query_qmp_schema(
+        &self,
+        _: commands::QueryQmpSchema,
+    ) -> Result<Vec<types::SchemaInfo>, Error> {
+        query::schema()
+    }
+
+    async fn blockdev_del(&self, arguments: commands::BlockdevDel) -> Result<(), Error> {
+        Ok(blockdev::del(self.daemon.queue(), arguments).await?)
+    }
+
+    async fn nbd_server_start(&self, arguments: commands::NbdServerStart) -> Result<(), Error> {
+        Ok(self.daemon.exports().start_server(&arguments)?)
+    }
+
+    async fn nbd_server_add(&self, arguments: commands::NbdServerAdd) -> Result<(), Error> {
+        Ok(export::nbd_add(&self.daemon, arguments).await?)
+    }
+
+    async fn nbd_server_remove(&self, arguments: commands::NbdServerRemove) -> Result<(), Error> {
+        Ok(export::nbd_remove(self.daemon.exports(), &arguments)?)
+    }
+
+    async fn nbd_server_stop(&self, _: commands::NbdServerStop) -> Result<(), Error> {
+        Ok(self.daemon.exports().stop_server().await?)
+    }
+
+    async fn block_export_add(&self, arguments: commands::BlockExportAdd) -> Result<(), Error> {
+        Ok(self.daemon.exports().add(&arguments.0).await?)
+    }
+
+    async fn block_export_del(&self, arguments: commands::BlockExportDel) -> Result<(), Error> {
+        Ok(export::del(self.daemon.exports(), &arguments)?)
+    }
+
+    async fn query_block_exports(
+        &self,
+        _: commands::QueryBlockExports,
+    ) -> Result<Vec<types::BlockExportInfo>, Error> {
+        Ok(self.daemon.exports().list())
+    }
+
+    async fn qmp_capabilities(&self, arguments: commands::QmpCapabilities) -> Result<(), Error> {
+        self.session.negotiate(arguments)
+    }
+
+    async fn quit(&self, _: commands::Quit) -> Result<(), Error> {
+        self.session.ask_to_quit();
+        Ok(())
+    }
+}
