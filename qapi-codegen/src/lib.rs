@@ -15,6 +15,7 @@ mod file;
 pub mod introspect;
 mod names;
 mod options;
+mod paths;
 mod plan;
 
 #[path = "../runtime/mod.rs"]
@@ -32,6 +33,7 @@ pub use options::{
     Change, Conditions, Futures, Growth, Hook, Missing, Only, Options, Runtime, Serde, Server,
     Unknown, feature_name,
 };
+pub use paths::paths;
 use plan::Plan;
 use qapi_parser::{Diagnostics, Loader, Schema};
 
