@@ -3,6 +3,7 @@
 //! Each step says what it compared, or why it did not.
 
 mod introspect;
+mod round_trip;
 
 use std::path::PathBuf;
 
@@ -20,8 +21,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         println!("{VARIABLE} does not say where QEMU's source is: nothing was compared");
         return Ok(());
     };
-    for line in introspect::run(&source)? {
-        println!("{line}");
+    for step in [introspect::run, round_trip::run] {
+        for line in step(&source)? {
+            println!("{line}");
+        }
     }
     Ok(())
 }
