@@ -65,6 +65,32 @@ fn dialect(case: &Path) -> Dialect {
     }
 }
 
+#[test]
+fn formatting_changes_no_schema() {
+    let copy = std::env::temp_dir().join(format!("qapi-format-{}", std::process::id()));
+    for folder in ["ok", "include"] {
+        std::fs::create_dir_all(copy.join(folder)).expect("the folder can be made");
+        for case in cases(&Path::new(ROOT).join(folder)) {
+            let text = std::fs::read_to_string(&case).expect("the case can be read");
+            let text = qapi_parser::format(&case, &text).unwrap_or_else(|e| panic!("{e}"));
+            let name = case.file_name().expect("it has a name");
+            std::fs::write(copy.join(folder).join(name), text).expect("it can be written");
+        }
+    }
+    let before = cases(&Path::new(ROOT).join("ok"));
+    let after = cases(&copy.join("ok"));
+    for (before, after) in before.iter().zip(after) {
+        let load = |path: &Path| Loader::new().load(path).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(
+            dump(&load(before)),
+            dump(&load(&after)),
+            "{}",
+            before.display()
+        );
+    }
+    std::fs::remove_dir_all(&copy).expect("the folder can go");
+}
+
 fn cases(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).expect("there are cases");
     let mut paths: Vec<PathBuf> = entries

@@ -79,24 +79,31 @@ impl<'a> Definitions<'a> {
         self.place(before, comments, object)
     }
 
-    /// The items that were made, `before` in front of all of them, `object` last.
+    /// The items that were made, `object` last. Of what stood before that, what is about it stays
+    /// with it.
     fn place(
         &mut self,
-        before: Lead,
-        comments: Vec<Comment>,
+        mut before: Lead,
+        mut comments: Vec<Comment>,
         object: Container<Pair>,
     ) -> Vec<Item> {
-        let gap = before.gap || !self.out.is_empty();
-        let own = Lead { comments, gap };
         let mut items = std::mem::take(&mut self.out);
+        let attached = match before.comments.iter().rposition(|comment| comment.gap) {
+            _ if items.is_empty() => 0,
+            _ if before.gap => before.comments.len(),
+            at => at.unwrap_or(0),
+        };
+        comments.splice(0..0, before.comments.split_off(attached));
+        if let Some(first) = comments.first_mut() {
+            first.gap |= !items.is_empty();
+        }
+        let gap = (before.gap || !items.is_empty()) && !comments.iter().any(|c| c.alone);
         items.push(Item {
-            before: own,
+            before: Lead { comments, gap },
             object,
         });
         if let Some(first) = items.first_mut() {
-            let mut all = before.comments;
-            all.append(&mut first.before.comments);
-            first.before.comments = all;
+            first.before.comments.splice(0..0, before.comments);
         }
         items
     }
@@ -184,7 +191,7 @@ impl<'a> Definitions<'a> {
             match &mut pair.value.node {
                 Node::Object(inner) if self.schema.structure(&inline).is_some() => {
                     let members = self.members(inner, &inline);
-                    let name = self.names.unique(&camel(&inline));
+                    let name = self.names.new_type(&inline);
                     self.except(&name, &members);
                     let empty = Container::from(Vec::new());
                     let inner = Node::Object(std::mem::replace(inner, empty));
@@ -280,7 +287,7 @@ impl<'a> Definitions<'a> {
         name: &str,
         doc: &mut Option<Doc>,
     ) -> Draft {
-        let kind = self.names.unique(&format!("{name}Kind"));
+        let kind = self.names.new_type(&format!("{name}Kind"));
         let mut values = Vec::new();
         self.each_branch(&mut object, |names, pair| {
             pair.key = names.member(name, &pair.key);
@@ -313,7 +320,7 @@ impl<'a> Definitions<'a> {
         let (base, members) = match base {
             None => (Value::from(tag), vec!["type".to_owned()]),
             Some(base) => {
-                let own = self.names.unique(&format!("{name}Base"));
+                let own = self.names.new_type(&format!("{name}Base"));
                 let base = self.names.ty(&base);
                 self.add(
                     vec![
@@ -365,7 +372,7 @@ impl<'a> Definitions<'a> {
         }
         let name = self
             .names
-            .unique(&format!("{}{list}Wrapper", of_type(held)));
+            .new_type(&format!("{}{list}Wrapper", of_type(held)));
         self.wrappers.insert(key, name.clone());
         let data = vec![Pair::new("data", node.clone())];
         self.add(
@@ -443,7 +450,7 @@ impl<'a> Definitions<'a> {
         members: Vec<String>,
         doc: &mut Option<Doc>,
     ) -> Node {
-        let name = self.names.unique(&format!("{}Arguments", camel(command)));
+        let name = self.names.new_type(&format!("{}Arguments", camel(command)));
         let own = doc.as_mut().map(|doc| {
             let mut own = doc.split(&members);
             own.body = vec![format!("Arguments of @{command}.")];

@@ -390,7 +390,10 @@ impl Writer {
 
     /// A paragraph's first line, so that it means nothing else.
     fn first_line(&mut self, line: &str) {
-        let line = line.trim_start_matches('=');
+        let line = match line.trim_start_matches('=') {
+            heading if heading.len() < line.len() => heading.trim_start(),
+            line => line,
+        };
         match line.strip_prefix('@') {
             Some(rest) if rest.contains(':') => self.line(rest),
             _ if ["Features:", "Errors:"]

@@ -7,6 +7,9 @@ mod definitions;
 mod docs;
 mod names;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
 use definitions::Definitions;
@@ -14,9 +17,9 @@ use names::Exceptions;
 
 use super::layout;
 use super::tree::{Container, File, Item, Lead, Node, Pair, Value};
-use crate::Loader;
 use crate::error::Diagnostics;
 use crate::include;
+use crate::{Dialect, Loader};
 
 /// A schema in today's dialect.
 #[derive(Debug, Clone)]
@@ -43,7 +46,16 @@ pub struct Migrated {
 /// # Errors
 /// Everything that is wrong with the schema as it is.
 pub fn migrate(root: impl AsRef<Path>) -> Result<Migration, Diagnostics> {
-    let schema = Loader::new().load(root)?;
+    let root = root.as_ref();
+    let loader = Loader::new();
+    let (schema, is_told) = match loader.load(root) {
+        Ok(schema) => (schema, false),
+        // Where nothing tells the dialects apart, today's is taken, which is stricter.
+        Err(errors) => {
+            let legacy = loader.dialect(Dialect::Legacy).load(root);
+            (legacy.map_err(|_| errors)?, true)
+        }
+    };
     let mut definitions = Definitions::new(&schema);
     let mut files = Vec::new();
     for path in &schema.files {
@@ -54,7 +66,7 @@ pub fn migrate(root: impl AsRef<Path>) -> Result<Migration, Diagnostics> {
         files.push((path.clone(), text, tree));
     }
     let listed = pragmas(files.iter().map(|(.., tree)| tree));
-    let is_migrated = files.iter().any(|(.., tree)| is_legacy(tree));
+    let is_migrated = is_told || files.iter().any(|(.., tree)| is_legacy(tree));
     let mut trees = Vec::new();
     for (.., tree) in &files {
         let mut tree = tree.clone();
@@ -181,10 +193,11 @@ fn except(file: &mut File, mut pragma: Vec<Pair>, listed: &Exceptions) {
     if let Some(first) = file.items.first_mut() {
         // The file's own comment stays at its top.
         let comments = &mut first.before.comments;
+        let is_apart = first.before.gap && !comments.iter().any(|c| c.text.starts_with("##"));
         let header = match comments.iter().rposition(|comment| comment.gap) {
-            Some(0) | None if !first.before.gap => 0,
-            Some(0) | None => comments.len(),
-            Some(at) => at,
+            Some(at) if at > 0 => at,
+            _ if is_apart => comments.len(),
+            _ => 0,
         };
         item.before.comments = comments.drain(..header).collect();
         match comments.first_mut() {

@@ -40,7 +40,7 @@ impl Names {
             let name = &entity.name;
             let inline = name.contains('-');
             if entity.kind.is_type() && !inline && !is_type_name(name) {
-                let new = names.unique(&type_name(name));
+                let new = names.new_type(name);
                 names.notes.push(format!("type `{name}` is called `{new}`"));
                 names.types.insert(name.clone(), new);
             }
@@ -48,9 +48,10 @@ impl Names {
         names
     }
 
-    /// A type's name that nothing has yet, `wanted` if it is free.
-    pub(super) fn unique(&mut self, wanted: &str) -> String {
-        let mut name = wanted.to_owned();
+    /// A name for a type that nothing has yet, `wanted` if that is free and keeps the rules.
+    pub(super) fn new_type(&mut self, wanted: &str) -> String {
+        let wanted = type_name(wanted);
+        let mut name = wanted.clone();
         let mut number = 2;
         while !self.taken.insert(name.clone()) {
             name = format!("{wanted}{number}");
