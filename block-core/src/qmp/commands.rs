@@ -8,7 +8,7 @@ use block_schema::{Error, commands, server, types};
 
 use super::server::Daemon;
 use super::session::Session;
-use super::{blockdev, export, query};
+use super::{blockdev, export, query, snapshot};
 
 /// The commands as one session runs them.
 pub(super) struct Commands {
@@ -75,6 +75,20 @@ impl server::Control for Commands {
 
     async fn blockdev_del(&self, arguments: commands::BlockdevDel) -> Result<(), Error> {
         Ok(blockdev::del(self.daemon.queue(), arguments).await?)
+    }
+
+    async fn blockdev_snapshot_internal_sync(
+        &self,
+        arguments: commands::BlockdevSnapshotInternalSync,
+    ) -> Result<(), Error> {
+        Ok(snapshot::take(self.daemon.queue(), arguments).await?)
+    }
+
+    async fn blockdev_snapshot_delete_internal_sync(
+        &self,
+        arguments: commands::BlockdevSnapshotDeleteInternalSync,
+    ) -> Result<types::SnapshotInfo, Error> {
+        Ok(snapshot::delete(self.daemon.queue(), arguments).await?)
     }
 
     async fn nbd_server_start(&self, arguments: commands::NbdServerStart) -> Result<(), Error> {

@@ -28,5 +28,6 @@ mod outbox;
 mod query;
 mod server;
 mod session;
+mod snapshot;
 
 pub use server::{Daemon, Monitor};

@@ -26,8 +26,8 @@ pub mod events {
 pub const COMMANDS: &runtime::Commands = &runtime::Commands::new(
     &[
         runtime::CommandSpec::new(8, "block-commit"),
-        runtime::CommandSpec::new(30, "block-export-add"),
-        runtime::CommandSpec::new(31, "block-export-del"),
+        runtime::CommandSpec::new(32, "block-export-add"),
+        runtime::CommandSpec::new(33, "block-export-del"),
         runtime::CommandSpec::new(15, "block-job-cancel"),
         runtime::CommandSpec::new(18, "block-job-complete"),
         runtime::CommandSpec::new(16, "block-job-pause"),
@@ -39,22 +39,24 @@ pub const COMMANDS: &runtime::Commands = &runtime::Commands::new(
         runtime::CommandSpec::new(12, "block_set_io_throttle"),
         runtime::CommandSpec::new(19, "blockdev-add"),
         runtime::CommandSpec::new(24, "blockdev-del"),
+        runtime::CommandSpec::new(26, "blockdev-snapshot-delete-internal-sync"),
+        runtime::CommandSpec::new(25, "blockdev-snapshot-internal-sync"),
         runtime::CommandSpec::new(7, "blockdev-snapshot-sync"),
         runtime::CommandSpec::new(23, "cont"),
         runtime::CommandSpec::new(9, "drive-backup"),
         runtime::CommandSpec::new(11, "drive-mirror"),
-        runtime::CommandSpec::new(27, "nbd-server-add"),
-        runtime::CommandSpec::new(28, "nbd-server-remove"),
-        runtime::CommandSpec::new(26, "nbd-server-start"),
-        runtime::CommandSpec::new(29, "nbd-server-stop"),
+        runtime::CommandSpec::new(29, "nbd-server-add"),
+        runtime::CommandSpec::new(30, "nbd-server-remove"),
+        runtime::CommandSpec::new(28, "nbd-server-start"),
+        runtime::CommandSpec::new(31, "nbd-server-stop"),
         runtime::CommandSpec::new(20, "qmp_capabilities"),
         runtime::CommandSpec::new(2, "query-block"),
-        runtime::CommandSpec::new(32, "query-block-exports"),
+        runtime::CommandSpec::new(34, "query-block-exports"),
         runtime::CommandSpec::new(4, "query-block-jobs"),
         runtime::CommandSpec::new(3, "query-blockstats"),
         runtime::CommandSpec::new(1, "query-commands"),
         runtime::CommandSpec::new(10, "query-named-block-nodes"),
-        runtime::CommandSpec::new(25, "query-qmp-schema"),
+        runtime::CommandSpec::new(27, "query-qmp-schema"),
         runtime::CommandSpec::new(0, "query-version"),
         runtime::CommandSpec::new(21, "quit"),
         runtime::CommandSpec::new(22, "stop"),
@@ -248,53 +250,73 @@ pub async fn dispatch<S: Server>(
         25 => {
             runtime::run(
                     arguments,
-                    |command| server::Control::query_qmp_schema(server, command),
+                    |command| server::Control::blockdev_snapshot_internal_sync(
+                        server,
+                        command,
+                    ),
                 )
                 .await
         }
         26 => {
             runtime::run(
                     arguments,
-                    |command| server::Control::nbd_server_start(server, command),
+                    |command| server::Control::blockdev_snapshot_delete_internal_sync(
+                        server,
+                        command,
+                    ),
                 )
                 .await
         }
         27 => {
             runtime::run(
                     arguments,
-                    |command| server::Control::nbd_server_add(server, command),
+                    |command| server::Control::query_qmp_schema(server, command),
                 )
                 .await
         }
         28 => {
             runtime::run(
                     arguments,
-                    |command| server::Control::nbd_server_remove(server, command),
+                    |command| server::Control::nbd_server_start(server, command),
                 )
                 .await
         }
         29 => {
             runtime::run(
                     arguments,
-                    |command| server::Control::nbd_server_stop(server, command),
+                    |command| server::Control::nbd_server_add(server, command),
                 )
                 .await
         }
         30 => {
             runtime::run(
                     arguments,
-                    |command| server::Control::block_export_add(server, command),
+                    |command| server::Control::nbd_server_remove(server, command),
                 )
                 .await
         }
         31 => {
             runtime::run(
                     arguments,
-                    |command| server::Control::block_export_del(server, command),
+                    |command| server::Control::nbd_server_stop(server, command),
                 )
                 .await
         }
         32 => {
+            runtime::run(
+                    arguments,
+                    |command| server::Control::block_export_add(server, command),
+                )
+                .await
+        }
+        33 => {
+            runtime::run(
+                    arguments,
+                    |command| server::Control::block_export_del(server, command),
+                )
+                .await
+        }
+        34 => {
             runtime::run(
                     arguments,
                     |command| server::Control::query_block_exports(server, command),

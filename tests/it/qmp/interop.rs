@@ -26,7 +26,7 @@ pub(super) fn skip(why: &str) {
 pub(super) struct Oracle(Child);
 
 impl Oracle {
-    fn start(rig: &Rig) -> Option<(Oracle, Client)> {
+    pub(super) fn start(rig: &Rig) -> Option<(Oracle, Client)> {
         let (oracle, stream) = Oracle::start_quietly(rig)?;
         Some((oracle, Client::on(stream)))
     }

@@ -7,3 +7,4 @@ mod interop;
 mod nbd_guest;
 mod rig;
 mod session;
+mod snapshots;

@@ -1192,6 +1192,90 @@ pub(crate) mod commands {
         const ALLOW_OOB: bool = false;
         type Ok = ();
     }
+    /// Takes a snapshot inside an image: of its disk as it is, without the state of a machine. Requests
+    /// wait meanwhile.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct BlockdevSnapshotInternalSync {
+        /// The device, or the node name of an image.
+        pub device: String,
+        /// What the snapshot is called; no other one of the image may be called so.
+        pub name: String,
+    }
+    impl Wire for BlockdevSnapshotInternalSync {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for BlockdevSnapshotInternalSync {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self {
+                device: members.req("device")?,
+                name: members.req("name")?,
+            })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put("device", &self.device);
+            object.put("name", &self.name);
+        }
+    }
+    impl Command for BlockdevSnapshotInternalSync {
+        const NAME: &'static str = "blockdev-snapshot-internal-sync";
+        const ALLOW_OOB: bool = false;
+        type Ok = ();
+    }
+    /// Deletes a snapshot inside an image: the first that has the ID and the name, of which at least one
+    /// is given. Requests wait meanwhile.
+    ///
+    /// Returns: what the snapshot was.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct BlockdevSnapshotDeleteInternalSync {
+        /// The device, or the node name of an image.
+        pub device: String,
+        /// The snapshot's ID.
+        pub id: Option<String>,
+        /// Its name.
+        pub name: Option<String>,
+    }
+    impl BlockdevSnapshotDeleteInternalSync {
+        /// One with no optional member.
+        pub fn new(device: String) -> Self {
+            Self {
+                device,
+                id: None,
+                name: None,
+            }
+        }
+    }
+    impl Wire for BlockdevSnapshotDeleteInternalSync {
+        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
+            read_fields(value, context)
+        }
+        fn encode(&self) -> Value {
+            encode_fields(self)
+        }
+    }
+    impl Fields for BlockdevSnapshotDeleteInternalSync {
+        fn take(members: &mut Members) -> Result<Self, Invalid> {
+            Ok(Self {
+                device: members.req("device")?,
+                id: members.opt("id")?,
+                name: members.opt("name")?,
+            })
+        }
+        fn put(&self, object: &mut Object) {
+            object.put("device", &self.device);
+            object.put_opt("id", &self.id);
+            object.put_opt("name", &self.name);
+        }
+    }
+    impl Command for BlockdevSnapshotDeleteInternalSync {
+        const NAME: &'static str = "blockdev-snapshot-delete-internal-sync";
+        const ALLOW_OOB: bool = false;
+        type Ok = types::SnapshotInfo;
+    }
     /// Tells the schema: commands and events, then the types that they use.
     #[derive(Debug, Clone, PartialEq, Default)]
     pub struct QueryQmpSchema {}
@@ -1556,6 +1640,30 @@ pub(crate) mod server {
         ) -> impl Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("blockdev-del")))
+        }
+        /// Takes a snapshot inside an image: of its disk as it is, without the state of a machine. Requests
+        /// wait meanwhile.
+        fn blockdev_snapshot_internal_sync(
+            &self,
+            arguments: commands::BlockdevSnapshotInternalSync,
+        ) -> impl Future<Output = Result<(), runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(
+                Err(runtime::not_built_in("blockdev-snapshot-internal-sync")),
+            )
+        }
+        /// Deletes a snapshot inside an image: the first that has the ID and the name, of which at least one
+        /// is given. Requests wait meanwhile.
+        ///
+        /// Returns: what the snapshot was.
+        fn blockdev_snapshot_delete_internal_sync(
+            &self,
+            arguments: commands::BlockdevSnapshotDeleteInternalSync,
+        ) -> impl Future<Output = Result<types::SnapshotInfo, runtime::Error>> {
+            let _ = arguments;
+            std::future::ready(
+                Err(runtime::not_built_in("blockdev-snapshot-delete-internal-sync")),
+            )
         }
         /// Tells the schema: commands and events, then the types that they use.
         fn query_qmp_schema(
