@@ -4,16 +4,21 @@
 
 mod copy;
 
+use block_core::driver::{SnapshotChange, SnapshotKey};
+use block_core::error::Error;
+
 use crate::create::{NewImage, creatable_format, set_backing};
 use crate::image::Image;
 use crate::opts::cache::CacheMode;
 use crate::opts::create::CreateOptions;
 use crate::opts::image::{ImageArgs, ImageName, OpenHow};
+use crate::opts::keyval;
 use crate::opts::number;
 use crate::opts::size::parse_size;
 use crate::progress::Progress;
-use crate::report::{Failure, Outcome};
+use crate::report::{Failure, Outcome, chain_text};
 use crate::session::{self, Session};
+use crate::snapshot::by_id_or_name;
 
 use copy::{Copy, How, Source, Unwritten};
 
@@ -70,6 +75,9 @@ pub(crate) struct Args {
     /// Cache mode of the sources
     #[arg(short = 'T', value_name = "CACHE", default_value = "writeback")]
     source_cache: String,
+    /// Copy what the source was in a snapshot: snapshot.id=ID,snapshot.name=NAME, or one of the two
+    #[arg(short = 'l', value_name = "SNAPSHOT")]
+    snapshot: Option<String>,
     /// Show how far it is
     #[arg(short, long)]
     progress: bool,
@@ -133,6 +141,10 @@ fn check_combinations(args: &Args) -> Result<(), Failure> {
             "Cannot use --target-is-zero when the destination image has a backing file",
         ),
         (
+            args.filenames.len() > 2 && args.snapshot.is_some(),
+            "No support for concatenating multiple snapshot",
+        ),
+        (
             args.filenames.len() > 2 && args.backing.is_some(),
             "Having a backing file for the target makes no sense when concatenating multiple \
              input images",
@@ -167,6 +179,9 @@ async fn open_sources(
     for (index, text) in names.iter().enumerate() {
         let name = ImageName::new(text, args.format.as_deref(), &args.image)?;
         let image = Image::open(session, &name, &format!("source{index}"), how).await?;
+        if let Some(snapshot) = &args.snapshot {
+            show_snapshot(session, &image, snapshot).await?;
+        }
         let end = start
             .checked_add(image.len()?)
             .ok_or_else(|| Failure::new("The sources are too long together"))?;
@@ -174,6 +189,46 @@ async fn open_sources(
         start = end;
     }
     Ok(sources)
+}
+
+/// Lets a source be what it was in a snapshot.
+async fn show_snapshot(session: &Session, image: &Image, text: &str) -> Result<(), Failure> {
+    let failed = |why: &str| Failure::new(format!("Failed to load snapshot: {why}"));
+    let key = match text.starts_with("snapshot.") {
+        true => snapshot_key(text)?,
+        false => by_id_or_name(image, text)?.unwrap_or_else(|| SnapshotKey {
+            id: None,
+            name: Some(text.to_owned()),
+        }),
+    };
+    let show = SnapshotChange::Show(key);
+    match session
+        .layer()
+        .snapshot(session.queue(), image.id(), show)
+        .await
+    {
+        Ok(_) => Ok(()),
+        Err(Error::Unsupported { .. }) => Err(failed(
+            "the format does not support temporarily loading internal snapshots",
+        )),
+        Err(Error::InvalidOption { .. }) => Err(failed("Can't find snapshot")),
+        Err(error) => Err(failed(&chain_text(&error))),
+    }
+}
+
+fn snapshot_key(text: &str) -> Result<SnapshotKey, Failure> {
+    let mut key = SnapshotKey::default();
+    for part in keyval::split(text) {
+        match part.split_once('=') {
+            Some(("snapshot.id", id)) => key.id = Some(id.to_owned()),
+            Some(("snapshot.name", name)) => key.name = Some(name.to_owned()),
+            Some(_) | None => {
+                let text = format!("Failed in parsing snapshot param '{text}'");
+                return Err(Failure::new(text));
+            }
+        }
+    }
+    Ok(key)
 }
 
 async fn open_target(

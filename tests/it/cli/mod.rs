@@ -7,6 +7,7 @@
 mod images;
 mod io;
 mod serve;
+mod snapshots;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
