@@ -6,6 +6,7 @@
 
 mod images;
 mod io;
+mod qmp;
 mod serve;
 mod snapshots;
 
