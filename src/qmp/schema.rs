@@ -170,21 +170,21 @@ impl Schema {
     }
 
     /// All members that an object has whose tags have the values that `value_of` tells.
-    pub(super) fn members<'a>(
-        &'a self,
+    pub(super) fn members(
+        &self,
         id: TypeId,
         value_of: impl Fn(&str) -> Option<String>,
-    ) -> Vec<&'a Member> {
+    ) -> Vec<&Member> {
         let declared = self.declared(id, value_of).into_iter();
         declared.map(|(_, member)| member).collect()
     }
 
     /// As [`Schema::members`], each with the type that declares it.
-    pub(super) fn declared<'a>(
-        &'a self,
+    pub(super) fn declared(
+        &self,
         id: TypeId,
         value_of: impl Fn(&str) -> Option<String>,
-    ) -> Vec<(TypeId, &'a Member)> {
+    ) -> Vec<(TypeId, &Member)> {
         let mut members = Vec::new();
         let mut next = self.object(id);
         for _ in 0..MAX_VARIANTS {
