@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
+use super::serve::Served;
 use super::{Bench, Said, beside};
 
 /// So long a test waits for what must come.
@@ -361,4 +362,68 @@ fn events_come_above_the_line_that_is_written_and_a_lost_server_ends_it() {
         assert_eq!(terminal.wait(), Some(1));
         std::fs::remove_file(daemon.0.path("daemon.pid")).expect("a file");
     });
+}
+
+/// The blocks of a document that are of a kind, as commands and what they say.
+fn examples(text: &str, kind: &str, prompt: &str) -> Vec<(String, Vec<String>)> {
+    let mut examples: Vec<(String, Vec<String>)> = Vec::new();
+    let mut inside = false;
+    for line in text.lines() {
+        if let Some(fence) = line.strip_prefix("```") {
+            inside = fence == kind;
+        } else if inside {
+            match (line.strip_prefix(prompt), examples.last_mut()) {
+                (Some(command), _) => examples.push((command.to_owned(), Vec::new())),
+                (None, Some((_, said))) => said.push(line.to_owned()),
+                (None, None) => panic!("{line} follows no command"),
+            }
+        }
+    }
+    examples
+}
+
+/// `…` in what is wanted stands for anything; on a line of its own, for all lines that follow.
+fn is_as_shown(said: &str, wanted: &[String]) -> bool {
+    let mut said = said.lines();
+    for wanted in wanted {
+        if wanted == "…" {
+            return true;
+        }
+        let fits = said
+            .next()
+            .is_some_and(|said| match wanted.split_once('…') {
+                Some((start, end)) => said.starts_with(start) && said.ends_with(end),
+                None => said == wanted,
+            });
+        if !fits {
+            return false;
+        }
+    }
+    said.next().is_none()
+}
+
+#[test]
+fn the_document_shows_what_happens() {
+    let bench = Bench::new();
+    let served = Served::by_default(&bench);
+    let text = include_str!("../../../docs/qmp.md");
+    let path = format!("PATH={}:$PATH", bench.path("").display());
+    let quote = |line: &str| format!("'{}'", line.replace('\'', r"'\''"));
+    let at_terminal = examples(text, "qmp", "qmp> ");
+    let at_terminal = at_terminal.into_iter().map(|(line, said)| {
+        (
+            format!("qblk qmp qblk-data/qmp.sock -c {}", quote(&line)),
+            said,
+        )
+    });
+    let in_shell = examples(text, "console", "$ ");
+    assert!(in_shell.len() > 2);
+    for (command, wanted) in at_terminal.chain(in_shell) {
+        let said = bench.run(
+            "sh".as_ref(),
+            &["-c", &format!("{path}; exec 2>&1; {command}")],
+        );
+        assert!(is_as_shown(&said.out, &wanted), "{command}: {}", said.out);
+    }
+    assert_eq!(served.terminate(), Some(0));
 }

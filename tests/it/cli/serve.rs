@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::{Bench, beside};
 
 /// A running daemon; killed when the test fails.
-struct Served {
+pub(super) struct Served {
     child: Child,
     /// The commands that it printed.
     hints: Vec<String>,
@@ -18,7 +18,7 @@ struct Served {
 
 impl Served {
     /// Starts `serve` without options, and waits until it serves.
-    fn by_default(bench: &Bench) -> Served {
+    pub(super) fn by_default(bench: &Bench) -> Served {
         let mut child = Command::new(bench.path("qblk"))
             .arg("serve")
             .current_dir(bench.path(""))
@@ -38,7 +38,7 @@ impl Served {
         Served { child, hints }
     }
 
-    fn terminate(mut self) -> Option<i32> {
+    pub(super) fn terminate(mut self) -> Option<i32> {
         let pid = self.child.id().to_string();
         assert!(
             Command::new("kill")
