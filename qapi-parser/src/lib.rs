@@ -9,18 +9,11 @@
 
 mod source;
 
+mod cut;
 mod parse;
 mod syntax;
 
 mod check;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        unused_imports,
-        reason = "asked for by the checker of today's dialect"
-    )
-)]
 mod doc;
 mod include;
 mod overlay;
@@ -33,7 +26,9 @@ mod cond;
 mod error;
 mod schema;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use cond::Cond;
 pub use error::{Diagnostic, Diagnostics};
@@ -99,43 +94,30 @@ impl Loader {
         let mut reader = include::Reader {
             silent: &self.silent,
             diagnostics: &mut diagnostics,
-            items: Vec::new(),
-            modules: Vec::new(),
-            pragmas: pragma::Pragmas::default(),
+            out: include::Files::default(),
             stack: Vec::new(),
-            done: Vec::new(),
+            done: HashSet::new(),
         };
-        reader.read(path.as_ref(), None);
-        let include::Reader {
-            items,
-            modules,
-            pragmas,
-            ..
-        } = reader;
-        let languages = check::decide(&items, self.dialect);
-        let mut drafts = Vec::new();
-        for (item, language) in items.iter().zip(languages) {
-            drafts.extend(check::check(item, language, &pragmas, &mut diagnostics));
-        }
+        reader.root(path.as_ref());
+        let files = reader.out;
+        let pragmas = files.pragmas.clone();
         let mut schema = Schema::default();
-        for module in modules {
-            schema.modules.entry(module).or_default();
-        }
         let mut origins = resolve::Origins::new();
-        for draft in drafts {
+        for draft in check::check(files, self.dialect, &mut schema, &mut diagnostics) {
             resolve::define(&mut schema, &mut origins, draft, &mut diagnostics);
         }
         for overlay in &self.overlays {
             let Some(text) = include::read_text(overlay, None, &mut diagnostics) else {
                 continue;
             };
-            let file = diagnostics.sources.add(overlay, text.clone(), None);
+            let file = diagnostics.sources.add(overlay, Arc::clone(&text), None);
             overlay::merge(&mut schema, &mut origins, file, &text, &mut diagnostics);
         }
         resolve::check(&mut schema, &origins, &pragmas, &mut diagnostics);
         if self.documented {
             doc::require(&schema, &mut diagnostics);
         }
+        diagnostics.sort();
         schema.files = diagnostics
             .sources
             .files()

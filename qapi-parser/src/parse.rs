@@ -1,8 +1,8 @@
-//! Text to syntax: cuts a file into expressions, then reads each with the grammar.
+//! Pieces to syntax: reads each expression with the grammar.
 //! Called by `include.rs` for schema files and by `overlay.rs` for overlays.
-//! Invariant: the grammar, which recurses, sees only text whose brackets match and nest at most
-//! [`MAX_DEPTH`] deep; a syntax error in one expression does not hide those in the next.
-//! Not here: what an expression may say (`check.rs`).
+//! Invariant: the grammar, which recurses, sees only what `cut.rs` found to nest within bounds; a
+//! syntax error in one expression does not hide those in the next.
+//! Not here: what an expression may say (`check`).
 
 use std::collections::HashMap;
 
@@ -10,222 +10,120 @@ use pest::Parser as _;
 use pest::error::{ErrorVariant, InputLocation};
 use pest::iterators::Pair;
 
+use crate::cut::{Chunk, Flaw, FlawKind, MAX_DEPTH, cut, too_deep};
 use crate::doc::Gap;
 use crate::error::{Diagnostic, Diagnostics};
 use crate::source::{FileId, Span};
 use crate::syntax::{Expression, Node, Object, Text, Value};
 
-/// How deep brackets may nest. QEMU's own schemas need five levels.
-pub(crate) const MAX_DEPTH: usize = 64;
-
 #[derive(pest_derive::Parser)]
 #[grammar = "qapi.pest"]
 struct Grammar;
 
-/// The expressions of schema file `file`, whose text is `text`.
-pub(crate) fn schema(file: FileId, text: &str, diagnostics: &mut Diagnostics) -> Vec<Expression> {
-    let chunks = Scanner {
-        file,
-        text,
-        quote: b'\'',
-        diagnostics,
-    }
-    .chunks();
-    let mut expressions = Vec::new();
-    for chunk in chunks {
-        let reader = Reader {
-            file,
-            offset: chunk.start,
-        };
-        if let Some(object) = reader.read(Rule::expression, chunk.text(text), diagnostics) {
-            expressions.push(Expression {
-                object,
-                comment: chunk.comment,
-                gap: chunk.gap,
-            });
-        }
-    }
-    expressions
+/// A schema file as read.
+pub(crate) struct Parsed {
+    pub(crate) expressions: Vec<Expression>,
+    /// Documentation after the last.
+    pub(crate) rest: Gap,
 }
 
-/// The one object of overlay file `file`.
-pub(crate) fn overlay(file: FileId, text: &str, diagnostics: &mut Diagnostics) -> Option<Object> {
-    let chunks = Scanner {
-        file,
-        text,
-        quote: b'"',
-        diagnostics,
+/// Reads schema file `file`, whose text is `text`.
+pub(crate) fn schema(file: FileId, text: &str, diagnostics: &mut Diagnostics) -> Parsed {
+    let pieces = cut(file, text);
+    for flaw in &pieces.flaws {
+        diagnostics.push(flaw_error(file, text, flaw));
     }
-    .chunks();
-    let chunk = chunks.into_iter().next()?;
+    let mut expressions = Vec::with_capacity(pieces.chunks.len());
+    for chunk in pieces.chunks {
+        expressions.extend(expression(file, text, chunk, diagnostics));
+    }
+    Parsed {
+        expressions,
+        rest: pieces.rest,
+    }
+}
+
+fn expression(
+    file: FileId,
+    text: &str,
+    chunk: Chunk,
+    diagnostics: &mut Diagnostics,
+) -> Option<Expression> {
+    let fatal = chunk.flaws.iter().find(|flaw| !flaw.kind.is_modern());
+    let end = fatal.map_or(chunk.end, |flaw| flaw.token);
     let reader = Reader {
         file,
         offset: chunk.start,
     };
-    reader.read(Rule::overlay, &text[chunk.start..], diagnostics)
-}
-
-/// A balanced top-level object, and the comment before it.
-struct Chunk {
-    start: usize,
-    end: usize,
-    comment: String,
-    gap: Gap,
-}
-
-impl Chunk {
-    fn text<'t>(&self, text: &'t str) -> &'t str {
-        &text[self.start..self.end]
-    }
-}
-
-/// Finds where expressions begin and end, without recursion.
-struct Scanner<'a> {
-    file: FileId,
-    text: &'a str,
-    quote: u8,
-    diagnostics: &'a mut Diagnostics,
-}
-
-impl Scanner<'_> {
-    fn span(&self, start: usize, end: usize) -> Span {
-        Span {
-            file: self.file,
-            start,
-            end,
+    match reader.read(Rule::expression, &text[chunk.start..end], diagnostics) {
+        Ok(Node::Object(object)) if fatal.is_none() => {
+            return Some(Expression {
+                object,
+                before: chunk.before,
+                gap: chunk.gap,
+                flaws: chunk.flaws,
+            });
         }
-    }
-
-    fn chunks(mut self) -> Vec<Chunk> {
-        let bytes = self.text.as_bytes();
-        let mut chunks = Vec::new();
-        let mut open: Vec<usize> = Vec::new();
-        let mut comment = String::new();
-        let mut gap = Gap::default();
-        let mut broken = false;
-        let mut stray: Option<(usize, usize)> = None;
-        let mut at = 0;
-        while at < bytes.len() {
-            let byte = bytes[at];
-            let start = at;
-            at += 1;
-            match byte {
-                b'#' => {
-                    let end = if open.is_empty() && self.text[start..].starts_with("##") {
-                        gap.read(self.file, self.text, start)
-                    } else {
-                        line_end(self.text, start)
-                    };
-                    if open.is_empty() {
-                        let lines = self.text[start..end].lines().map(str::trim_start);
-                        lines.for_each(|line| add_comment(&mut comment, line));
-                    }
-                    at = end;
-                    continue;
-                }
-                _ if byte == self.quote => match string_end(bytes, at, self.quote) {
-                    Ok(end) => at = end,
-                    Err(end) => {
-                        let span = self.span(start, end);
-                        self.diagnostics.push(Diagnostic::unterminated_string(span));
-                        broken = true;
-                        at = end;
-                    }
-                },
-                b'{' | b'[' => {
-                    if open.len() == MAX_DEPTH {
-                        let span = self.span(start, at);
-                        self.diagnostics.push(Diagnostic::too_deep(span, MAX_DEPTH));
-                        broken = true;
-                    }
-                    if open.is_empty() && byte == b'{' {
-                        self.report_stray(stray.take());
-                    }
-                    open.push(start);
-                }
-                b'}' | b']' if open.len() == 1 => {
-                    let from = open.remove(0);
-                    if bytes[from] == b'{' && !broken {
-                        let comment = std::mem::take(&mut comment);
-                        let gap = std::mem::take(&mut gap);
-                        chunks.push(Chunk {
-                            start: from,
-                            end: at,
-                            comment,
-                            gap,
-                        });
-                    } else if !broken {
-                        let span = self.span(from, from + 1);
-                        self.diagnostics.push(Diagnostic::expected_object(span));
-                    }
-                    comment.clear();
-                    gap = Gap::default();
-                    broken = false;
-                    continue;
-                }
-                b'}' | b']' if !open.is_empty() => {
-                    open.pop();
-                }
-                b' ' | b'\t' | b'\r' | b'\n' => continue,
-                _ => {}
-            }
-            if open.is_empty() {
-                // One message for a run of text between expressions.
-                stray = Some(stray.map_or((start, at), |(first, _)| (first, at)));
+        Ok(_) => {
+            if fatal.is_none() {
+                let span = reader.span_of(0, 1);
+                diagnostics.push(Diagnostic::not_an_object(span));
             }
         }
-        self.report_stray(stray);
-        // After an error inside, that the rest does not close it is no news.
-        if let (Some(&start), false) = (open.first(), broken) {
-            let span = self.span(start, start + 1);
-            self.diagnostics.push(Diagnostic::unclosed(span));
-        }
-        chunks
-    }
-
-    fn report_stray(&mut self, stray: Option<(usize, usize)>) {
-        if let Some((start, end)) = stray {
-            let end = end.min(line_end(self.text, start));
-            let end = ceil_char_boundary(self.text, end);
-            let span = self.span(start, end);
-            self.diagnostics.push(Diagnostic::expected_object(span));
+        Err(error) => {
+            // Where the text was cut off, the flaw says why.
+            let stop = chunk.start + error.at;
+            let rest = text.get(stop..end).unwrap_or("");
+            if fatal.is_none() || !rest.trim().is_empty() {
+                diagnostics.push(reader.grammar_error(text, &error));
+            }
         }
     }
-}
-
-/// Adds a comment line; a blank `##` pair starts a new block.
-fn add_comment(block: &mut String, line: &str) {
-    if line.trim_end() == "##" && block.trim_end().ends_with("\n##") {
-        block.clear();
+    for flaw in &chunk.flaws {
+        diagnostics.push(flaw_error(file, text, flaw));
     }
-    block.push_str(line);
-    block.push('\n');
+    None
 }
 
-fn line_end(text: &str, from: usize) -> usize {
-    text[from..]
-        .find('\n')
-        .map_or(text.len(), |length| from + length)
-}
-
-fn ceil_char_boundary(text: &str, mut at: usize) -> usize {
-    while !text.is_char_boundary(at) {
-        at += 1;
+/// What is wrong with a token of `text`.
+pub(crate) fn flaw_error(file: FileId, text: &str, flaw: &Flaw) -> Diagnostic {
+    let span = |start, end| Span { file, start, end };
+    let whole = span(flaw.start, flaw.end);
+    let token = span(flaw.token, flaw.end);
+    let shown = &text[flaw.start..flaw.end];
+    match flaw.kind {
+        FlawKind::Unterminated => Diagnostic::unterminated_string(whole),
+        FlawKind::Stray => Diagnostic::stray(whole, shown),
+        FlawKind::NoExpression => Diagnostic::no_expression(whole),
+        FlawKind::NoObject => Diagnostic::not_an_object(whole),
+        FlawKind::TooDeep => Diagnostic::too_deep(whole, MAX_DEPTH),
+        FlawKind::Character => Diagnostic::bad_character(whole, token),
+        FlawKind::Escape => Diagnostic::bad_escape(whole, token, shown),
+        FlawKind::Documentation => Diagnostic::inner_documentation(whole),
     }
-    at
 }
 
-/// One past the closing quote, or where the line ends without one.
-pub(crate) fn string_end(bytes: &[u8], mut at: usize, quote: u8) -> Result<usize, usize> {
-    while at < bytes.len() {
-        match bytes[at] {
-            b'\n' => return Err(at),
-            b'\\' if bytes.get(at + 1).is_some_and(|&next| next != b'\n') => at += 2,
-            byte if byte == quote => return Ok(at + 1),
-            _ => at += 1,
+/// The one object of overlay file `file`.
+pub(crate) fn overlay(file: FileId, text: &str, diagnostics: &mut Diagnostics) -> Option<Object> {
+    let reader = Reader { file, offset: 0 };
+    if let Some(at) = too_deep(text) {
+        diagnostics.push(Diagnostic::too_deep(reader.span_of(at, at + 1), MAX_DEPTH));
+        return None;
+    }
+    match reader.read(Rule::overlay, text, diagnostics) {
+        Ok(Node::Object(object)) => Some(object),
+        Ok(_) => None,
+        Err(error) => {
+            diagnostics.push(reader.grammar_error(text, &error));
+            None
         }
     }
-    Err(bytes.len())
+}
+
+/// Where the grammar did not go on, and with what it could have.
+struct Stop {
+    at: usize,
+    expected: Vec<Rule>,
 }
 
 /// Turns what the grammar matched into syntax.
@@ -235,36 +133,54 @@ struct Reader {
 }
 
 impl Reader {
-    fn read(&self, rule: Rule, text: &str, diagnostics: &mut Diagnostics) -> Option<Object> {
+    fn read(&self, rule: Rule, text: &str, diagnostics: &mut Diagnostics) -> Result<Node, Stop> {
         match Grammar::parse(rule, text) {
-            Ok(mut pairs) => {
-                let whole = pairs.next()?;
-                let object = whole.into_inner().next()?;
-                Some(self.object(object, diagnostics))
+            Ok(pairs) => {
+                let inner = pairs.into_iter().next().and_then(|p| p.into_inner().next());
+                Ok(inner.map_or_else(
+                    || Node::List(Vec::new()),
+                    |value| self.value(value, diagnostics).node,
+                ))
             }
             Err(error) => {
-                diagnostics.push(self.grammar_error(text, &error));
-                None
+                let at = match error.location {
+                    InputLocation::Pos(at) | InputLocation::Span((at, _)) => at,
+                };
+                let expected = match error.variant {
+                    ErrorVariant::ParsingError { positives, .. } => positives,
+                    ErrorVariant::CustomError { .. } => Vec::new(),
+                };
+                Err(Stop { at, expected })
             }
         }
     }
 
-    fn grammar_error(&self, text: &str, error: &pest::error::Error<Rule>) -> Diagnostic {
-        let start = match error.location {
-            InputLocation::Pos(at) | InputLocation::Span((at, _)) => at,
+    fn grammar_error(&self, text: &str, stop: &Stop) -> Diagnostic {
+        let start = (self.offset + stop.at).min(text.len());
+        // At the end, what is missing is missing on the last line.
+        let last_line = text.len() - usize::from(text.ends_with('\n'));
+        let (start, end) = match text[start..].chars().next() {
+            Some(next) => (start, start + next.len_utf8()),
+            None => (last_line, last_line),
         };
-        let width = text[start..].chars().next().map_or(0, char::len_utf8);
-        let first = self.offset + start;
         let span = Span {
             file: self.file,
-            start: first,
-            end: first + width,
+            start,
+            end,
         };
-        let expected = match &error.variant {
-            ErrorVariant::ParsingError { positives, .. } => expectation(positives),
-            ErrorVariant::CustomError { message } => message.clone(),
-        };
-        Diagnostic::grammar(span, &expected)
+        let opened = self.span_of(0, 1);
+        let unclosed = (start == last_line).then_some(opened);
+        let words = reference_words(&stop.expected);
+        Diagnostic::grammar(span, &expectation(&stop.expected), words, unclosed)
+    }
+
+    /// From byte `start` to `end` of the expression.
+    fn span_of(&self, start: usize, end: usize) -> Span {
+        Span {
+            file: self.file,
+            start: self.offset + start,
+            end: self.offset + end,
+        }
     }
 
     fn span(&self, pair: &Pair<'_, Rule>) -> Span {
@@ -323,7 +239,8 @@ impl Reader {
             let key = self.text(key);
             let value = self.value(value, diagnostics);
             if let Some(&first) = seen.get(&key.text) {
-                diagnostics.push(Diagnostic::duplicate_key(key.span, &key.text, first));
+                let error = Diagnostic::duplicate_key(key.span, &key.text, first, value.span);
+                diagnostics.push(error);
                 continue;
             }
             seen.insert(key.text.clone(), key.span);
@@ -357,6 +274,27 @@ fn unescape(raw: &str, json: bool) -> String {
         }
     }
     out
+}
+
+/// What the reference compiler says where the grammar could have gone on with `rules`.
+fn reference_words(rules: &[Rule]) -> &'static str {
+    let has = |wanted: &[Rule]| rules.iter().any(|rule| wanted.contains(rule));
+    let value = has(&[Rule::object, Rule::list, Rule::literal]);
+    if has(&[Rule::colon]) {
+        "expected ':'"
+    } else if has(&[Rule::comma]) && has(&[Rule::close_brace]) {
+        "expected ',' or '}'"
+    } else if has(&[Rule::comma]) {
+        "expected ',' or ']'"
+    } else if has(&[Rule::close_brace]) {
+        "expected string or '}'"
+    } else if has(&[Rule::close_bracket]) {
+        "expected '{', '[', ']', string, or boolean"
+    } else if value {
+        "expected '{', '[', string, or boolean"
+    } else {
+        "expected string"
+    }
 }
 
 /// What the grammar could have read, in words.

@@ -442,7 +442,7 @@ impl Schema {
             return path.display().to_string();
         };
         let mut sources = Sources::default();
-        let file = sources.add(path, text, None);
+        let file = sources.add(path, text.into(), None);
         let place = sources.place(file, span.start);
         format!("{}:{}:{}", path.display(), place.line, place.column)
     }

@@ -2,6 +2,7 @@
 //! Built by `parse.rs`, read by `include.rs`, `check.rs` and `overlay.rs`.
 //! Invariant: keys of an [`Object`] are unique (a second one was reported and left out).
 
+use crate::cut::Flaw;
 use crate::doc::Gap;
 use crate::source::Span;
 
@@ -34,14 +35,16 @@ pub(crate) struct Object {
     pub(crate) pairs: Vec<(Text, Value)>,
 }
 
-/// A top-level object with the comment block before it.
+/// A top-level object with what stands before it.
 #[derive(Debug, Clone)]
 pub(crate) struct Expression {
     pub(crate) object: Object,
-    pub(crate) comment: String,
+    /// Where the expression before it ended.
+    pub(crate) before: usize,
     /// Today's documentation before it.
-    #[expect(dead_code, reason = "asked for by the checker of today's dialect")]
     pub(crate) gap: Gap,
+    /// What today's dialect does not have in an expression.
+    pub(crate) flaws: Vec<Flaw>,
 }
 
 impl Object {

@@ -1,5 +1,5 @@
 //! Which dialect an expression is written in.
-//! Called by `lib.rs` when all files are read, since an expression that could be either follows
+//! Asked when all files are read, since an expression that could be either follows
 //! those around it: first of its file, then of the schema.
 
 use std::collections::HashMap;
@@ -10,42 +10,56 @@ use crate::schema::Dialect;
 use crate::source::FileId;
 use crate::syntax::{Node, Object, Value};
 
-/// The language of each of `items`.
-pub(crate) fn decide(items: &[Item], dialect: Dialect) -> Vec<Language> {
-    match dialect {
-        Dialect::Legacy => return vec![Language::Legacy; items.len()],
-        Dialect::Modern => return vec![Language::Modern; items.len()],
-        Dialect::Auto => {}
-    }
-    let told: Vec<Option<Language>> = items
-        .iter()
-        .map(|item| told(&item.expression.object))
-        .collect();
-    let mut files: HashMap<FileId, Language> = HashMap::new();
-    for (item, language) in items.iter().zip(&told) {
-        let file = item.expression.object.span.file;
-        if let Some(language) = *language {
-            let entry = files.entry(file).or_insert(language);
-            // What today's rules refuse is no reason to refuse a file of the old dialect.
-            if language == Language::Legacy {
-                *entry = language;
-            }
+/// Which dialect what is written in.
+pub(super) struct Languages {
+    /// What the caller says, against all that is written.
+    fixed: Option<Language>,
+    files: HashMap<FileId, Language>,
+    schema: Language,
+}
+
+/// Looks at all of `items`.
+pub(super) fn decide(items: &[Item], dialect: Dialect) -> Languages {
+    let fixed = match dialect {
+        Dialect::Legacy => Some(Language::Legacy),
+        Dialect::Modern => Some(Language::Modern),
+        Dialect::Auto => None,
+    };
+    let mut files = HashMap::new();
+    let mut schema = Language::Modern;
+    for item in items {
+        let object = &item.expression.object;
+        let Some(language) = told(object) else {
+            continue;
+        };
+        let file = files.entry(object.span.file).or_insert(language);
+        // Today's rules are no reason to refuse what stands beside the old dialect.
+        if language == Language::Legacy {
+            *file = language;
+            schema = language;
         }
     }
-    let all_modern = !told.contains(&Some(Language::Legacy));
-    let schema = if all_modern {
-        Language::Modern
-    } else {
-        Language::Legacy
-    };
-    items
-        .iter()
-        .zip(told)
-        .map(|(item, told)| {
-            let file = item.expression.object.span.file;
-            told.or_else(|| files.get(&file).copied()).unwrap_or(schema)
-        })
-        .collect()
+    Languages {
+        fixed,
+        files,
+        schema,
+    }
+}
+
+impl Languages {
+    /// That of the expression `object`.
+    pub(super) fn of(&self, object: &Object) -> Language {
+        self.fixed
+            .or_else(|| told(object))
+            .unwrap_or_else(|| self.of_file(object.span.file))
+    }
+
+    /// That of what could be either in `file`.
+    pub(super) fn of_file(&self, file: FileId) -> Language {
+        self.fixed
+            .or_else(|| self.files.get(&file).copied())
+            .unwrap_or(self.schema)
+    }
 }
 
 /// The only language that `object` can be of, if that can be told by its keys and shapes.

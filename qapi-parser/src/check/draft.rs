@@ -1,6 +1,7 @@
 //! What checking one expression leaves behind: an entity, and where its parts were written.
 //! Built by `legacy.rs` and `modern.rs`; `resolve` keeps the origin beside the schema.
 
+use crate::doc::Block;
 use crate::schema::{Entity, Type};
 use crate::source::Span;
 use crate::syntax::Text;
@@ -30,6 +31,8 @@ pub(crate) struct Origin {
     /// Where the name stands that says what a command takes or an event carries.
     pub(crate) data: Option<Span>,
     pub(crate) returns: Option<Span>,
+    /// Its documentation as written.
+    pub(crate) block: Option<Block>,
 }
 
 /// The expression that a finding is about.
@@ -59,6 +62,7 @@ impl Origin {
             discriminator: None,
             data: None,
             returns: None,
+            block: None,
         }
     }
 }

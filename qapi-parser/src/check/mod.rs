@@ -1,49 +1,120 @@
 //! What one expression may look like, in either dialect.
-//! Called by `lib.rs` for each expression; its drafts go to `resolve`.
+//! Called by `lib.rs` when all files are read; drafts go to `resolve`.
 //! Invariant: a draft has the shape of its kind. Not here: whether a name is defined.
 
 mod dialect;
+mod documentation;
 pub(crate) mod draft;
 pub(crate) mod legacy;
 mod modern;
 pub(crate) mod name;
 mod parts;
 
-use crate::check::draft::{Draft, Language};
-use crate::doc;
-use crate::error::Diagnostics;
-use crate::include::Item;
+use std::sync::Arc;
+
+use crate::check::draft::{Draft, Language, Scope};
+use crate::doc::{self, Block};
+use crate::error::{Diagnostic, Diagnostics};
+use crate::include::{Comments, Files, Item};
+use crate::parse;
 use crate::pragma::Pragmas;
+use crate::schema::{Dialect, Doc, Schema};
+use crate::syntax::{Object, Text};
 
-pub(crate) use dialect::decide;
-
-/// Whether documentation is read from comments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Comments {
-    Read,
-    Skip,
-}
-
-/// Judges one expression: the definitions it makes, inline structs first.
+/// Judges all expressions and comments of `files`: the definitions in schema order, inline
+/// structs first. Documentation about no definition goes to the modules of `schema`.
 pub(crate) fn check(
-    item: &Item,
-    language: Language,
-    pragmas: &Pragmas,
+    files: Files,
+    dialect: Dialect,
+    schema: &mut Schema,
     diagnostics: &mut Diagnostics,
 ) -> Vec<Draft> {
-    let object = &item.expression.object;
-    let mut drafts = match language {
-        Language::Legacy => legacy::check(object, &item.module, diagnostics),
-        Language::Modern => {
-            let Some(named) = modern::named(object, pragmas, diagnostics) else {
-                return Vec::new();
-            };
-            let draft = modern::definition(named, object, &item.module, pragmas, diagnostics);
-            draft.into_iter().collect()
-        }
+    let languages = dialect::decide(&files.items, dialect);
+    let mut checker = Checker {
+        pragmas: &files.pragmas,
+        schema,
+        diagnostics,
     };
-    if let (Some(draft), Comments::Read) = (drafts.last_mut(), item.comments) {
-        draft.entity.doc = doc::lenient(&item.expression.comment, &draft.entity.name);
+    for module in &files.modules {
+        checker
+            .schema
+            .modules
+            .entry(module.to_string())
+            .or_default();
+    }
+    for loose in files.loose {
+        if languages.of_file(loose.file) == Language::Modern {
+            checker.loose(loose);
+        }
+    }
+    let mut drafts = Vec::with_capacity(files.items.len());
+    for item in files.items {
+        match languages.of(&item.expression.object) {
+            Language::Legacy => checker.legacy(&item, &mut drafts),
+            Language::Modern => drafts.extend(checker.modern(item)),
+        }
     }
     drafts
+}
+
+struct Checker<'a> {
+    pragmas: &'a Pragmas,
+    schema: &'a mut Schema,
+    diagnostics: &'a mut Diagnostics,
+}
+
+impl Checker<'_> {
+    fn legacy(&mut self, item: &Item, out: &mut Vec<Draft>) {
+        let object = &item.expression.object;
+        let mut drafts = legacy::check(object, &item.module, self.diagnostics);
+        if let (Some(draft), Comments::Read) = (drafts.last_mut(), item.comments) {
+            let text = &self.diagnostics.sources.file(object.span.file).text;
+            let comment = &text[item.expression.before..object.span.start];
+            draft.entity.doc = doc::lenient(comment, &draft.entity.name);
+        }
+        out.extend(drafts);
+    }
+
+    fn modern(&mut self, item: Item) -> Option<Draft> {
+        let Item {
+            expression,
+            module,
+            comments,
+        } = item;
+        let object = &expression.object;
+        let file = object.span.file;
+        if !expression.flaws.is_empty() {
+            let text = Arc::clone(&self.diagnostics.sources.file(file).text);
+            for flaw in &expression.flaws {
+                self.diagnostics.push(parse::flaw_error(file, &text, flaw));
+            }
+        }
+        let block = match comments {
+            Comments::Read => self.before(&module, expression.gap, object),
+            Comments::Skip => None,
+        };
+        let named = modern::named(object, self.pragmas, self.diagnostics)?;
+        if comments == Comments::Read {
+            self.about(block.as_ref(), &named.scope, &named.name, object);
+        }
+        let pragmas = self.pragmas;
+        let mut draft = modern::definition(named, object, &module, pragmas, self.diagnostics)?;
+        draft.entity.doc = block.as_ref().map_or_else(Doc::default, Block::doc);
+        draft.origin.block = block;
+        Some(draft)
+    }
+
+    /// Checks that `block` can be about what `object` defines.
+    fn about(&mut self, block: Option<&Block>, scope: &Scope, name: &Text, object: &Object) {
+        let subject = match (object.find("command"), object.find("returns")) {
+            (Some(_), Some(_)) => doc::Subject::Returning,
+            (Some(_), None) => doc::Subject::Silent,
+            (None, _) => doc::Subject::Type,
+        };
+        let required = self.pragmas.doc_required;
+        for fault in doc::expression(block, subject, name, scope.at, required) {
+            self.diagnostics
+                .push(Diagnostic::documentation(fault, Some(scope)));
+        }
+    }
 }

@@ -2,6 +2,8 @@
 //! Called by `check.rs` for one expression, by `resolve.rs` for a resolved definition.
 //! Invariant: faults come in the order in which the reference compiler would meet them.
 
+use std::collections::HashSet;
+
 use super::documentable;
 use super::fault::{Fault, Part, Problem};
 use super::parse::{Block, Entry};
@@ -73,7 +75,7 @@ pub(crate) fn resolved(
     entity: &Entity,
     block: &Block,
     place: Span,
-    exceptions: &[String],
+    exceptions: &HashSet<String>,
 ) -> Vec<Fault> {
     let excused = exceptions.contains(&entity.name);
     let mut faults = Vec::new();

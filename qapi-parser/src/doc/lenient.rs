@@ -6,7 +6,7 @@ use crate::schema::Doc;
 
 /// The documentation in `comment` if it is a block about `name`, else nothing.
 pub(crate) fn lenient(comment: &str, name: &str) -> Doc {
-    let lines: Vec<&str> = comment.lines().collect();
+    let lines: Vec<&str> = comment.lines().map(str::trim_start).collect();
     let edges: Vec<usize> = (0..lines.len())
         .filter(|&i| lines[i].trim_end() == "##")
         .collect();

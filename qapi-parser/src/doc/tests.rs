@@ -15,7 +15,7 @@ use crate::syntax::Text;
 #[track_caller]
 fn check_definition(text: &str, subject: Option<(Subject, &str)>, want: Expect) {
     let mut sources = Sources::default();
-    let file = sources.add(Path::new("t"), text.to_owned(), None);
+    let file = sources.add(Path::new("t"), text.into(), None);
     let mut gap = Gap::default();
     let mut at = 0;
     while let Some(next) = text[at..].find("##") {
@@ -504,7 +504,7 @@ fn sections_fit_the_definition() {
 #[track_caller]
 fn check_members(text: &str, exceptions: &[String], want: Expect) {
     let mut sources = Sources::default();
-    let file = sources.add(Path::new("t"), text.to_owned(), None);
+    let file = sources.add(Path::new("t"), text.into(), None);
     let mut gap = Gap::default();
     gap.read(file, text, 0);
     let block: Block = gap.close(Next::Definition).block.expect("there is a block");
@@ -532,7 +532,12 @@ fn check_members(text: &str, exceptions: &[String], want: Expect) {
             prefix: None,
         }),
     };
-    let mut faults = resolved(&entity, &block, place, exceptions);
+    let mut faults = resolved(
+        &entity,
+        &block,
+        place,
+        &exceptions.iter().cloned().collect(),
+    );
     faults.extend(unknown(&entity, &block));
     want.assert_eq(
         &faults

@@ -13,22 +13,23 @@ pub(crate) struct Described {
 
 impl Diagnostic {
     fn checked(scope: &Scope, span: Span, message: String, words: String) -> Self {
-        Self::at(span, message).refers(Pass::Check, scope, words)
+        Self::at(Pass::Check, span, message).refers(scope, words)
     }
 
     pub(crate) fn redefined(scope: &Scope, span: Span, name: &str, first: (&Scope, Span)) -> Self {
         let message = format!("`{name}` is already defined");
         let words = format!("'{name}' is already defined");
-        Self::at(span, message)
-            .refers(Pass::Define, scope, words)
-            .refers_also(first.0, "previous definition")
-            .with(first.1, "first defined here")
+        let mut finding = Self::at(Pass::Define, span, message).refers(scope, words);
+        if let Some(reference) = &mut finding.reference {
+            reference.also(first.0, "previous definition");
+        }
+        finding.with(first.1, "first defined here")
     }
 
     pub(crate) fn redefines_builtin(scope: &Scope, span: Span, name: &str, words: &str) -> Self {
         let message = format!("`{name}` is a built-in type");
         let words = format!("{words} is already defined");
-        Self::at(span, message).refers(Pass::Define, scope, words)
+        Self::at(Pass::Define, span, message).refers(scope, words)
     }
 
     /// `user`: what mentions it, in the reference's words; `other`: where something that is no
@@ -83,9 +84,7 @@ impl Diagnostic {
 
     pub(crate) fn types_too_deep(span: Span, limit: usize) -> Self {
         let message = format!("types contain one another more than {limit} levels deep");
-        let mut finding = Self::at(span, message);
-        finding.pass = Pass::Check;
-        finding
+        Self::at(Pass::Check, span, message)
     }
 
     pub(crate) fn base_not_struct(scope: &Scope, span: Span, base: &Described) -> Self {
@@ -210,7 +209,7 @@ impl Diagnostic {
     pub(crate) fn too_many_features(scope: &Scope, span: Span, limit: usize) -> Self {
         let message = format!("a schema has at most {limit} features, this is one more");
         let words = format!("Maximum of {limit} schema features is permitted");
-        Self::at(span, message).refers(Pass::Features, scope, words)
+        Self::at(Pass::Features, span, message).refers(scope, words)
     }
 
     pub(crate) fn escape_type(scope: &Scope, span: Span, name: &str) -> Self {

@@ -19,7 +19,7 @@ fn plural(names: &[&str]) -> &'static str {
 
 impl Diagnostic {
     fn expression(scope: &Scope, span: Span, message: String, words: String) -> Self {
-        Self::at(span, message).refers(Pass::Expression, scope, words)
+        Self::at(Pass::Expression, span, message).refers(scope, words)
     }
 
     pub(crate) fn not_one_kind(scope: &Scope, span: Span, found: usize, kinds: &[&str]) -> Self {

@@ -1,29 +1,55 @@
 //! Findings about files, includes and pragmas.
 
+use std::io;
 use std::path::Path;
 
+use super::reference::{Place, Reference};
 use super::{Diagnostic, Pass};
 use crate::check::draft::Scope;
 use crate::source::Span;
 
 impl Diagnostic {
+    /// The reference looks at a directive when it has read it to its end.
     fn directive(scope: &Scope, span: Span, message: String, words: String) -> Self {
-        Self::at(span, message).refers(Pass::Parse, scope, words)
+        Self::at(Pass::Parse, span, message)
+            .refers(scope, words)
+            .found_at(scope.at.end)
     }
 
-    pub(crate) fn unreadable(span: Option<Span>, path: &Path, error: &std::io::Error) -> Self {
-        Self::nowhere(span, format!("cannot read {}: {error}", path.display()))
+    /// `asked`: the include's expression, and the name in it.
+    pub(crate) fn unreadable(
+        asked: Option<(&Scope, Span)>,
+        path: &Path,
+        error: &io::Error,
+    ) -> Self {
+        let span = asked.map(|(_, span)| span);
+        let mut finding = Self::of_file(span, format!("cannot read {}: {error}", path.display()));
+        // The reference leaves out the number.
+        let reason = error.to_string();
+        let reason = reason.split(" (os error").next().unwrap_or(&reason);
+        let (what, place) = match asked {
+            Some((scope, _)) => ("include", Some(Place::of(scope))),
+            None => ("schema", None),
+        };
+        let words = format!("can't read {what} file '{}': {reason}", path.display());
+        finding.reference = Some(Box::new(Reference::new(place, words)));
+        finding
     }
 
     pub(crate) fn not_utf8(span: Option<Span>, path: &Path, offset: usize) -> Self {
-        Self::nowhere(
-            span,
-            format!("{} is not UTF-8 (byte {offset})", path.display()),
-        )
+        let message = format!("{} is not UTF-8 (byte {offset})", path.display());
+        Self::of_file(span, message)
     }
 
-    pub(crate) fn include_cycle(span: Span, files: &str) -> Self {
-        Self::at(span, format!("include cycle: {files}"))
+    /// `name`: the file as the include names it; `files`: the cycle.
+    pub(crate) fn include_cycle(scope: &Scope, span: Span, name: &str, files: &str) -> Self {
+        let message = format!("include cycle: {files}");
+        Self::directive(scope, span, message, format!("inclusion loop for {name}"))
+    }
+
+    pub(crate) fn includes_too_deep(span: Span, limit: usize) -> Self {
+        let message = format!("files include one another more than {limit} levels deep");
+        Self::at(Pass::Parse, span, message)
     }
 
     /// An include or pragma with another key at `span`.

@@ -15,6 +15,7 @@ use std::rc::Rc;
 
 use crate::check::draft::{Draft, Language, Origin, Scope};
 use crate::check::name;
+use crate::doc;
 use crate::error::{Described, Diagnostic, Diagnostics};
 use crate::pragma::Pragmas;
 use crate::resolve::shape::Shape;
@@ -77,7 +78,9 @@ pub(crate) fn check(
     };
     for entity in schema.entities.values() {
         resolver.entity(entity);
+        resolver.documented(entity);
     }
+    resolver.documented_in_vain();
     resolver.count_features();
     for (name, tag) in resolver.tags {
         if let Some(Kind::FlatUnion(union)) = schema.entities.get_mut(&name).map(|e| &mut e.kind) {
@@ -152,6 +155,33 @@ impl<'a> Resolver<'a> {
             Kind::Event(event) => {
                 self.own_features(entity, origin);
                 self.arguments(entity, origin, &event.data, event.boxed, true);
+            }
+        }
+    }
+
+    /// Whether all of `entity` is documented, if any of it is.
+    fn documented(&mut self, entity: &Entity) {
+        let Some(origin) = self.origin(entity) else {
+            return;
+        };
+        let Some(block) = &origin.block else {
+            return;
+        };
+        let exceptions = &self.pragmas.documentation;
+        for fault in doc::resolved(entity, block, origin.scope.at, exceptions) {
+            let error = Diagnostic::documentation(fault, Some(&origin.scope));
+            self.diagnostics.push(error);
+        }
+    }
+
+    /// Whether all that is documented is there.
+    fn documented_in_vain(&mut self) {
+        for entity in self.schema.entities.values() {
+            let block = self.origin(entity).and_then(|origin| origin.block.as_ref());
+            let Some(block) = block else { continue };
+            for fault in doc::unknown(entity, block) {
+                self.diagnostics
+                    .push(Diagnostic::documentation(fault, None));
             }
         }
     }

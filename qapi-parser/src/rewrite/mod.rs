@@ -32,7 +32,7 @@ pub fn format(path: impl AsRef<Path>, text: &str) -> Result<String, Diagnostics>
 fn accepted(path: &Path, text: &str) -> Result<tree::File, Diagnostics> {
     let text = text.replace("\r\n", "\n");
     let mut diagnostics = Diagnostics::default();
-    let file = diagnostics.sources.add(path, text.clone(), None);
+    let file = diagnostics.sources.add(path, text.as_str().into(), None);
     parse::schema(file, &text, &mut diagnostics);
     if !diagnostics.is_empty() {
         return Err(diagnostics);

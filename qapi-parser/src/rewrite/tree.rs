@@ -3,7 +3,7 @@
 //! Invariant: what is read was accepted by `parse.rs` before, so brackets match and nest at most
 //! `MAX_DEPTH` deep; a tree laid out and read again is the same tree.
 
-use crate::parse::string_end;
+use crate::cut::string_end;
 
 /// What a file holds, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -61,7 +61,7 @@ pub fn migrate(root: impl AsRef<Path>) -> Result<Migration, Diagnostics> {
     for path in &schema.files {
         let mut diagnostics = Diagnostics::default();
         let text = include::read_text(path, None, &mut diagnostics);
-        let text = text.ok_or(diagnostics)?;
+        let text = text.ok_or(diagnostics)?.to_string();
         let tree = super::accepted(path, &text)?;
         files.push((path.clone(), text, tree));
     }
