@@ -11,7 +11,7 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: cargo xtask <chore> [arguments]
 
   compare [ROW…]   does the same work as QEMU's tools, in turns, and prints what it cost both
-  conformance [FOLDER]  holds the schema compiler against QEMU's, whose source is in FOLDER
+  conformance      holds the schema compiler against QEMU's own, and runs its suite of schemas
   regen [--check]  writes schema/src/generated from schema/*.json; --check only compares
   tidy             checks rules of the tree that no lint knows";
 
