@@ -237,6 +237,16 @@ impl Invalid {
         Self::new(Reason::NoBranch(name))
     }
 
+    /// Where it is, from the root of what was read, as in `children[1].filename`; empty at the
+    /// root itself. Texts name the last member alone where QEMU's do.
+    pub fn path(&self) -> String {
+        if self.path.is_empty() {
+            String::new()
+        } else {
+            FullPath(&self.path).to_string()
+        }
+    }
+
     /// The same error, seen from the object that has it at member `name`.
     #[must_use]
     fn at(mut self, name: &'static str) -> Self {
