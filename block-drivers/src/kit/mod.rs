@@ -2,6 +2,7 @@
 
 pub(crate) mod addr;
 pub(crate) mod compress;
+pub(crate) mod crypto;
 pub(crate) mod image_file;
 pub(crate) mod layout;
 #[cfg(test)]
