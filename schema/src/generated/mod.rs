@@ -10,12 +10,14 @@ pub mod types {
     pub use super::modules::additions::types::*;
     pub use super::modules::events::types::*;
     pub use super::modules::control::types::*;
+    pub use super::modules::objects::types::*;
 }
 /// Every command of the schema: its arguments, as a type.
 pub mod commands {
     pub use super::modules::common::commands::*;
     pub use super::modules::block_core::commands::*;
     pub use super::modules::control::commands::*;
+    pub use super::modules::objects::commands::*;
 }
 /// Every event of the schema: its data, as a type.
 pub mod events {
@@ -49,6 +51,8 @@ pub const COMMANDS: &runtime::Commands = &runtime::Commands::new(
         runtime::CommandSpec::new(30, "nbd-server-remove"),
         runtime::CommandSpec::new(28, "nbd-server-start"),
         runtime::CommandSpec::new(31, "nbd-server-stop"),
+        runtime::CommandSpec::new(35, "object-add"),
+        runtime::CommandSpec::new(36, "object-del"),
         runtime::CommandSpec::new(20, "qmp_capabilities"),
         runtime::CommandSpec::new(2, "query-block"),
         runtime::CommandSpec::new(34, "query-block-exports"),
@@ -67,10 +71,12 @@ pub mod server {
     pub use super::modules::common::server::*;
     pub use super::modules::block_core::server::*;
     pub use super::modules::control::server::*;
+    pub use super::modules::objects::server::*;
 }
 /// What a server does for every command.
-pub trait Server: server::Common + server::BlockCore + server::Control {}
-impl<T: server::Common + server::BlockCore + server::Control> Server for T {}
+pub trait Server: server::Common + server::BlockCore + server::Control + server::Objects {}
+impl<T: server::Common + server::BlockCore + server::Control + server::Objects> Server
+for T {}
 /// Checks the arguments of `command`, runs it on `server`, and gives its answer.
 ///
 /// # Errors
@@ -323,6 +329,20 @@ pub async fn dispatch<S: Server>(
                 )
                 .await
         }
+        35 => {
+            runtime::run(
+                    arguments,
+                    |command| server::Objects::object_add(server, command),
+                )
+                .await
+        }
+        36 => {
+            runtime::run(
+                    arguments,
+                    |command| server::Objects::object_del(server, command),
+                )
+                .await
+        }
         _ => Err(runtime::not_found(command)),
     }
 }
@@ -567,5 +587,7 @@ runtime::serde_adapters! {
     types::SchemaInfoCommand, types::SchemaInfoEvent, types::SchemaInfo,
     types::SocketAddressLegacy, types::BlockExportRemoveMode, types::BlockExportType,
     types::BlockExportOptionsBase, types::BlockExportOptionsNbd,
-    types::BlockExportOptions, types::BlockExportInfo
+    types::BlockExportOptions, types::BlockExportInfo, types::ObjectType,
+    types::QCryptoSecretFormat, types::SecretCommonProperties, types::SecretProperties,
+    types::ObjectOptionsBase, types::ObjectOptions
 }

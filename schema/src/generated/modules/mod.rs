@@ -6,3 +6,4 @@ pub(crate) mod block_core;
 pub(crate) mod additions;
 pub(crate) mod events;
 pub(crate) mod control;
+pub(crate) mod objects;
