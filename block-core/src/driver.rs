@@ -21,6 +21,7 @@ use crate::graph::perm::Use;
 use crate::limits::Limits;
 use crate::request::generic;
 use crate::request::map::{Access, EdgeIndex, Lookup, Mapping};
+use crate::secret::Secret;
 
 pub use crate::request::cx::{Child, Claim, ClaimKind, Cx};
 
@@ -310,6 +311,15 @@ pub trait Driver: Send + Sync + 'static {
     /// Looks for damage and repairs what `repair` allows. Runs drained.
     fn check<'a>(&'a self, cx: &'a Cx, _repair: Repair) -> Pending<'a, CheckReport> {
         unsupported(cx, "checking")
+    }
+
+    /// Takes the passphrase of an image that was opened without one; requests for guest data have
+    /// failed with `Encrypted` until then. The default says that there is nothing to unlock.
+    fn unlock<'a>(&'a self, cx: &'a Cx, _passphrase: Secret) -> Pending<'a> {
+        Box::pin(async move {
+            let reason = format!("Device '{}' is not encrypted", cx.node_name());
+            Err(Error::invalid("device", reason))
+        })
     }
 
     /// Hears what its parents do with it; a protocol driver tells other processes by locks.

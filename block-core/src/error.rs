@@ -59,6 +59,12 @@ pub enum Error {
         /// The node that was asked.
         node: String,
     },
+    /// Guest data of an encrypted image whose key nobody gave.
+    #[error("node '{node}' is encrypted, and its key is missing")]
+    Encrypted {
+        /// The node that was asked.
+        node: String,
+    },
     /// A request that ends behind the end of its node.
     #[error("{len} bytes at {offset:#x} are outside node '{node}' of {end} bytes")]
     OutOfRange {
@@ -125,6 +131,8 @@ pub enum Error {
 pub enum Class {
     /// Anything without a class of its own.
     GenericError,
+    /// An image whose key is missing.
+    DeviceEncrypted,
     /// An unknown `device`.
     DeviceNotFound,
     /// An unknown block job.
@@ -144,7 +152,7 @@ impl Error {
             Error::OutOfRange { .. } | Error::InvalidOption { .. } => Errno::INVAL,
             Error::PermissionConflict { .. } => Errno::BUSY,
             Error::ImageLocked { .. } => Errno::AGAIN,
-            Error::Denied { .. } => Errno::ACCESS,
+            Error::Denied { .. } | Error::Encrypted { .. } => Errno::ACCESS,
             Error::DeviceNotFound { .. } | Error::NodeNotFound { .. } => Errno::NODEV,
             Error::ShutDown => Errno::SHUTDOWN,
         }
@@ -154,6 +162,7 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Error::DeviceNotFound { .. } => Class::DeviceNotFound,
+            Error::Encrypted { .. } => Class::DeviceEncrypted,
             Error::Io { .. }
             | Error::Open { .. }
             | Error::Corrupt { .. }
@@ -197,6 +206,7 @@ impl Error {
             | Error::InvalidOption { .. }
             | Error::PermissionConflict { .. }
             | Error::Denied { .. }
+            | Error::Encrypted { .. }
             | Error::DeviceNotFound { .. }
             | Error::NodeNotFound { .. }
             | Error::ShutDown => None,

@@ -27,6 +27,7 @@ use crate::queue::{LocalQueue, QueueBuilder, QueueShared};
 use crate::request::announce::{ClaimKind, Reach, Reader};
 use crate::request::cx::Child;
 use crate::request::map::{Access, EdgeIndex};
+use crate::secret::{Secret, Secrets};
 use crate::sync::{AsyncMutex, WaitList};
 
 /// Whether a request may go on.
@@ -53,6 +54,7 @@ struct Shared {
     backends: Mutex<Vec<Arc<Backend>>>,
     registry: Arc<dyn Registry>,
     policy: Arc<dyn OpenPolicy>,
+    secrets: Secrets,
     events: Events,
 }
 
@@ -81,6 +83,7 @@ impl Layer {
             backends: Mutex::default(),
             registry,
             policy,
+            secrets: Secrets::default(),
             events: Events::default(),
         }))
     }
@@ -93,6 +96,11 @@ impl Layer {
     /// Who decides about names found inside images.
     pub fn policy(&self) -> &Arc<dyn OpenPolicy> {
         &self.0.policy
+    }
+
+    /// Passphrases and keys by id.
+    pub fn secrets(&self) -> &Secrets {
+        &self.0.secrets
     }
 
     /// Who hears what happens by itself, and where to say so.
@@ -455,6 +463,17 @@ impl Layer {
             .driver()
             .resize(&child.cx(), len, preallocation)
             .await
+    }
+
+    /// Gives an image that was opened without its key a passphrase.
+    ///
+    /// # Errors
+    /// `InvalidOption` when the passphrase is wrong, or the image is not encrypted.
+    pub async fn unlock(&self, queue: &LocalQueue, id: NodeId, passphrase: Secret) -> Result<()> {
+        let _change = self.change().await;
+        let child = self.node(queue, id)?;
+        let driver = child.node().driver();
+        driver.unlock(&child.cx(), passphrase).await
     }
 
     /// Checks, and repairs, an image, drained.

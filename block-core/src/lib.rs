@@ -18,6 +18,7 @@ pub mod limits;
 pub mod qmp;
 pub mod queue;
 pub mod request;
+pub mod secret;
 pub mod stats;
 pub mod sync;
 

@@ -27,6 +27,7 @@ use crate::layer::Layer;
 use crate::queue::LocalQueue;
 use crate::request::cx::Child;
 use crate::request::map::EdgeIndex;
+use crate::secret::Secret;
 
 /// Nodes on one path from a root to a leaf; an image chain that names itself ends here.
 const MAX_DEPTH: u32 = 512;
@@ -270,6 +271,14 @@ impl Opener {
     /// When this opener never opened it.
     pub fn opened(&self, edge: EdgeIndex) -> Child {
         self.children().swap_remove(usize::from(edge.0))
+    }
+
+    /// A passphrase or key that an option names by id.
+    ///
+    /// # Errors
+    /// `InvalidOption` when there is none.
+    pub fn secret(&self, id: &str) -> Result<Secret> {
+        self.layer.secrets().find(id)
     }
 
     /// The queue that opens the node.

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::graph::NodeId;
 use crate::layer::Layer;
 use crate::queue::LocalQueue;
+use crate::secret::Secret;
 
 pub(super) async fn add(queue: &LocalQueue, arguments: commands::BlockdevAdd) -> Result<()> {
     queue.layer().blockdev_add(queue, arguments.options).await?;
@@ -88,6 +89,16 @@ pub(super) async fn resize(queue: &LocalQueue, arguments: commands::BlockResize)
         .layer()
         .resize(queue, node, len, Preallocation::Off)
         .await
+}
+
+pub(super) async fn passwd(queue: &LocalQueue, arguments: commands::BlockPasswd) -> Result<()> {
+    let node = named(
+        queue.layer(),
+        arguments.device.as_deref(),
+        arguments.node_name.as_deref(),
+    )?;
+    let passphrase = Secret::new(arguments.password.into_bytes());
+    queue.layer().unlock(queue, node, passphrase).await
 }
 
 /// The node that a command means by a device or by a node's name; it has to say one of them.

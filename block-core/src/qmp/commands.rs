@@ -8,7 +8,7 @@ use block_schema::{Error, commands, server, types};
 
 use super::server::Daemon;
 use super::session::Session;
-use super::{blockdev, export, query, snapshot};
+use super::{blockdev, export, object, query, snapshot};
 
 /// The commands as one session runs them.
 pub(super) struct Commands {
@@ -58,6 +58,10 @@ impl server::BlockCore for Commands {
 
     async fn blockdev_add(&self, arguments: commands::BlockdevAdd) -> Result<(), Error> {
         Ok(blockdev::add(self.daemon.queue(), arguments).await?)
+    }
+
+    async fn block_passwd(&self, arguments: commands::BlockPasswd) -> Result<(), Error> {
+        Ok(blockdev::passwd(self.daemon.queue(), arguments).await?)
     }
 
     async fn block_resize(&self, arguments: commands::BlockResize) -> Result<(), Error> {
@@ -129,5 +133,15 @@ impl server::Control for Commands {
     async fn quit(&self, _: commands::Quit) -> Result<(), Error> {
         self.session.ask_to_quit();
         Ok(())
+    }
+}
+
+impl server::Objects for Commands {
+    async fn object_add(&self, arguments: commands::ObjectAdd) -> Result<(), Error> {
+        Ok(object::add(self.daemon.queue(), arguments).await?)
+    }
+
+    async fn object_del(&self, arguments: commands::ObjectDel) -> Result<(), Error> {
+        Ok(object::del(self.daemon.queue(), &arguments)?)
     }
 }

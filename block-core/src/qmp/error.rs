@@ -8,6 +8,7 @@ impl From<Error> for block_schema::Error {
     fn from(error: Error) -> block_schema::Error {
         let class = match error.class() {
             Class::GenericError => ErrorClass::GenericError,
+            Class::DeviceEncrypted => ErrorClass::DeviceEncrypted,
             Class::DeviceNotFound => ErrorClass::DeviceNotFound,
             Class::DeviceNotActive => ErrorClass::DeviceNotActive,
         };
@@ -25,6 +26,7 @@ impl From<Error> for block_schema::Error {
             | Error::OutOfRange { .. }
             | Error::ImageLocked { .. }
             | Error::Denied { .. }
+            | Error::Encrypted { .. }
             | Error::ShutDown => sentence(error.chain()),
         };
         block_schema::Error::new(class, desc)

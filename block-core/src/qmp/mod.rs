@@ -24,6 +24,7 @@ mod blockdev;
 mod commands;
 mod error;
 mod export;
+mod object;
 mod outbox;
 mod query;
 mod server;
