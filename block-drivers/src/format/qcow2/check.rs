@@ -12,7 +12,7 @@ use block_core::Result;
 use block_core::driver::{CheckReport, ClusterCounts, Repair};
 
 use super::error::ImageError;
-use super::header::MAX_L1_BYTES;
+use super::header::{Encryption, MAX_L1_BYTES};
 use super::image::Image;
 use super::layout::{L1Entry, L2Entry, RefcountTableEntry, autoclear, incompatible};
 use crate::kit::addr::HostOffset;
@@ -219,6 +219,9 @@ impl Image {
         }
         census.refer(header.snapshots, table_len);
         census.refer(header.refcount_table, header.refcount_table_bytes());
+        if let Encryption::Luks { place, len } = header.encryption {
+            census.refer(place, len);
+        }
         if header.autoclear & autoclear::BITMAPS != 0
             && let Some(e) = header.extensions.iter().find(|e| e.kind == BITMAPS)
         {

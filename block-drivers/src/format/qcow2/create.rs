@@ -3,20 +3,23 @@
 //! that a half-made image is not an image. Spec: qcow2 "Header".
 
 use block_core::driver::Preallocation;
+use block_core::secret::Secret;
 use block_core::{Error, Result};
 
 use super::geometry::Geometry;
 use super::header::{
-    Compression, Extension, Header, MAX_BACKING_NAME, MAX_L1_BYTES, Version, feature_names,
+    Compression, Encryption, Extension, Header, MAX_BACKING_NAME, MAX_L1_BYTES, Version,
+    feature_names,
 };
 use super::image::{Image, OpenOptions};
 use super::layout::{compatible, extension, incompatible};
 use crate::kit::addr::HostOffset;
+use crate::kit::crypto::luks::{LuksOptions, NewHeader};
 use crate::kit::image_file::{ImageFile, Surroundings};
 use crate::kit::layout::bytes_be;
 
 /// How an image is made; the defaults are QEMU's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct CreateOptions {
     /// Bytes of the guest's disk, a multiple of 512.
     pub size: u64,
@@ -36,6 +39,17 @@ pub struct CreateOptions {
     pub backing_format: Option<String>,
     /// What is allocated ahead; not with a backing file.
     pub preallocation: Preallocation,
+    /// How guest data will be encrypted.
+    pub encryption: Option<CreateEncryption>,
+}
+
+/// How a new image's data is encrypted, and the passphrase that opens it.
+#[derive(Clone, Debug)]
+pub enum CreateEncryption {
+    /// The old method, which is weak: for programs that know no other.
+    Aes(Secret),
+    /// With a LUKS header.
+    Luks(LuksOptions, Secret),
 }
 
 impl Default for CreateOptions {
@@ -50,6 +64,7 @@ impl Default for CreateOptions {
             backing_file: None,
             backing_format: None,
             preallocation: Preallocation::Off,
+            encryption: None,
         }
     }
 }
@@ -110,6 +125,19 @@ impl CreateOptions {
             }
             Some(_) | None => {}
         }
+        if let Some(CreateEncryption::Luks(luks, _)) = &self.encryption {
+            let refuse = |e: crate::kit::crypto::CryptoError| {
+                Error::invalid("encrypt.cipher-alg", e.to_string())
+            };
+            luks.check().map_err(refuse)?;
+        }
+        if self.encryption.is_some()
+            && self.version == Version::V2
+            && self.preallocation != Preallocation::Off
+        {
+            let reason = "version 2 images cannot be both encrypted and preallocated";
+            return Err(Error::invalid("preallocation", reason));
+        }
         let geometry = Geometry {
             cluster_bits: cluster_size.trailing_zeros(),
             refcount_order: bits.trailing_zeros(),
@@ -123,6 +151,14 @@ impl CreateOptions {
         Ok(geometry)
     }
 
+    /// Bytes of the encryption header.
+    fn encryption_len(&self) -> u64 {
+        match &self.encryption {
+            Some(CreateEncryption::Luks(luks, _)) => luks.area_len(),
+            Some(CreateEncryption::Aes(_)) | None => 0,
+        }
+    }
+
     fn header(&self, geometry: Geometry, plan: &Plan) -> Header {
         let mut extensions = Vec::new();
         if let Some(format) = &self.backing_format {
@@ -132,6 +168,15 @@ impl CreateOptions {
                 data,
             });
         }
+        let encryption = match &self.encryption {
+            None => Encryption::None,
+            Some(CreateEncryption::Aes(_)) => Encryption::Aes,
+            Some(CreateEncryption::Luks(luks, _)) => Encryption::Luks {
+                place: plan.encryption,
+                len: luks.area_len(),
+            },
+        };
+        extensions.extend(encryption.extension());
         // In the smallest clusters the names would leave no room for a backing file.
         if self.version == Version::V3 && self.cluster_size >= 4096 {
             extensions.push(feature_names());
@@ -155,6 +200,7 @@ impl CreateOptions {
             },
             autoclear: 0,
             compression: self.compression,
+            encryption,
             unknown_fields: Vec::new(),
             extensions,
             backing_file: self.backing_file.clone(),
@@ -162,25 +208,29 @@ impl CreateOptions {
     }
 }
 
-/// Where everything of an empty image is: header, refcount table, refcount blocks, L1 table.
+/// Where everything of an empty image is: header, refcount table, refcount blocks, L1 table,
+/// encryption header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Plan {
     table_clusters: u32,
     blocks: u64,
     l1_table: HostOffset,
     l1_size: u32,
+    encryption: HostOffset,
     /// Clusters of all that.
     used: u64,
 }
 
 impl Plan {
-    fn new(geometry: Geometry, size: u64) -> Plan {
+    fn new(geometry: Geometry, size: u64, encryption_len: u64) -> Plan {
         // Bounded by the caller.
         let l1_size = geometry.l1_entries(size);
         let l1_clusters = geometry.clusters(l1_size * 8);
+        let encryption_clusters = geometry.clusters(encryption_len);
         let (mut table_clusters, mut blocks) = (1, 1);
         loop {
-            let used = 1 + table_clusters + blocks + l1_clusters;
+            let l1 = 1 + table_clusters + blocks;
+            let used = l1 + l1_clusters + encryption_clusters;
             let (need_blocks, need_table) = (
                 used.div_ceil(geometry.block_reach()),
                 blocks.div_ceil(geometry.entries()),
@@ -189,8 +239,9 @@ impl Plan {
                 return Plan {
                     table_clusters: u32::try_from(table_clusters).unwrap_or(u32::MAX),
                     blocks,
-                    l1_table: geometry.host_of(if l1_size == 0 { 0 } else { used - l1_clusters }),
+                    l1_table: geometry.host_of(if l1_size == 0 { 0 } else { l1 }),
                     l1_size: u32::try_from(l1_size).unwrap_or(u32::MAX),
+                    encryption: geometry.host_of(l1 + l1_clusters),
                     used,
                 };
             }
@@ -206,9 +257,11 @@ impl Plan {
 /// `InvalidOption` for options that no image can have; errors of the file.
 pub(super) async fn create<E: Surroundings>(env: &E, options: &CreateOptions) -> Result<()> {
     let geometry = options.check()?;
-    let plan = Plan::new(geometry, options.size);
+    let plan = Plan::new(geometry, options.size, options.encryption_len());
     let header = options.header(geometry, &plan);
     let file = env.file();
+    // Before anything is written: it can fail.
+    let encryption = encryption_area(env, options).await?;
     let header_bytes = header
         .to_bytes()
         .map_err(|e| Error::invalid("backing-file", e.to_string()))?;
@@ -240,6 +293,10 @@ pub(super) async fn create<E: Surroundings>(env: &E, options: &CreateOptions) ->
     if !l1.is_empty() {
         file.write_bytes(plan.l1_table.0, &l1).await?;
     }
+    if let Some(mut area) = encryption {
+        area.resize(area.len().next_multiple_of(geometry.cluster_len()), 0);
+        file.write_bytes(plan.encryption.0, &area).await?;
+    }
     file.flush().await?;
     // All of the cluster: what follows the extensions must not be an old file's bytes.
     let mut cluster = header_bytes;
@@ -254,6 +311,32 @@ pub(super) async fn create<E: Surroundings>(env: &E, options: &CreateOptions) ->
         image.flush_all(env).await?;
     }
     Ok(())
+}
+
+/// The bytes of a new LUKS header, with its key material.
+async fn encryption_area<E: Surroundings>(
+    env: &E,
+    options: &CreateOptions,
+) -> Result<Option<Vec<u8>>> {
+    let Some(CreateEncryption::Luks(luks, passphrase)) = options.encryption.clone() else {
+        return Ok(None);
+    };
+    // A few megabytes, by the longest key.
+    let mut area = vec![0; usize::try_from(luks.area_len()).unwrap_or(usize::MAX)];
+    let made = env
+        .blocking(move || NewHeader::make(&luks, passphrase.bytes()))
+        .await?;
+    let new = made.map_err(|e| Error::invalid("encrypt", e.to_string()))?;
+    let material = usize::try_from(new.material_offset).unwrap_or(usize::MAX);
+    for (at, bytes) in [(0, new.header.as_slice()), (material, &new.material)] {
+        if let Some(place) = area
+            .get_mut(at..)
+            .and_then(|rest| rest.get_mut(..bytes.len()))
+        {
+            place.copy_from_slice(bytes);
+        }
+    }
+    Ok(Some(area))
 }
 
 /// A refcount block of an image whose first `used` clusters are in use.

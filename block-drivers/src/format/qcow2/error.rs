@@ -3,6 +3,7 @@
 use block_core::Error;
 
 use crate::kit::compress::DecompressError;
+use crate::kit::crypto::luks::LuksError;
 
 /// What is wrong with an image, or what it needs that is not built in.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -162,6 +163,24 @@ pub enum ImageError {
         /// The specification's word for what is there.
         what: &'static str,
     },
+    /// The encryption header pointer has another length than its structure.
+    #[error("encryption header pointer has {len} bytes and not 16")]
+    EncryptionPointer {
+        /// Bytes of the extension.
+        len: usize,
+    },
+    /// The encryption header pointer is there without its method, or the method without it.
+    #[error("crypt_method is {method}, and the encryption header pointer does not fit that")]
+    EncryptionMismatch {
+        /// The header's `crypt_method`.
+        method: u32,
+    },
+    /// The LUKS header is damaged, or needs what is not built in.
+    #[error("encryption header cannot be used")]
+    Luks {
+        /// What is wrong with it.
+        source: LuksError,
+    },
     /// A compressed cluster that does not decompress.
     #[error("compressed cluster at {offset:#x} of {len} bytes")]
     Compressed {
@@ -203,10 +222,15 @@ pub struct DecompressErrorSource(#[from] pub(super) DecompressError);
 impl ImageError {
     /// Whether the image is legal, and this build cannot do what it asks for.
     pub fn is_unsupported(&self) -> bool {
-        matches!(
-            self,
-            ImageError::Feature { .. } | ImageError::NotBuiltIn { .. } | ImageError::Version { .. }
-        )
+        match self {
+            ImageError::Luks { source } => source.is_unsupported(),
+            other => matches!(
+                other,
+                ImageError::Feature { .. }
+                    | ImageError::NotBuiltIn { .. }
+                    | ImageError::Version { .. }
+            ),
+        }
     }
 
     /// The error with its node.
@@ -214,7 +238,10 @@ impl ImageError {
         if self.is_unsupported() {
             Error::Unsupported {
                 node: node.to_owned(),
-                what: self.to_string(),
+                what: match self {
+                    ImageError::Luks { source } => source.to_string(),
+                    other => other.to_string(),
+                },
             }
         } else {
             Error::Corrupt {

@@ -11,10 +11,11 @@ use zerocopy::byteorder::big_endian::{U32, U64};
 use super::error::ImageError;
 use super::geometry::Geometry;
 use super::layout::{
-    HEADER_FULL_LEN, HEADER_V2_LEN, HEADER_V3_LEN, HOST_LIMIT, MAGIC, RawExtension, RawFeatureName,
-    RawHeader, RawHeaderV3, autoclear, extension, incompatible,
+    HEADER_FULL_LEN, HEADER_V2_LEN, HEADER_V3_LEN, HOST_LIMIT, MAGIC, RawEncryption, RawExtension,
+    RawFeatureName, RawHeader, RawHeaderV3, autoclear, extension, incompatible,
 };
 use crate::kit::addr::HostOffset;
+use crate::kit::crypto::luks::HEADER_LEN;
 use crate::kit::layout::{read_slice, read_struct};
 
 /// Bytes of an L1 table at most: a limit of every implementation.
@@ -65,6 +66,72 @@ pub enum Version {
     V3,
 }
 
+/// How guest data is encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encryption {
+    /// It is not.
+    None,
+    /// Method 1, "AES".
+    Aes,
+    /// Method 2, with the LUKS header at a place of its own.
+    Luks {
+        /// Where that header is.
+        place: HostOffset,
+        /// Bytes of it, with its key material.
+        len: u64,
+    },
+}
+
+impl Encryption {
+    /// `crypt_method`.
+    fn method(self) -> u32 {
+        match self {
+            Encryption::None => 0,
+            Encryption::Aes => 1,
+            Encryption::Luks { .. } => 2,
+        }
+    }
+
+    /// The extension that says where the method's own header is.
+    pub(super) fn extension(self) -> Option<Extension> {
+        let Encryption::Luks { place, len } = self else {
+            return None;
+        };
+        let raw = RawEncryption {
+            offset: U64::new(place.0),
+            len: U64::new(len),
+        };
+        Some(Extension {
+            kind: extension::ENCRYPTION,
+            data: raw.as_bytes().to_vec(),
+        })
+    }
+
+    fn parse(method: u32, extensions: &[Extension]) -> Result<Encryption, ImageError> {
+        let pointer = extensions.iter().find(|e| e.kind == extension::ENCRYPTION);
+        match (method, pointer) {
+            (0, None) => Ok(Encryption::None),
+            (1, None) => Ok(Encryption::Aes),
+            (2, Some(pointer)) => {
+                let len = pointer.data.len();
+                let raw: RawEncryption = read_struct(&pointer.data, 0)
+                    .filter(|_| len == size_of::<RawEncryption>())
+                    .ok_or(ImageError::EncryptionPointer { len })?;
+                Ok(Encryption::Luks {
+                    place: HostOffset(raw.offset.get()),
+                    len: raw.len.get(),
+                })
+            }
+            (2, None) | (0 | 1, Some(_)) => Err(ImageError::EncryptionMismatch { method }),
+            _ => Err(ImageError::Field {
+                field: "crypt_method",
+                value: u64::from(method),
+                range: "0, 1 or 2",
+            }),
+        }
+    }
+}
+
 /// A header extension as it stands in the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Extension {
@@ -89,6 +156,7 @@ pub(super) struct Header {
     pub(super) compatible: u64,
     pub(super) autoclear: u64,
     pub(super) compression: Compression,
+    pub(super) encryption: Encryption,
     /// Fields behind `compression_type`, which we keep as they are.
     pub(super) unknown_fields: Vec<u8>,
     /// In the image's order, without the end marker.
@@ -150,7 +218,7 @@ impl Header {
         let fields = V3Fields::parse(version, cluster, 1 << cluster_bits, file_len)?;
         let (extensions, end) = parse_extensions(cluster, fields.header_length)?;
         check_features(fields.incompatible, &extensions)?;
-        check_encryption(raw.crypt_method.get())?;
+        let encryption = Encryption::parse(raw.crypt_method.get(), &extensions)?;
         let compression = fields.compression()?;
         let geometry = Geometry {
             cluster_bits,
@@ -170,6 +238,7 @@ impl Header {
             compatible: fields.compatible,
             autoclear: fields.autoclear,
             compression,
+            encryption,
             unknown_fields: fields.unknown,
             extensions,
             backing_file: parse_backing_file(&raw, cluster, end)?,
@@ -240,6 +309,7 @@ impl Header {
                 });
             }
         }
+        self.check_encryption(file_len)?;
         field(
             "nb_snapshots",
             self.snapshot_count,
@@ -250,6 +320,39 @@ impl Header {
             // Each entry has at least its fixed part.
             let least = u64::from(self.snapshot_count).saturating_mul(40);
             self.region("snapshot table", self.snapshots, least, file_len)?;
+        }
+        Ok(())
+    }
+
+    /// Checks what only encrypted images keep to.
+    fn check_encryption(&self, file_len: u64) -> Result<(), ImageError> {
+        if self.encryption != Encryption::None && !self.size.is_multiple_of(512) {
+            return Err(ImageError::Field {
+                field: "size",
+                value: self.size,
+                range: "a multiple of 512, as encryption needs",
+            });
+        }
+        let Encryption::Luks { place, len } = self.encryption else {
+            return Ok(());
+        };
+        let what = "encryption header";
+        field(what, len, HEADER_LEN as u64..=u64::MAX, "a LUKS header")?;
+        self.region(what, place, len, file_len)?;
+        let refcounts = (self.refcount_table, self.refcount_table_bytes());
+        let tables = [
+            ("the L1 table", (self.l1_table, self.l1_bytes())),
+            ("the refcount table", refcounts),
+        ];
+        for (other, (at, table_len)) in tables {
+            if overlaps(place, len, at, table_len) {
+                let offset = place.0;
+                return Err(ImageError::Overlap {
+                    what,
+                    offset,
+                    other,
+                });
+            }
         }
         Ok(())
     }
@@ -313,7 +416,7 @@ impl Header {
             backing_file_size: U32::new(u32::try_from(name_len).unwrap_or(0)),
             cluster_bits: U32::new(self.geometry.cluster_bits),
             size: U64::new(self.size),
-            crypt_method: U32::new(0),
+            crypt_method: U32::new(self.encryption.method()),
             l1_size: U32::new(self.l1_size),
             l1_table_offset: U64::new(self.l1_table.0),
             refcount_table_offset: U64::new(self.refcount_table.0),
@@ -499,23 +602,6 @@ fn parse_extensions(
         at = body.saturating_add(len).saturating_add(7) & !7;
     }
     Ok((extensions, at.min(cluster.len())))
-}
-
-fn check_encryption(method: u32) -> Result<(), ImageError> {
-    match method {
-        0 => Ok(()),
-        1 => Err(ImageError::NotBuiltIn {
-            what: "encryption method AES",
-        }),
-        2 => Err(ImageError::NotBuiltIn {
-            what: "encryption method LUKS",
-        }),
-        _ => Err(ImageError::Field {
-            field: "crypt_method",
-            value: u64::from(method),
-            range: "0, 1 or 2",
-        }),
-    }
 }
 
 fn check_features(bits: u64, extensions: &[Extension]) -> Result<(), ImageError> {

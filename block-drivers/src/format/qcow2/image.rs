@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::alloc::Refcounts;
 use super::cache::Dirty;
+use super::crypt::Crypt;
 use super::error::ImageError;
 use super::geometry::Geometry;
 use super::header::{Compression, Header, UPDATE_OFFSET, Version, header_cluster_size};
@@ -65,6 +66,7 @@ pub(super) struct Image {
     pub(super) geometry: Geometry,
     pub(super) version: Version,
     pub(super) compression: Compression,
+    pub(super) crypt: Option<Crypt>,
     pub(super) options: OpenOptions,
     /// As on disk, but for what a header update in flight changes.
     pub(super) header: Mutex<Header>,
@@ -126,11 +128,13 @@ impl Image {
         let geometry = header.geometry;
         let dirty = header.has(incompatible::DIRTY);
         let snapshots = read_snapshots(file, &header, node).await?;
+        let crypt = Crypt::read(file, node, &header).await?;
         let image = Image {
             node: node.to_owned(),
             geometry,
             version: header.version,
             compression: header.compression,
+            crypt,
             options,
             size: AtomicU64::new(header.size),
             l1: L1Table::new(&words_be(&l1)),

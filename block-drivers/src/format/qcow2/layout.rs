@@ -92,6 +92,8 @@ pub(super) mod extension {
     pub(in super::super) const END: u32 = 0;
     /// Backing file format name string.
     pub(in super::super) const BACKING_FORMAT: u32 = 0xe279_2aca;
+    /// Full disk encryption header pointer.
+    pub(in super::super) const ENCRYPTION: u32 = 0x0537_be77;
     /// Feature name table.
     pub(in super::super) const FEATURE_NAMES: u32 = 0x6803_f857;
 }
@@ -104,6 +106,15 @@ pub(super) struct RawExtension {
     pub(super) len: U32,
 }
 assert_layout!(RawExtension, size = 8, { kind: 0, len: 4 });
+
+/// "Full disk encryption header pointer".
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(super) struct RawEncryption {
+    pub(super) offset: U64,
+    pub(super) len: U64,
+}
+assert_layout!(RawEncryption, size = 16, { offset: 0, len: 8 });
 
 /// An entry of the feature name table.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

@@ -260,7 +260,7 @@ impl Image {
         range: Range<u64>,
         out: &mut Mapping,
     ) -> Lookup {
-        if access == Access::Write && !self.may_overwrite() {
+        if access == Access::Write && !self.may_overwrite() || self.is_locked() {
             return Lookup::Miss;
         }
         let mut rest = range;
@@ -301,6 +301,7 @@ impl Image {
         range: Range<u64>,
         out: &mut Mapping,
     ) -> Result<()> {
+        self.need_key()?;
         if access == Access::Write {
             self.first_write(env).await?;
         }
@@ -367,6 +368,9 @@ impl Image {
                 (Access::Read, Cluster::Unallocated) => Extent::Unallocated,
                 (Access::Read, Cluster::Zero(_)) => Extent::Zero,
                 (Access::Read, Cluster::Compressed(_)) => Extent::Transform,
+                // The file's bytes are never the guest's.
+                (Access::Read, Cluster::Data(_)) if self.is_encrypted() => Extent::Transform,
+                (Access::Write, Cluster::Data(_)) if self.is_encrypted() => return Lookup::Miss,
                 (Access::Read, Cluster::Data(host))
                 | (Access::Write, Cluster::Data(host @ Host { owned: true, .. })) => {
                     Extent::Child {

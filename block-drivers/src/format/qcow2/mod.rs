@@ -13,9 +13,11 @@ use block_core::graph::open::{ImplicitRef, Opener};
 use block_core::graph::perm::Role;
 use block_core::limits::Limits;
 use block_core::request::map::{Access, EdgeIndex, Extent, Lookup, Mapping};
-use block_core::{IoBuf, LocalQueue, Result};
+use block_core::secret::Secret;
+use block_core::{Error, IoBuf, LocalQueue, Result};
 use block_schema::types::{
-    BlockdevOptionsQcow2, BlockdevRef, ImageInfoSpecific, ImageInfoSpecificQCow2,
+    BlockdevOptionsQcow2, BlockdevQcow2Encryption, BlockdevQcow2EncryptionBranch,
+    BlockdevQcow2EncryptionFormat, BlockdevRef, ImageInfoSpecific, ImageInfoSpecificQCow2,
     Qcow2CompressionType, SnapshotInfo,
 };
 
@@ -23,6 +25,7 @@ mod alloc;
 mod cache;
 mod check;
 mod create;
+mod crypt;
 mod discard;
 mod error;
 mod geometry;
@@ -40,12 +43,16 @@ mod switch;
 mod tests;
 mod write;
 
-pub use create::CreateOptions;
+pub use crate::kit::crypto::luks::{LuksError, LuksOptions};
+pub use crate::kit::crypto::{
+    CipherAlgorithm, CipherMode, CryptoError, HashAlgorithm, IvAlgorithm,
+};
+pub use create::{CreateEncryption, CreateOptions};
 pub use error::{DecompressErrorSource, ImageError};
 pub use header::{Compression, Version};
 
 use crate::kit::image_file::OnQueue;
-use header::Header;
+use header::{Encryption, Header};
 use image::{Image, read_header};
 use layout::{compatible, incompatible};
 use map::Cluster;
@@ -65,10 +72,46 @@ pub(crate) async fn open(
     let parsed = options::parse(opener.node_name(), &options, writable, discard)?;
     let file = opener.child("file", Role::Image, options.file).await?;
     let header = read_header(&opener.opened(file), opener.node_name()).await?;
+    let key = key_of(opener, options.encrypt.as_ref(), header.encryption)?;
     open_backing(opener, options.backing, &header).await?;
     let around = OnQueue::file(opener.queue(), opener.opened(file));
     let image = Image::open(&around, opener.node_name(), parsed).await?;
+    if let Some(key) = key {
+        image.unlock(&around, &key).await?;
+    }
     Ok(Box::new(Qcow2 { image, file }))
+}
+
+/// The passphrase that the options name, which must be for the image's own kind of encryption.
+fn key_of(
+    opener: &Opener,
+    option: Option<&BlockdevQcow2Encryption>,
+    encryption: Encryption,
+) -> Result<Option<Secret>> {
+    let Some(option) = option else {
+        return Ok(None);
+    };
+    let format = option.format.kind();
+    let refuse = |reason| Err(Error::invalid("encrypt.format", reason));
+    let stored = match encryption {
+        Encryption::None => {
+            return refuse(format!(
+                "No encryption in image header, but options specified format '{format}'"
+            ));
+        }
+        Encryption::Aes => BlockdevQcow2EncryptionFormat::Aes,
+        Encryption::Luks { .. } => BlockdevQcow2EncryptionFormat::Luks,
+    };
+    if stored != format {
+        return refuse(format!(
+            "Header reported '{stored}' encryption format but options specify '{format}'"
+        ));
+    }
+    let id = match &option.format {
+        BlockdevQcow2EncryptionBranch::Aes(key) => &key.key_secret,
+        BlockdevQcow2EncryptionBranch::Luks(key) => &key.key_secret,
+    };
+    id.as_ref().map(|id| opener.secret(id)).transpose()
 }
 
 /// Opens the backing file: the one in the options, none for `null` or an empty name, else the
@@ -126,6 +169,10 @@ impl Qcow2 {
 
     /// Writes in place if that is all there is to do; false when clusters must be allocated.
     async fn overwrite(&self, cx: &Cx, offset: u64, buf: &IoBuf) -> Result<bool> {
+        if self.image.is_encrypted() {
+            let around = self.around(cx);
+            return self.image.overwrite_encrypted(&around, offset, buf).await;
+        }
         let end = offset + buf.len() as u64;
         let mut mapping = Mapping::new();
         let around = self.around(cx);
@@ -162,7 +209,10 @@ impl Qcow2 {
         Ok(Status {
             len: run.len,
             kind,
-            child: host.map(|h| (self.file, h.offset.0 + run.skip)),
+            // Encrypted runs are nowhere as they are.
+            child: host
+                .filter(|_| !self.image.is_encrypted())
+                .map(|h| (self.file, h.offset.0 + run.skip)),
             compressed: matches!(run.cluster, Cluster::Compressed(_)),
         })
     }
@@ -179,6 +229,7 @@ impl Driver for Qcow2 {
 
     fn limits(&self) -> Limits {
         Limits {
+            request_alignment: if self.image.is_encrypted() { 512 } else { 1 },
             optimal_transfer: 1 << self.image.geometry.cluster_bits,
             ..Limits::default()
         }
@@ -198,8 +249,11 @@ impl Driver for Qcow2 {
             Compression::Deflate => Qcow2CompressionType::Zlib,
             Compression::Zstd => Qcow2CompressionType::Zstd,
         });
+        specific.encrypt = self.image.crypt.as_ref().map(crypt::Crypt::info);
         let format = header.backing_format();
         Description {
+            encrypted: self.image.is_encrypted(),
+            encryption_key_missing: self.image.is_locked(),
             cluster_size: Some(header.geometry.cluster_size()),
             dirty: Some(header.has(incompatible::DIRTY)),
             backing: header
@@ -230,7 +284,10 @@ impl Driver for Qcow2 {
     }
 
     fn read_transformed<'a>(&'a self, cx: &'a Cx, offset: u64, buf: IoBuf) -> Pending<'a> {
-        Box::pin(async move { self.image.read(&self.around(cx), offset, buf).await })
+        Box::pin(async move {
+            self.image.need_key()?;
+            self.image.read(&self.around(cx), offset, buf).await
+        })
     }
 
     fn write<'a>(&'a self, cx: &'a Cx, offset: u64, buf: IoBuf) -> Pending<'a> {
@@ -246,6 +303,7 @@ impl Driver for Qcow2 {
 
     fn write_zeroes<'a>(&'a self, cx: &'a Cx, range: Range<u64>, flags: ZeroFlags) -> Pending<'a> {
         Box::pin(async move {
+            self.image.need_key()?;
             let _claim = cx.claim(self.clusters(&range), ClaimKind::Exclusive).await;
             self.image
                 .write_zeroes(&self.around(cx), range, flags)
@@ -255,6 +313,7 @@ impl Driver for Qcow2 {
 
     fn discard<'a>(&'a self, cx: &'a Cx, range: Range<u64>) -> Pending<'a> {
         Box::pin(async move {
+            self.image.need_key()?;
             let _claim = cx.claim(self.clusters(&range), ClaimKind::Exclusive).await;
             self.image.discard(&self.around(cx), range).await
         })
@@ -282,6 +341,10 @@ impl Driver for Qcow2 {
 
     fn check<'a>(&'a self, cx: &'a Cx, repair: Repair) -> Pending<'a, CheckReport> {
         Box::pin(async move { self.image.check(&self.around(cx), repair).await })
+    }
+
+    fn unlock<'a>(&'a self, cx: &'a Cx, passphrase: Secret) -> Pending<'a> {
+        Box::pin(async move { self.image.unlock(&self.around(cx), &passphrase).await })
     }
 
     fn close<'a>(&'a self, cx: &'a Cx) -> Pending<'a> {

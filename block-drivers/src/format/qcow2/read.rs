@@ -45,7 +45,10 @@ impl Image {
             match run.cluster {
                 Cluster::Zero(_) => fill_zero(&target, 0, run.len),
                 Cluster::Unallocated => self.read_backing(env, at, target).await?,
-                Cluster::Data(host) => env.file().read(host.offset.0 + run.skip, target).await?,
+                Cluster::Data(host) => {
+                    let place = host.offset.plus(run.skip);
+                    self.read_data(env, GuestOffset(at), place, target).await?;
+                }
                 Cluster::Compressed(from) => {
                     let index = self.geometry.l2_index(GuestOffset(at));
                     let stands = |entry: L2Entry| {

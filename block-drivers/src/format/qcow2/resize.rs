@@ -168,6 +168,13 @@ impl Image {
         if mode == Preallocation::Off {
             return Ok(());
         }
+        if self.is_encrypted() && self.version == Version::V2 {
+            let what = "preallocation of an encrypted version 2 image".to_owned();
+            return Err(Error::Unsupported {
+                node: self.node.clone(),
+                what,
+            });
+        }
         let before = env.file().len();
         let mut rest = range;
         while rest.start < rest.end {
@@ -185,8 +192,13 @@ impl Image {
                             .write_zeroes(at.0..at.0 + len, ZeroFlags::default())
                             .await?;
                     }
-                    let entries = (0..count)
-                        .map(|n| L2Entry::owned(at.plus(n << self.geometry.cluster_bits)).0);
+                    let entry = match self.is_encrypted() {
+                        // No bytes of the file are zeroes of an encrypted disk.
+                        true => L2Entry::owned_zero,
+                        false => L2Entry::owned,
+                    };
+                    let entries =
+                        (0..count).map(|n| entry(at.plus(n << self.geometry.cluster_bits)).0);
                     let first = self.geometry.l2_index(GuestOffset(rest.start));
                     table.set_run(first, entries, Needs::Data);
                     reserved.commit();

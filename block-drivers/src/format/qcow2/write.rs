@@ -64,10 +64,9 @@ impl Image {
                 .map_err(|e| self.error(e))?;
             let written = match run.cluster {
                 Cluster::Data(host) if host.owned => {
-                    let at_host = host.offset.0 + run.skip;
-                    env.file()
-                        .write(at_host, slice(&buf, at - offset, run.len))
-                        .await?;
+                    let place = host.offset.plus(run.skip);
+                    let data = slice(&buf, at - offset, run.len);
+                    self.write_data(env, GuestOffset(at), place, data).await?;
                     run.len
                 }
                 Cluster::Zero(Some(host)) if host.owned => {
@@ -136,8 +135,8 @@ impl Image {
         if let Some(tail) = tail {
             whole.append(tail);
         }
-        env.file()
-            .write(place.offset().0 + (start - first), whole)
+        let host = place.offset().plus(start - first);
+        self.write_data(env, GuestOffset(start), host, whole)
             .await?;
         self.expose(table, first, self.geometry.clusters(last - first), place);
         Ok(())
@@ -166,7 +165,9 @@ impl Image {
             Cluster::Data(_) | Cluster::Compressed(_) => false,
         };
         if zero {
-            return Ok((!place.is_fresh()).then_some(buf));
+            // Zero bytes of a file are no zeroes once they are decrypted.
+            let needed = !place.is_fresh() || self.is_encrypted();
+            return Ok(needed.then_some(buf));
         }
         self.read(env, start, buf.clone()).await?;
         Ok(Some(buf))
