@@ -14,7 +14,8 @@ pub struct Limits {
     pub max_write_zeroes: u64,
     /// The most bytes of one `discard`.
     pub max_discard: u64,
-    /// Requests of this multiple are cheapest: the cluster size of a format.
+    /// Requests of this multiple are cheapest: the cluster size of a format. A driver that asks for
+    /// an alignment claims no more than whole units of this around a request.
     pub optimal_transfer: u32,
 }
 

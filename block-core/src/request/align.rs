@@ -26,6 +26,17 @@ fn around(range: &Range<u64>, alignment: u64) -> Range<u64> {
     start..range.end.next_multiple_of(alignment)
 }
 
+/// The part of a range before its first aligned byte, the aligned part, and the part behind it.
+pub(crate) fn split(range: &Range<u64>, alignment: u32) -> [Range<u64>; 3] {
+    let alignment = u64::from(alignment);
+    let start = range.start.next_multiple_of(alignment);
+    let end = range.end - range.end % alignment;
+    if start >= end {
+        return [range.clone(), range.end..range.end, range.end..range.end];
+    }
+    [range.start..start, start..end, end..range.end]
+}
+
 fn bytes(range: &Range<u64>) -> usize {
     usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
 }
@@ -47,7 +58,10 @@ pub(crate) async fn read_padded(cx: &Cx, limits: Limits, offset: u64, buf: IoBuf
 pub(crate) async fn write_padded(cx: &Cx, limits: Limits, offset: u64, buf: IoBuf) -> Result<()> {
     let range = offset..offset + buf.len() as u64;
     let padded = around(&range, u64::from(limits.request_alignment));
-    let _claim = cx.claim(padded.clone(), ClaimKind::Write).await;
+    // What the driver claims inside is of its own unit, and must be a part of this claim.
+    let unit = limits.request_alignment.max(limits.optimal_transfer);
+    let claimed = around(&range, u64::from(unit));
+    let _claim = cx.claim(claimed, ClaimKind::Write).await;
     let bounce = IoBuf::zeroed(bytes(&padded));
     cx.node()
         .driver()
@@ -112,5 +126,14 @@ mod tests {
         assert_eq!(around(&(513..1025), 512), 512..1536);
         assert_eq!(around(&(512..1024), 512), 512..1024);
         assert_eq!(around(&(5..6), 1), 5..6);
+    }
+
+    #[test]
+    fn splits_into_edges_and_what_is_aligned() {
+        assert_eq!(split(&(512..1024), 512), [512..512, 512..1024, 1024..1024]);
+        assert_eq!(split(&(511..1025), 512), [511..512, 512..1024, 1024..1025]);
+        assert_eq!(split(&(513..1000), 512), [513..1000, 1000..1000, 1000..1000]);
+        assert_eq!(split(&(1000..1030), 512), [1000..1030, 1030..1030, 1030..1030]);
+        assert_eq!(split(&(5..9), 1), [5..5, 5..9, 9..9]);
     }
 }

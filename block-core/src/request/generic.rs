@@ -112,12 +112,29 @@ pub(crate) async fn write(cx: &Cx, offset: u64, buf: IoBuf, durable: Durable) ->
     }
 }
 
-/// Makes a range of the node read as zeroes, cut to its limits.
+/// Makes a range of the node read as zeroes, cut to its limits; zero bytes are written to edges
+/// that break its alignment.
 pub(crate) async fn write_zeroes(cx: &Cx, range: Range<u64>, mut flags: ZeroFlags) -> Result<()> {
     let node = cx.node();
     flags.may_unmap &= node.facts().discard_unmap;
-    let max = node.driver().limits().max_write_zeroes;
-    for part in cut(range.start, range.end - range.start, max) {
+    let limits = node.driver().limits();
+    let alignment = match node.driver().leaf() {
+        // Descriptors take zeroes anywhere.
+        Some(_) => 1,
+        None => limits.request_alignment,
+    };
+    let [head, whole, tail] = align::split(&range, alignment);
+    for edge in [head, tail] {
+        if edge.is_empty() {
+            continue;
+        }
+        if flags.no_fallback {
+            return Err(cx.unsupported("writing zeroes without data"));
+        }
+        let len = usize::try_from(edge.end - edge.start).unwrap_or(usize::MAX);
+        align::write_padded(cx, limits, edge.start, IoBuf::zeroed(len)).await?;
+    }
+    for part in cut(whole.start, whole.end - whole.start, limits.max_write_zeroes) {
         node.driver().write_zeroes(cx, part, flags).await?;
     }
     Ok(())
