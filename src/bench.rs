@@ -92,7 +92,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     let plan = plan(&args)?;
     let name = ImageName::new(filename, args.format.as_deref(), &args.image)?;
     let how = how(&args)?;
-    session::run(args.image.implicit.policy, async |session| {
+    session::run(&args.image.session, async |session| {
         let image = Image::open(session, &name, "image", how).await?;
         if !args.quiet {
             outln!("{}", plan.text());

@@ -52,8 +52,8 @@ pub(crate) fn run(args: Args) -> Outcome {
     let filename = one_name(&args.filename)?;
     let name = ImageName::new(filename, args.format.as_deref(), &args.image)?;
     let cache = CacheMode::parse(&args.source_cache, "source cache")?;
-    session::run(args.image.implicit.policy, async |session| {
-        let mut how = OpenHow::read(&args.image).with_cache(cache);
+    session::run(&args.image.session, async |session| {
+        let mut how = OpenHow::read(&args.image).with_cache(cache).metadata_only();
         if args.repair.is_some() {
             how.access = Access::Write;
         }

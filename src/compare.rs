@@ -63,7 +63,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         .map_err(|failure| failure.with_code(NOT_OPENED))?;
     let first = ImageName::new(first, args.format.as_deref(), &args.image)?;
     let second = ImageName::new(second, args.second_format.as_deref(), &args.image)?;
-    session::run(args.image.implicit.policy, async |session| {
+    session::run(&args.image.session, async |session| {
         let how = OpenHow::read(&args.image).with_cache(cache);
         let images = open_both(session, [&first, &second], how)
             .await

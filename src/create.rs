@@ -13,7 +13,7 @@ use block_schema::types::{
 
 use crate::image::{self, Image};
 use crate::opts::create::CreateOptions;
-use crate::opts::image::{Backing, ImageArgs, ImageName, ImplicitArgs, OpenHow};
+use crate::opts::image::{Backing, ImageArgs, ImageName, OpenHow, SessionArgs};
 use crate::opts::number;
 use crate::report::{Failure, Outcome, outln};
 use crate::session::{self, Session};
@@ -40,7 +40,7 @@ pub(crate) struct Args {
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]
-    implicit: ImplicitArgs,
+    session: SessionArgs,
     /// The image, and the length of its disk
     #[arg(value_name = "FILENAME [SIZE]")]
     operands: Vec<String>,
@@ -64,8 +64,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         }
         [] => return Err(Failure::usage("Expecting image file name")),
     };
-    let implicit = args.implicit;
-    session::run(implicit.policy, async |session| {
+    session::run(&args.session, async |session| {
         create(session, filename, size, &args)
             .await
             .map_err(|failure| failure.while_doing(filename))?;
@@ -97,7 +96,7 @@ async fn create(
         options,
     };
     if !args.backing_unsafe {
-        new.look_at_backing(session, args.implicit).await?;
+        new.look_at_backing(session, &args.session).await?;
     }
     if new.options.size.is_none() {
         return Err(Failure::new("Image creation needs a size parameter"));
@@ -160,7 +159,7 @@ impl NewImage {
     async fn look_at_backing(
         &mut self,
         session: &Session,
-        implicit: ImplicitArgs,
+        around: &SessionArgs,
     ) -> Result<(), Failure> {
         let Some(backing) = self.options.backing_file.clone() else {
             return Ok(());
@@ -169,13 +168,13 @@ impl NewImage {
         let args = ImageArgs {
             image_opts: false,
             force_share: false,
-            implicit,
+            session: around.clone(),
         };
         let format = self.options.backing_fmt.as_deref();
         let name = ImageName::new(&full, format, &args)?;
         let how = OpenHow {
             backing: Backing::Ignore,
-            ..OpenHow::read(&args)
+            ..OpenHow::read(&args).metadata_only()
         };
         if format.is_none() {
             let guessed = image::guess_format(session, &name, how).await?;
@@ -205,7 +204,7 @@ impl NewImage {
                 create_file(session, path, self.len(), preallocation).await
             }
             BlockdevDriver::Qcow2 => {
-                let options = self.qcow2_options()?;
+                let options = self.qcow2_options(session)?;
                 create_file(session, path, 0, Preallocation::Off).await?;
                 self.format_qcow2(session, &options).await
             }
@@ -220,7 +219,7 @@ impl NewImage {
         self.options.size.unwrap_or(0).next_multiple_of(512)
     }
 
-    fn qcow2_options(&self) -> Result<qcow2::CreateOptions, Failure> {
+    fn qcow2_options(&self, session: &Session) -> Result<qcow2::CreateOptions, Failure> {
         let given = &self.options;
         let absent = [
             (given.data_file.is_some(), "data_file"),
@@ -251,6 +250,7 @@ impl NewImage {
             backing_file: given.backing_file.clone(),
             backing_format: given.backing_fmt.clone(),
             preallocation: given.preallocation.unwrap_or(defaults.preallocation),
+            encryption: given.encrypt.encryption(session.layer().secrets())?,
         })
     }
 

@@ -7,16 +7,32 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use block_schema::types::{BlockChildInfo, ImageCheck, ImageInfo, SnapshotInfo};
-use block_schema::{Value, Wire};
+use block_schema::{Object, Value, Wire};
 
 /// The order in which tools have always printed what is specific to a format.
-const SPECIFIC_ORDER: [&str; 6] = [
+const SPECIFIC_ORDER: [&str; 22] = [
     "compat",
     "compression-type",
     "lazy-refcounts",
     "refcount-bits",
+    "encrypt",
     "corrupt",
     "extended-l2",
+    "ivgen-alg",
+    "detached-header",
+    "hash-alg",
+    "cipher-alg",
+    "uuid",
+    "ivgen-hash-alg",
+    "format",
+    "cipher-mode",
+    "slots",
+    "payload-offset",
+    "master-key-iters",
+    "active",
+    "iters",
+    "key-offset",
+    "stripes",
 ];
 
 const UNITS: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
@@ -254,14 +270,19 @@ pub(crate) fn format_specific(text: &mut String, specific: &Value, level: usize)
     {
         let indent = "    ".repeat(level);
         put(text, format_args!("{indent}Format specific information:\n"));
-        let mut members: Vec<_> = data.iter().collect();
-        // The sort is stable: what the list does not name stays behind, as it came.
-        let known = |name: &str| SPECIFIC_ORDER.iter().position(|known| *known == name);
-        members.sort_by_key(|(name, _)| known(name).unwrap_or(usize::MAX));
-        let named = members.into_iter();
-        let named = named.map(|(name, value)| (name.replace('-', " "), value));
-        tree(text, named, level + 1);
+        tree(text, members_in_order(data).into_iter(), level + 1);
     }
+}
+
+fn members_in_order(object: &Object) -> Vec<(String, &Value)> {
+    let mut members: Vec<_> = object.iter().collect();
+    // The sort is stable: what the list does not name stays behind, as it came.
+    let known = |name: &str| SPECIFIC_ORDER.iter().position(|known| *known == name);
+    members.sort_by_key(|(name, _)| known(name).unwrap_or(usize::MAX));
+    let named = members.into_iter();
+    named
+        .map(|(name, value)| (name.replace('-', " "), value))
+        .collect()
 }
 
 fn tree<'a>(text: &mut String, members: impl Iterator<Item = (String, &'a Value)>, level: usize) {
@@ -270,14 +291,7 @@ fn tree<'a>(text: &mut String, members: impl Iterator<Item = (String, &'a Value)
         match value {
             Value::Object(object) => {
                 put(text, format_args!("{indent}{name}:\n"));
-                let members = object
-                    .iter()
-                    .map(|(name, value)| (name.replace('-', " "), value));
-                tree(
-                    text,
-                    &mut members.collect::<Vec<_>>().into_iter(),
-                    level + 1,
-                );
+                tree(text, members_in_order(object).into_iter(), level + 1);
             }
             Value::Array(items) => {
                 put(text, format_args!("{indent}{name}:\n"));

@@ -15,7 +15,7 @@ use block_core::{Backend, BackendSlot, IoBuf, Layer, LocalQueue, Request};
 use block_drivers::Drivers;
 use block_schema::types::BlockdevDriver;
 
-use crate::opts::image::{Access, Backing, ImageName, OpenHow, Target, format_over};
+use crate::opts::image::{Access, Backing, Content, ImageName, OpenHow, Target, format_over};
 use crate::report::Failure;
 use crate::session::Session;
 
@@ -71,6 +71,11 @@ impl Image {
     ) -> Result<Image, Failure> {
         let (queue, layer) = (session.queue(), session.layer());
         let (node, head) = open_node(queue, layer, name, node_name, &how).await?;
+        let described = layer.node(queue, node)?.node().driver().describe();
+        if described.encryption_key_missing && how.content == Content::Data {
+            let text = "Parameter 'encrypt.key-secret' is required for cipher";
+            return Err(Failure::new(text));
+        }
         let read_only = how.access == Access::Read;
         let backend = layer.add_backend("", node, read_only).await?;
         if head == Head::StaysRaw && !read_only {

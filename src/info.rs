@@ -34,7 +34,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Outcome {
     let filename = one_name(&args.filename)?;
     let name = ImageName::new(filename, args.format.as_deref(), &args.image)?;
-    session::run(args.image.implicit.policy, async |session| {
+    session::run(&args.image.session, async |session| {
         let infos = collect(session, name, &args).await?;
         print(&infos, &args);
         Ok(0)
@@ -71,14 +71,14 @@ async fn collect(
         }
         let how = OpenHow {
             backing: Backing::Ignore,
-            ..OpenHow::read(&args.image)
+            ..OpenHow::read(&args.image).metadata_only()
         };
         let node_name = format!("image{}", infos.len());
         let image = Image::open(session, &name, &node_name, how).await?;
         let info = info_of(session, &image).await?;
         image.close().await?;
         next = if args.backing_chain {
-            backing_of(&info, args.image.implicit.policy)?
+            backing_of(&info, args.image.session.policy)?
         } else {
             None
         };
@@ -115,5 +115,6 @@ fn backing_of(info: &ImageInfo, policy: ImplicitOpen) -> Result<Option<ImageName
         text: full.clone(),
         format: info.backing_filename_format.clone(),
         is_options: false,
+        encrypt: None,
     }))
 }

@@ -116,8 +116,9 @@ pub(crate) fn run(args: Args) -> Outcome {
         .as_deref()
         .map(|len| number::size(len, "max length"));
     let most = most.transpose()?;
-    session::run(args.image.implicit.policy, async |session| {
-        let image = Image::open(session, &name, "image", OpenHow::read(&args.image)).await?;
+    session::run(&args.image.session, async |session| {
+        let how = OpenHow::read(&args.image).metadata_only();
+        let image = Image::open(session, &name, "image", how).await?;
         let node = image.node()?;
         let end = most.map_or(node.len(), |len| node.len().min(start.saturating_add(len)));
         let mut printer = Printer::start(args.output);

@@ -49,7 +49,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     let preallocation = preallocation_of(&args.preallocation)?;
     let length = parse_length(size)?;
     let name = ImageName::new(filename, args.format.as_deref(), &args.image)?;
-    session::run(args.image.implicit.policy, async |session| {
+    session::run(&args.image.session, async |session| {
         let image = Image::open(session, &name, "image", OpenHow::write(&args.image)).await?;
         resize(session, &image, length, preallocation, &args).await?;
         if !args.quiet {

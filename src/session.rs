@@ -14,6 +14,11 @@ use block_core::graph::policy::{AnyName, DenyAll, LocalFiles, OpenPolicy};
 use block_core::{Layer, LocalQueue, Queue};
 use block_drivers::Drivers;
 
+use block_schema::types::ObjectOptions;
+use block_schema::{Unknown, Value, Wire};
+
+use crate::opts::image::SessionArgs;
+use crate::opts::{keyval, typed};
 use crate::report::{Failure, Outcome};
 
 /// Threads for system calls that block, all queues together.
@@ -52,10 +57,14 @@ impl Session {
     ///
     /// # Errors
     /// When the system has no threads or descriptors left.
-    pub(crate) fn start(implicit: ImplicitOpen) -> Result<Session, Failure> {
+    pub(crate) fn start(args: &SessionArgs) -> Result<Session, Failure> {
         let pool = Pool::new(POOL_THREADS)
             .map_err(|e| Failure::new(format!("Could not start threads: {e}")))?;
-        let layer = Layer::with_drivers(Arc::new(Drivers), implicit.policy());
+        let layer = Layer::with_drivers(Arc::new(Drivers), args.policy.policy());
+        for text in &args.object {
+            add_object(&layer, text)
+                .map_err(|failure| Failure::new(format!("--object: {}", failure.text())))?;
+        }
         let engine = engine(&pool)?;
         let queue = layer.new_queue(Box::new(engine)).start();
         Ok(Session { queue, pool })
@@ -80,6 +89,22 @@ impl Session {
     }
 }
 
+/// Makes an object. Its text may hold a passphrase: no message repeats it.
+fn add_object(layer: &Layer, text: &str) -> Result<(), Failure> {
+    let options = if text.starts_with('{') {
+        match Value::from_json(text) {
+            Ok(Value::Object(options)) => options,
+            Ok(_) | Err(_) => return Err(Failure::new("Expected a JSON object")),
+        }
+    } else {
+        keyval::parse(text, Some("qom-type"))?
+    };
+    let options = typed::arguments_of("object-add", options)?;
+    let options = ObjectOptions::decode(Value::Object(options), Unknown::Refuse)
+        .map_err(|invalid| Failure::new(invalid.to_string()))?;
+    Ok(layer.secrets().add_object(options)?)
+}
+
 fn engine(pool: &Arc<Pool>) -> Result<HostEngine, Failure> {
     let options = HostEngineOptions {
         ring_entries: 256,
@@ -90,8 +115,8 @@ fn engine(pool: &Arc<Pool>) -> Result<HostEngine, Failure> {
 }
 
 /// Runs a subcommand on a session of its own, and closes every image that it left open.
-pub(crate) fn run(implicit: ImplicitOpen, work: impl AsyncFnOnce(&Session) -> Outcome) -> Outcome {
-    let session = Session::start(implicit)?;
+pub(crate) fn run(args: &SessionArgs, work: impl AsyncFnOnce(&Session) -> Outcome) -> Outcome {
+    let session = Session::start(args)?;
     let outcome = session.queue.block_on(work(&session));
     let closed = session
         .queue

@@ -20,6 +20,7 @@ use crate::report::{Failure, Outcome, chain_text};
 use crate::session::{self, Session};
 use crate::snapshot::by_id_or_name;
 
+use block_schema::Object;
 use copy::{Copy, How, Source, Unwritten};
 
 /// Copy images to another one, in another format if wanted
@@ -104,7 +105,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         workers: usize::try_from(workers).unwrap_or(1),
         in_order: !args.oob,
     };
-    session::run(args.image.implicit.policy, async |session| {
+    session::run(&args.image.session, async |session| {
         let sources = open_sources(session, sources, &args).await?;
         let total = sources.last().map_or(0, |source| source.end);
         let (target, zeroed) = open_target(session, target, total, &args).await?;
@@ -247,13 +248,15 @@ async fn open_target(
         (true, false) => Unwritten::Unknown,
         (true, true) | (false, _) => Unwritten::Zeroes,
     };
-    if !args.no_create {
-        create_target(session, filename, total, args).await?;
-    }
+    let encrypt = match args.no_create {
+        true => None,
+        false => create_target(session, filename, total, args).await?,
+    };
     let name = ImageName {
         text: filename.to_owned(),
         format: (!args.target_image_opts).then(|| args.target_format.clone()),
         is_options: args.target_image_opts,
+        encrypt,
     };
     let target = Image::open(session, &name, "target", how).await?;
     if target.len()? < total {
@@ -265,12 +268,13 @@ async fn open_target(
     Ok((target, unwritten))
 }
 
+/// Makes the target; gives back how to open it when it is encrypted.
 async fn create_target(
     session: &Session,
     filename: &str,
     total: u64,
     args: &Args,
-) -> Result<(), Failure> {
+) -> Result<Option<Object>, Failure> {
     let format = creatable_format(&args.target_format)?;
     let mut options = CreateOptions::parse(&args.options, format)?;
     if options.size.is_some_and(|size| size != total) {
@@ -290,6 +294,7 @@ async fn create_target(
             "Use of backing file requires explicit backing format",
         ));
     }
+    let encrypt = options.encrypt.to_open();
     let new = NewImage {
         filename: filename.to_owned(),
         format,
@@ -297,5 +302,6 @@ async fn create_target(
     };
     new.create(session).await.map_err(|failure| {
         failure.while_doing(&format!("{filename}: error while converting {format}"))
-    })
+    })?;
+    Ok(encrypt)
 }

@@ -53,7 +53,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     }
     let name = ImageName::new(filename, args.format.as_deref(), &args.image)?;
     let how = how(&args)?;
-    session::run(args.image.implicit.policy, async |session| {
+    session::run(&args.image.session, async |session| {
         let opened = Image::open_unprefixed(session, &name, "image", how).await;
         let device = if args.image.image_opts {
             "can't open".to_owned()

@@ -4,6 +4,7 @@
 use block_core::driver::Preallocation;
 use block_schema::types::BlockdevDriver;
 
+use super::encrypt::EncryptOptions;
 use super::keyval;
 use super::number;
 use super::size::parse_size;
@@ -36,6 +37,8 @@ pub(crate) struct CreateOptions {
     pub(crate) preallocation: Option<Preallocation>,
     /// Bits of a refcount.
     pub(crate) refcount_bits: Option<u64>,
+    /// How guest data is encrypted.
+    pub(crate) encrypt: EncryptOptions,
 }
 
 const RAW_OPTIONS: [&str; 2] = ["size", "preallocation"];
@@ -62,6 +65,8 @@ impl CreateOptions {
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), Failure> {
         match key {
+            "encryption" => self.encrypt.legacy = Some(switch_of(key, value)?),
+            key if key.starts_with("encrypt.") => self.encrypt.set(key, value)?,
             "size" => self.size = Some(number::size(value, "image size")?),
             "backing_file" => self.backing_file = Some(value.to_owned()),
             "backing_fmt" => self.backing_fmt = Some(value.to_owned()),
@@ -97,6 +102,10 @@ impl CreateOptions {
             return line;
         }
         let on_off = |on: bool| Some(if on { "on" } else { "off" }.to_owned());
+        show("encryption", self.encrypt.legacy.and_then(on_off));
+        for (key, value) in self.encrypt.given() {
+            show(key, Some(value.to_owned()));
+        }
         show(
             "cluster_size",
             Some(self.cluster_size.unwrap_or(65536).to_string()),

@@ -25,12 +25,15 @@ pub(crate) struct ImageArgs {
     #[arg(short = 'U', long)]
     pub(crate) force_share: bool,
     #[command(flatten)]
-    pub(crate) implicit: ImplicitArgs,
+    pub(crate) session: SessionArgs,
 }
 
-/// What names found inside images may do.
-#[derive(clap::Args, Clone, Copy, Debug)]
-pub(crate) struct ImplicitArgs {
+/// What a subcommand's images have around them.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(crate) struct SessionArgs {
+    /// Make an object that options refer to: secret,id=…,file=… or data=…; may be repeated
+    #[arg(long, value_name = "OPTIONS")]
+    pub(crate) object: Vec<String>,
     /// What to do with names found inside an image (backing file, data file)
     #[arg(
         long = "implicit-open",
@@ -50,6 +53,8 @@ pub(crate) struct ImageName {
     pub(crate) format: Option<String>,
     /// Whether `text` is a list of options.
     pub(crate) is_options: bool,
+    /// How to decrypt it, where `text` does not say.
+    pub(crate) encrypt: Option<Object>,
 }
 
 /// The one image that a command line names.
@@ -76,6 +81,17 @@ pub(crate) struct OpenHow {
     pub(crate) cache: CacheMode,
     /// The I/O backend; the driver's choice if `None`.
     pub(crate) aio: Option<&'static str>,
+    /// Whether guest data is wanted, and so the key to it.
+    pub(crate) content: Content,
+}
+
+/// What of an image is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Its disk: without the key, an encrypted image cannot be opened.
+    Data,
+    /// What it says of itself: no key is asked for, and none that was given is tried.
+    Metadata,
 }
 
 /// What is done to an image.
@@ -105,6 +121,7 @@ impl OpenHow {
             backing: Backing::Follow,
             cache: CacheMode::WRITEBACK,
             aio: None,
+            content: Content::Data,
         }
     }
 
@@ -120,6 +137,15 @@ impl OpenHow {
     #[must_use]
     pub(crate) fn with_cache(self, cache: CacheMode) -> OpenHow {
         OpenHow { cache, ..self }
+    }
+
+    /// For what the image says of itself alone.
+    #[must_use]
+    pub(crate) fn metadata_only(self) -> OpenHow {
+        OpenHow {
+            content: Content::Metadata,
+            ..self
+        }
     }
 
     /// Sets what this says in a node's options, where they don't say it themselves.
@@ -183,6 +209,7 @@ impl ImageName {
             text: text.to_owned(),
             format: format.map(str::to_owned),
             is_options: args.image_opts,
+            encrypt: None,
         })
     }
 
@@ -214,6 +241,12 @@ impl ImageName {
             (None, _) => {}
         }
         how.apply(&mut options)?;
+        if let Some(encrypt) = &self.encrypt {
+            default(&mut options, "encrypt", encrypt.clone());
+        }
+        if how.content == Content::Metadata {
+            options.remove("encrypt");
+        }
         if how.backing == Backing::Ignore && driver.is_some_and(has_backing) {
             options.insert("backing", "");
         }
@@ -236,7 +269,7 @@ impl ImageName {
     /// The options that the name stands for, as far as it says.
     fn options(&self) -> Result<Object, Failure> {
         if self.is_options {
-            let options = keyval::parse(&self.text, None)?;
+            let options = with_encrypt_formats(keyval::parse(&self.text, None)?);
             return typed::arguments_of("blockdev-add", options);
         }
         if let Some(json) = self.text.strip_prefix("json:") {
@@ -245,7 +278,8 @@ impl ImageName {
             let Value::Object(options) = value else {
                 return Err(Failure::new("Invalid JSON object given"));
             };
-            return typed::arguments_of("blockdev-add", keyval::nested_keys(options)?);
+            let options = with_encrypt_formats(keyval::nested_keys(options)?);
+            return typed::arguments_of("blockdev-add", options);
         }
         let mut options = Object::new();
         options.insert("filename", self.text.as_str());
@@ -316,6 +350,21 @@ fn with_driver(mut options: Object) -> Result<Object, Failure> {
     Ok(named)
 }
 
+/// A key without a format is for LUKS, as people write it; in nested nodes, too.
+fn with_encrypt_formats(options: Object) -> Object {
+    let member = |(name, value): (String, Value)| match value {
+        Value::Object(inner) => {
+            let mut inner = with_encrypt_formats(inner);
+            if name == "encrypt" {
+                default(&mut inner, "format", "luks");
+            }
+            (name, Value::Object(inner))
+        }
+        value => (name, value),
+    };
+    options.into_iter().map(member).collect()
+}
+
 /// The options of the protocol node that a file name stands for.
 fn protocol_of_name(filename: &str) -> Result<Object, Failure> {
     if protocol_of(filename) == Some("json") {
@@ -344,6 +393,7 @@ mod tests {
             text: text.to_owned(),
             format: format.map(str::to_owned),
             is_options,
+            encrypt: None,
         };
         let how = OpenHow {
             access: Access::Read,
@@ -351,6 +401,7 @@ mod tests {
             backing: Backing::Follow,
             cache: CacheMode::WRITEBACK,
             aio: None,
+            content: Content::Data,
         };
         let shown = |options: BlockdevOptions| {
             let mut value = options.encode();
@@ -408,6 +459,28 @@ mod tests {
             concat!(
                 r#"{"driver": "qcow2", "node-name": "image", "#,
                 r#""file": {"driver": "file", "filename": "x"}}"#
+            ),
+        );
+    }
+
+    #[test]
+    fn a_key_without_a_format_is_for_luks() {
+        check(
+            "driver=qcow2,encrypt.key-secret=s,file=x",
+            None,
+            true,
+            concat!(
+                r#"{"driver": "qcow2", "node-name": "image", "file": "x", "#,
+                r#""encrypt": {"format": "luks", "key-secret": "s"}}"#
+            ),
+        );
+        check(
+            "driver=qcow2,encrypt.key-secret=s,encrypt.format=aes,file=x",
+            None,
+            true,
+            concat!(
+                r#"{"driver": "qcow2", "node-name": "image", "file": "x", "#,
+                r#""encrypt": {"format": "aes", "key-secret": "s"}}"#
             ),
         );
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod cache;
 pub(crate) mod create;
+pub(crate) mod encrypt;
 pub(crate) mod image;
 pub(crate) mod keyval;
 pub(crate) mod number;

@@ -13,9 +13,9 @@ use super::options::Plan;
 use crate::create::NewImage;
 use crate::human;
 use crate::opts::create::CreateOptions;
-use crate::opts::image::ImplicitArgs;
+use crate::opts::image::SessionArgs;
 use crate::report::{Failure, outln};
-use crate::session::{ImplicitOpen, Session};
+use crate::session::Session;
 
 const FOLDER: &str = "qblk-data";
 const SIZE: u64 = 1 << 30;
@@ -71,9 +71,7 @@ impl Default {
             monitor: vec!["qmp".to_owned()],
             pidfile: None,
             daemonize: false,
-            implicit: ImplicitArgs {
-                policy: ImplicitOpen::Local,
-            },
+            session: SessionArgs::default(),
             background: false,
         })
     }

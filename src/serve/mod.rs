@@ -20,7 +20,7 @@ use block_core::qmp::{Daemon, Monitor};
 use block_core::sync::first;
 use block_drivers::export::BuiltInExports;
 
-use crate::opts::image::ImplicitArgs;
+use crate::opts::image::SessionArgs;
 use crate::report::{Failure, Outcome};
 use crate::session::{self, Session};
 
@@ -56,7 +56,7 @@ pub(crate) struct Args {
     #[arg(long)]
     daemonize: bool,
     #[command(flatten)]
-    implicit: ImplicitArgs,
+    session: SessionArgs,
     /// Set by the foreground process for the one in the background
     #[arg(long, hide = true)]
     background: bool,
@@ -82,7 +82,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         None => Plan::parse(&args)?,
     };
     let pidfile = PidFile::default();
-    let outcome = session::run(args.implicit.policy, async |session| {
+    let outcome = session::run(&args.session, async |session| {
         let threads = Threads::start(session)?;
         let exports = Exports::new(
             session.queue(),

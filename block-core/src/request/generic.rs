@@ -134,7 +134,11 @@ pub(crate) async fn write_zeroes(cx: &Cx, range: Range<u64>, mut flags: ZeroFlag
         let len = usize::try_from(edge.end - edge.start).unwrap_or(usize::MAX);
         align::write_padded(cx, limits, edge.start, IoBuf::zeroed(len)).await?;
     }
-    for part in cut(whole.start, whole.end - whole.start, limits.max_write_zeroes) {
+    for part in cut(
+        whole.start,
+        whole.end - whole.start,
+        limits.max_write_zeroes,
+    ) {
         node.driver().write_zeroes(cx, part, flags).await?;
     }
     Ok(())

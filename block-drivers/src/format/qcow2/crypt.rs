@@ -130,6 +130,8 @@ impl Crypt {
 
     /// The number that a sector's initial vector is made of.
     fn sector(&self, guest: GuestOffset, host: HostOffset) -> u64 {
+        let whole = (guest.0 | host.0).is_multiple_of(SECTOR as u64);
+        assert!(whole, "the node's limits keep requests to whole sectors");
         let offset = match self.method {
             Method::Aes => guest.0,
             Method::Luks { .. } => host.0,

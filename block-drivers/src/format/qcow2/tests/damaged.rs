@@ -115,12 +115,10 @@ fn header_fields_are_in_range() {
         ],
     );
     check_open(
-        &[(32, &be32(1))],
-        expect!["unsupported: encryption method AES is not supported by node 'test'"],
-    );
-    check_open(
         &[(32, &be32(2))],
-        expect!["unsupported: encryption method LUKS is not supported by node 'test'"],
+        expect![
+            "corrupt: image of node 'test' is corrupt: crypt_method is 2, and the encryption header pointer does not fit that"
+        ],
     );
     check_open(
         &[(32, &be32(3))],
