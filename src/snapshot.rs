@@ -52,11 +52,11 @@ pub(crate) fn run(args: Args) -> Outcome {
     let action = action(&args)?;
     let filename = one_name(&args.filename)?;
     let name = ImageName::new(filename, None, &args.image)?;
-    let mut how = OpenHow::read(&args.image);
+    let mut how = OpenHow::read(&args.image).metadata_only();
     if !matches!(action, Action::List) {
         how.access = Access::Write;
     }
-    session::run(args.image.implicit.policy, async |session| {
+    session::run(&args.image.session, async |session| {
         let image = Image::open(session, &name, "image", how).await?;
         match action {
             Action::List => list(&image)?,
