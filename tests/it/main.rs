@@ -11,3 +11,4 @@ mod independence;
 mod interop;
 mod qmp;
 mod queues;
+mod reports;

@@ -1,24 +1,30 @@
-//! Four queues on four threads work on one warm qcow2 overlay over a backing file at once: reads,
-//! overwrites, allocating writes, discards and flushes, on both engines, every byte verified.
+//! Many queues, each on its thread, work on one warm qcow2 overlay over a backing chain at once:
+//! reads, overwrites, allocating writes, write zeroes, discards and flushes, on both engines, every
+//! byte verified; and again while internal snapshots are taken and deleted.
 //!
 //! The disk is cut into blocks; each block belongs to one thread, and the blocks of a cluster to
-//! all four, so that every cluster is allocated by threads that race for it. Every fourth cluster
-//! belongs to one thread alone, which also discards it. The seed is printed.
+//! all of them, so that every cluster is allocated by threads that race for it. Every fourth
+//! cluster belongs to one thread alone, which also discards it. The seed is printed.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use block_core::driver::{SnapshotChange, SnapshotKey, ZeroFlags};
 use block_core::engine::{HostEngine, HostEngineOptions, Pool, Ring};
+use block_core::graph::NodeId;
 use block_core::{Backend, BackendSlot, Done, IoBuf, Layer, Queue, Request};
+
+use block_schema::types::SnapshotInfo;
 
 use crate::support::{self, Random, Scratch};
 
-const THREADS: u64 = 4;
 const BLOCK: u64 = 4096;
 const CLUSTER: u64 = 65536;
 const DISK: u64 = 64 << 20;
-const REQUESTS: u64 = 25_000;
+/// Requests of one round, over all threads.
+const REQUESTS: u64 = 100_000;
 const DEPTH: usize = 16;
 
 /// Byte that fills version 0 of every block: what the backing file holds.
@@ -49,13 +55,13 @@ fn discards(cluster: u64) -> bool {
     cluster % 4 == 3
 }
 
-/// The thread that a block belongs to.
-fn owner(block: u64) -> u64 {
+/// The thread that a block belongs to, of so many.
+fn owner(block: u64, threads: u64) -> u64 {
     let cluster = block * BLOCK / CLUSTER;
     if discards(cluster) {
-        cluster / 4 % THREADS
+        cluster / 4 % threads
     } else {
-        block % THREADS
+        block % threads
     }
 }
 
@@ -76,11 +82,13 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(id: u64, seed: u64) -> Worker {
+    fn new(id: u64, threads: u64, seed: u64) -> Worker {
         let blocks = DISK / BLOCK;
         Worker {
             random: Random::new(seed.wrapping_add(id)),
-            mine: (0..blocks).filter(|&block| owner(block) == id).collect(),
+            mine: (0..blocks)
+                .filter(|&block| owner(block, threads) == id)
+                .collect(),
             content: vec![Content::Backing; support::usize(blocks)],
             busy: vec![false; support::usize(blocks)],
             version: 0,
@@ -88,10 +96,10 @@ impl Worker {
         }
     }
 
-    fn run(&mut self, queue: &Queue, slot: BackendSlot) {
+    fn run(&mut self, queue: &Queue, slot: BackendSlot, requests: u64) {
         let mut submitted = 0;
-        while submitted < REQUESTS || self.in_flight.iter().any(Option::is_some) {
-            while submitted < REQUESTS
+        while submitted < requests || self.in_flight.iter().any(Option::is_some) {
+            while submitted < requests
                 && let Some(place) = self.in_flight.iter().position(Option::is_none)
             {
                 self.submit(queue, slot, place);
@@ -121,7 +129,12 @@ impl Worker {
                 }
                 None => (Request::flush(), Expected::Flush, vec![]),
             },
-            dice if dice < 56 => {
+            dice if dice < 12 => {
+                self.content[index] = Content::Zero;
+                let request = Request::write_zeroes(block * BLOCK, BLOCK, ZeroFlags::default());
+                (request, Expected::Write, vec![block])
+            }
+            dice if dice < 58 => {
                 let buf = IoBuf::zeroed(support::usize(BLOCK));
                 let expected = Expected::Read(block, self.content[index]);
                 (Request::read(block * BLOCK, buf), expected, vec![block])
@@ -184,20 +197,32 @@ fn engine(ring: Ring) -> Box<HostEngine> {
     )
 }
 
-fn work(layer: &Layer, backend: &Arc<Backend>, ring: Ring, seed: u64) -> Vec<Worker> {
-    let threads: Vec<_> = (0..THREADS)
+/// Runs the workers; meanwhile the control plane's queue does `meanwhile` again and again.
+fn work(
+    layer: &Layer,
+    backend: &Arc<Backend>,
+    shape: &Shape,
+    seed: u64,
+    mut meanwhile: impl FnMut(),
+) -> Vec<Worker> {
+    let ring = shape.ring;
+    let (count, requests) = (shape.threads, shape.requests / shape.threads);
+    let threads: Vec<_> = (0..count)
         .map(|id| {
             let builder = layer.new_queue(engine(ring));
             let backend = Arc::clone(backend);
             std::thread::spawn(move || {
                 let queue = builder.start();
                 let slot = queue.attach(&backend);
-                let mut worker = Worker::new(id, seed);
-                worker.run(&queue, slot);
+                let mut worker = Worker::new(id, count, seed);
+                worker.run(&queue, slot, requests);
                 worker
             })
         })
         .collect();
+    while threads.iter().any(|thread| !thread.is_finished()) {
+        meanwhile();
+    }
     threads
         .into_iter()
         .map(|thread| thread.join().expect("no wrong byte"))
@@ -213,29 +238,57 @@ fn verify(queue: &Queue, backend: &Arc<Backend>, workers: &[Worker]) {
         let bytes = queue.block_on(read).expect("a read").to_vec();
         for (at, found) in bytes.chunks(support::usize(BLOCK)).enumerate() {
             let block = cluster * CLUSTER / BLOCK + at as u64;
-            let worker = &workers[support::usize(owner(block))];
+            let worker = &workers[support::usize(owner(block, workers.len() as u64))];
             let want = worker.content[support::usize(block)].bytes(block);
             assert!(found == want, "block {block} reads {:02x?}…", &found[..16]);
         }
     }
 }
 
-fn check(ring: Ring, aio: &str) {
+/// How a run is made.
+struct Shape {
+    ring: Ring,
+    aio: &'static str,
+    threads: u64,
+    requests: u64,
+    /// Whether internal snapshots come and go all the while.
+    snapshots: bool,
+}
+
+fn check(shape: &Shape) {
     let seed = support::seed("queues");
+    for round in 0..support::rounds(1) {
+        check_once(shape, seed.wrapping_add(round));
+    }
+}
+
+fn check_once(shape: &Shape, seed: u64) {
     let dir = Scratch::new("queues");
-    let (base, top) = (dir.path("base.img"), dir.path("top.qcow2"));
+    let (base, middle) = (dir.path("base.img"), dir.path("middle.qcow2"));
+    let top = dir.path("top.qcow2");
     std::fs::write(&base, vec![BACKING; support::usize(DISK)]).expect("a backing file");
     let layer = support::layer();
-    let queue = layer.new_queue(engine(ring)).start();
-    support::create_qcow2(&queue, &top, DISK, Some((&base, "raw")));
+    let queue = layer.new_queue(engine(shape.ring)).start();
+    support::create_qcow2(&queue, &middle, DISK, Some((&base, "raw")));
+    support::create_qcow2(&queue, &top, DISK, Some((&middle, "qcow2")));
     let json = format!(
         r#"{{"driver": "qcow2", "id": "disk", "node-name": "top", "discard": "unmap",
-            "file": {{"driver": "file", "filename": "{}", "aio": "{aio}"}}}}"#,
-        top.display()
+            "file": {{"driver": "file", "filename": "{}", "aio": "{}"}}}}"#,
+        top.display(),
+        shape.aio
     );
     let backend = support::open(&queue, &json, "disk");
     warm(&queue, &backend);
-    let workers = work(&layer, &backend, ring, seed);
+    let mut taken = 0;
+    let workers = work(&layer, &backend, shape, seed, || {
+        if shape.snapshots {
+            snapshot(&layer, &queue, backend.root(), taken);
+            taken += 1;
+        }
+        // A snapshot stops all others: between two of them they must get something done.
+        queue.wait(Some(Duration::from_millis(20)));
+    });
+    println!("{taken} snapshots");
     verify(&queue, &backend, &workers);
     queue
         .block_on(layer.close_all(&queue))
@@ -243,6 +296,28 @@ fn check(ring: Ring, aio: &str) {
     drop(queue);
     drop(layer);
     clean(&top);
+}
+
+/// Takes snapshot `number`, and deletes the one before the last.
+fn snapshot(layer: &Layer, queue: &Queue, node: NodeId, number: u64) {
+    let name = |number: u64| format!("s{number}");
+    let create = SnapshotInfo::new(String::new(), name(number), 0, 0, 0, 0, 0);
+    queue.block_on(async {
+        layer
+            .snapshot(queue, node, SnapshotChange::Create(create))
+            .await
+            .unwrap_or_else(|error| panic!("{}", error.chain()));
+        if let Some(old) = number.checked_sub(2) {
+            let key = SnapshotKey {
+                id: None,
+                name: Some(name(old)),
+            };
+            layer
+                .snapshot(queue, node, SnapshotChange::Delete(key))
+                .await
+                .unwrap_or_else(|error| panic!("{}", error.chain()));
+        }
+    });
 }
 
 /// Loads the tables, so that the threads meet hits as well as allocations.
@@ -261,12 +336,36 @@ fn clean(image: &Path) {
     qemu.run(&["check", "-q", &image.display().to_string()]);
 }
 
+const RINGS: (Ring, &str) = (Ring::Auto, "io_uring");
+const POOL: (Ring, &str) = (Ring::Off, "threads");
+
+fn queues(threads: u64, (ring, aio): (Ring, &'static str), snapshots: bool) {
+    check(&Shape {
+        ring,
+        aio,
+        threads,
+        // Each snapshot makes every cluster shared again, and the next write to it a copy.
+        requests: if snapshots { REQUESTS / 5 } else { REQUESTS },
+        snapshots,
+    });
+}
+
 #[test]
 fn four_queues_on_rings_see_every_byte() {
-    check(Ring::Auto, "io_uring");
+    queues(4, RINGS, false);
 }
 
 #[test]
 fn four_queues_on_threads_see_every_byte() {
-    check(Ring::Off, "threads");
+    queues(4, POOL, false);
+}
+
+#[test]
+fn eight_queues_on_rings_see_every_byte_while_snapshots_come_and_go() {
+    queues(8, RINGS, true);
+}
+
+#[test]
+fn eight_queues_on_threads_see_every_byte_while_snapshots_come_and_go() {
+    queues(8, POOL, true);
 }

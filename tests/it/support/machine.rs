@@ -49,6 +49,7 @@ impl Machine {
         let driver = FileDriver::from_leaf(self.sim.open(file));
         let facts = NodeFacts {
             name: name.to_owned(),
+            discard_unmap: true,
             ..NodeFacts::default()
         };
         let node = Node::new(facts, Box::new(driver));
