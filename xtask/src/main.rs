@@ -3,6 +3,7 @@
 mod compare;
 mod conformance;
 mod metadata;
+mod prove;
 mod regen;
 mod tidy;
 
@@ -12,6 +13,8 @@ const USAGE: &str = "usage: cargo xtask <chore> [arguments]
 
   compare [ROW…]   does the same work as QEMU's tools, in turns, and prints what it cost both
   conformance      holds the schema compiler against QEMU's own, and runs its suite of schemas
+  conformance [FOLDER]  holds the schema compiler against QEMU's, whose source is in FOLDER
+  prove [PROOF…]   runs the long forms of the tests: power cuts, faults, many queues, interleavings
   regen [--check]  writes schema/src/generated from schema/*.json; --check only compares
   tidy             checks rules of the tree that no lint knows";
 
@@ -22,6 +25,7 @@ fn main() -> ExitCode {
     let result = match chore.as_deref() {
         Some("compare") => compare::run(&rest),
         Some("conformance") => conformance::run(&rest),
+        Some("prove") => prove::run(&rest),
         Some("regen") => regen::run(&rest),
         Some("tidy") => tidy::run(&rest),
         _ => Err(USAGE.to_owned()),
