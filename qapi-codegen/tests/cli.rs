@@ -100,7 +100,7 @@ fn wrong_usage_has_a_status_of_its_own() {
 
 #[test]
 fn help_shows_examples() {
-    for command in ["check", "rust", "introspect"] {
+    for command in ["check", "rust", "introspect", "fmt", "migrate"] {
         let help = check(&[command, "--help"]);
         assert!(help.contains("Examples:\n  qapi-gen"), "{help}");
     }
@@ -162,4 +162,73 @@ fn introspection_masks_names_unless_told_otherwise() {
     let plain = check(&["introspect", "--unmask", "ok/command.json"]);
     assert!(plain.contains("\"ret-type\": \"q_empty\""), "{plain}");
     assert_ne!(masked, plain);
+}
+
+#[test]
+fn the_dialect_can_be_said() {
+    check(&["check", "--dialect", "legacy", "ok/base.json"]);
+    check_fails(
+        &["check", "--dialect", "modern", "ok/base.json"],
+        1,
+        "error: ",
+    );
+    check_fails(
+        &["check", "--dialect", "old", "ok/base.json"],
+        2,
+        "possible values: auto, legacy, modern",
+    );
+}
+
+#[test]
+fn conditions_are_decided_by_configuration() {
+    let file = folder("conditions").join("schema.json");
+    let schema = "{ 'event': 'A' }\n{ 'event': 'B', 'if': { 'not': 'X' } }\n\
+                  { 'event': 'C', 'if': 'X', 'features': [ { 'name': 'f', 'if': 'Y' } ] }\n";
+    std::fs::write(&file, schema).unwrap();
+    let events = |flags: &[&str]| {
+        let arguments = [&["introspect"], flags, &[path(&file)]].concat();
+        let answer = check(&arguments);
+        let named = |name: &&str| answer.contains(&format!("\"name\": \"{name}\""));
+        let names: Vec<&str> = ["A", "B", "C"].into_iter().filter(named).collect();
+        (names.concat(), answer.contains("\"f\""))
+    };
+    assert_eq!(events(&[]), ("AB".to_owned(), false));
+    assert_eq!(events(&["--config", "X"]), ("AC".to_owned(), false));
+    assert_eq!(events(&["--config", "X,Y"]), ("AC".to_owned(), true));
+    assert_eq!(events(&["--config-all"]), ("ABC".to_owned(), true));
+}
+
+#[test]
+fn files_are_laid_out_in_place() {
+    let folder = folder("files_are_laid_out");
+    let file = folder.join("schema.json");
+    let before = "# A comment.\n{'event':   'A'}\n";
+    std::fs::write(&file, before).unwrap();
+    let ended = run(&["fmt", "--check", path(&file)]);
+    assert_eq!(ended.status, 1);
+    assert_eq!(ended.out, format!("{}\n", path(&file)));
+    assert_eq!(ended.err, "1 file is laid out otherwise\n");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
+
+    check(&["fmt", path(&file)]);
+    let after = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(after, "# A comment.\n{ 'event': 'A' }\n");
+    check(&["fmt", "--check", path(&file)]);
+
+    std::fs::write(&file, "{ 'event': ").unwrap();
+    check_fails(&["fmt", path(&file)], 1, "schema.json:1:");
+}
+
+#[test]
+fn old_schemas_are_said_in_todays_words() {
+    let ended = run(&["migrate", "ok/base.json"]);
+    assert_eq!(ended.status, 0);
+    assert!(ended.out.contains("'struct'"), "{}", ended.out);
+    assert!(ended.err.starts_with("note: type `A` "), "{}", ended.err);
+    check_fails(&["migrate", "ok/include.json"], 1, "--out");
+
+    let out = folder("old_schemas");
+    check(&["migrate", "--out", path(&out), "ok/include.json"]);
+    let root = out.join("ok/include.json");
+    check(&["check", "--dialect", "modern", path(&root)]);
 }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
-use qapi_parser::{Diagnostics, Loader, Schema};
+use clap::{Args, ValueEnum};
+use qapi_parser::{Diagnostics, Dialect, Loader, Schema};
 
 /// The schema and how to read it.
 #[derive(Args)]
@@ -23,11 +23,30 @@ pub(crate) struct Input {
     /// Refuse definitions, members and values without documentation
     #[arg(long)]
     require_docs: bool,
+
+    /// Which language the schema is written in
+    #[arg(long, value_name = "DIALECT", default_value = "auto")]
+    dialect: Language,
+}
+
+/// [`Dialect`] as a word.
+#[derive(Clone, Copy, ValueEnum)]
+enum Language {
+    /// Each expression tells
+    Auto,
+    /// That of QEMU 2.1
+    Legacy,
+    /// Today's
+    Modern,
 }
 
 impl Input {
     pub(crate) fn load(&self) -> Result<Schema, Diagnostics> {
-        let mut loader = Loader::new();
+        let mut loader = Loader::new().dialect(match self.dialect {
+            Language::Auto => Dialect::Auto,
+            Language::Legacy => Dialect::Legacy,
+            Language::Modern => Dialect::Modern,
+        });
         for overlay in &self.overlay {
             loader = loader.overlay(overlay);
         }

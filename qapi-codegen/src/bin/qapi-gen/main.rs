@@ -3,8 +3,10 @@
 //! error; the exit status is 0 when it is done, 1 when it cannot be, 2 when it was asked for wrongly.
 
 mod check;
+mod fmt;
 mod introspect;
 mod load;
+mod migrate;
 mod rust;
 
 use std::io::{ErrorKind, Write as _};
@@ -34,6 +36,8 @@ enum Command {
     Check(check::Arguments),
     Rust(rust::Arguments),
     Introspect(introspect::Arguments),
+    Fmt(fmt::Arguments),
+    Migrate(migrate::Arguments),
 }
 
 /// Why it is not done: text for standard error.
@@ -50,6 +54,8 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Rust(arguments) => rust::run(&arguments),
         Command::Introspect(arguments) => introspect::run(&arguments),
+        Command::Fmt(arguments) => fmt::run(&arguments),
+        Command::Migrate(arguments) => migrate::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -69,6 +75,12 @@ fn print(text: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Reads a file that is text.
+fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Failure(format!("cannot read {}: {error}", path.display())))
 }
 
 /// Writes a file and the folders that lead to it; leaves one alone that is so already.
