@@ -185,7 +185,7 @@ impl Connection {
         self.next_id += 1;
         self.phase = Phase::Skipping(number);
         self.out.push(SENTINEL);
-        let arguments = [("id", number)].into_iter().collect();
+        let arguments = std::iter::once(("id", number)).collect();
         self.push(&request("execute", "guest-sync-delimited", arguments, None));
     }
 
@@ -381,9 +381,8 @@ impl Connection {
     /// [`reply`](Self::reply) is there at once.
     pub fn call<C: Command>(&mut self, command: &C) -> CallId {
         let id = self.execute(C::NAME, command.arguments());
-        if !C::ANSWERS
-            && let Some(call) = self.calls.get_mut(&id)
-        {
+        let call = self.calls.get_mut(&id);
+        if let Some(call) = call.filter(|_| !C::ANSWERS) {
             call.state = CallState::Silent;
             self.silent += 1;
         }

@@ -524,7 +524,7 @@ macro_rules! narrow {
         impl Wire for $ty {
             fn read(value: Value, context: Context) -> Result<Self, Invalid> {
                 let wide = <$wide>::read(value, context)?;
-                Self::try_from(wide).map_err(|_| Invalid::new(Reason::OutOfRange($name)))
+                <Self as std::convert::TryFrom<$wide>>::try_from(wide).map_err(|_| Invalid::new(Reason::OutOfRange($name)))
             }
 
             fn encode(&self) -> Value {

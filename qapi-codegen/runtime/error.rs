@@ -55,7 +55,8 @@ impl ErrorClass {
     /// The class called `name`; one that is not known counts as `GenericError`.
     pub fn from_name(name: &str) -> Self {
         Self::ALL
-            .into_iter()
+            .iter()
+            .copied()
             .find(|class| class.as_str() == name)
             .unwrap_or(Self::GenericError)
     }

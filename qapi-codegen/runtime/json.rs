@@ -407,7 +407,7 @@ impl Builder {
     }
 
     fn depth(&self) -> usize {
-        usize::try_from(self.braces + self.brackets).unwrap_or(0)
+        <usize as std::convert::TryFrom<isize>>::try_from(self.braces + self.brackets).unwrap_or(0)
     }
 
     /// Drops what was built, keeping the depth.
@@ -532,14 +532,18 @@ impl Builder {
     }
 
     fn string(&mut self, text: String) -> Result<(), Error> {
-        if let Some(Frame::Object { key, next, .. }) = self.open.last_mut()
-            && matches!(next, Next::First | Next::Element)
-        {
-            *key = Some(text);
-            *next = Next::Colon;
-            return Ok(());
+        match self.open.last_mut() {
+            Some(Frame::Object {
+                key,
+                next: next @ (Next::First | Next::Element),
+                ..
+            }) => {
+                *key = Some(text);
+                *next = Next::Colon;
+                Ok(())
+            }
+            _ => self.value(Value::String(text)),
         }
-        self.value(Value::String(text))
     }
 
     fn value(&mut self, value: Value) -> Result<(), Error> {

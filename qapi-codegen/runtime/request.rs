@@ -261,7 +261,7 @@ pub fn reply(id: Option<Value>, result: Result<Value, Error>) -> Value {
 pub async fn run<C, F>(arguments: Object, call: impl FnOnce(C) -> F) -> Result<Value, Error>
 where
     C: Command,
-    F: Future<Output = Result<C::Ok, Error>>,
+    F: std::future::Future<Output = Result<C::Ok, Error>>,
 {
     let command = C::decode(Value::Object(arguments), Unknown::Refuse)?;
     Ok(call(command).await?.encode())

@@ -111,7 +111,7 @@ fn method(context: &Context<'_>, entity: &Entity, command: &Command) -> TokenStr
         fn #method(
             &self,
             arguments: commands::#ident,
-        ) -> impl Future<Output = Result<#ok, runtime::Error>> #send {
+        ) -> impl std::future::Future<Output = Result<#ok, runtime::Error>> #send {
             let _ = arguments;
             std::future::ready(Err(#answer))
         }

@@ -219,7 +219,7 @@ pub(crate) mod server {
         fn plain(
             &self,
             arguments: commands::Plain,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_found("plain")))
         }
@@ -227,7 +227,7 @@ pub(crate) mod server {
         fn with_args(
             &self,
             arguments: commands::WithArgs,
-        ) -> impl Future<Output = Result<types::S, runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<types::S, runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_found("with_args")))
         }
@@ -235,7 +235,7 @@ pub(crate) mod server {
         fn by_type(
             &self,
             arguments: commands::ByType,
-        ) -> impl Future<Output = Result<Vec<types::S>, runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<Vec<types::S>, runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_found("by-type")))
         }
@@ -243,7 +243,7 @@ pub(crate) mod server {
         fn raw(
             &self,
             arguments: commands::Raw,
-        ) -> impl Future<Output = Result<Value, runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<Value, runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_found("raw")))
         }
@@ -251,7 +251,7 @@ pub(crate) mod server {
         fn raw2(
             &self,
             arguments: commands::Raw2,
-        ) -> impl Future<Output = Result<Value, runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<Value, runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_found("raw2")))
         }
@@ -259,7 +259,7 @@ pub(crate) mod server {
         fn quiet(
             &self,
             arguments: commands::Quiet,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_found("quiet")))
         }

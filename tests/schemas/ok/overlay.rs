@@ -300,7 +300,7 @@ pub(crate) mod server {
         fn c(
             &self,
             arguments: commands::C,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_found("c")))
         }

@@ -3579,7 +3579,9 @@ pub(crate) mod server {
         fn query_block(
             &self,
             arguments: commands::QueryBlock,
-        ) -> impl Future<Output = Result<Vec<types::BlockInfo>, runtime::Error>> {
+        ) -> impl std::future::Future<
+            Output = Result<Vec<types::BlockInfo>, runtime::Error>,
+        > {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("query-block")))
         }
@@ -3587,7 +3589,9 @@ pub(crate) mod server {
         fn query_blockstats(
             &self,
             arguments: commands::QueryBlockstats,
-        ) -> impl Future<Output = Result<Vec<types::BlockStats>, runtime::Error>> {
+        ) -> impl std::future::Future<
+            Output = Result<Vec<types::BlockStats>, runtime::Error>,
+        > {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("query-blockstats")))
         }
@@ -3595,7 +3599,9 @@ pub(crate) mod server {
         fn query_block_jobs(
             &self,
             arguments: commands::QueryBlockJobs,
-        ) -> impl Future<Output = Result<Vec<types::BlockJobInfo>, runtime::Error>> {
+        ) -> impl std::future::Future<
+            Output = Result<Vec<types::BlockJobInfo>, runtime::Error>,
+        > {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("query-block-jobs")))
         }
@@ -3603,7 +3609,7 @@ pub(crate) mod server {
         fn block_passwd(
             &self,
             arguments: commands::BlockPasswd,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("block_passwd")))
         }
@@ -3611,7 +3617,7 @@ pub(crate) mod server {
         fn block_resize(
             &self,
             arguments: commands::BlockResize,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("block_resize")))
         }
@@ -3619,7 +3625,7 @@ pub(crate) mod server {
         fn blockdev_snapshot_sync(
             &self,
             arguments: commands::BlockdevSnapshotSync,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("blockdev-snapshot-sync")))
         }
@@ -3627,7 +3633,7 @@ pub(crate) mod server {
         fn block_commit(
             &self,
             arguments: commands::BlockCommit,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("block-commit")))
         }
@@ -3635,7 +3641,7 @@ pub(crate) mod server {
         fn drive_backup(
             &self,
             arguments: commands::DriveBackup,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("drive-backup")))
         }
@@ -3643,7 +3649,9 @@ pub(crate) mod server {
         fn query_named_block_nodes(
             &self,
             arguments: commands::QueryNamedBlockNodes,
-        ) -> impl Future<Output = Result<Vec<types::BlockDeviceInfo>, runtime::Error>> {
+        ) -> impl std::future::Future<
+            Output = Result<Vec<types::BlockDeviceInfo>, runtime::Error>,
+        > {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("query-named-block-nodes")))
         }
@@ -3651,7 +3659,7 @@ pub(crate) mod server {
         fn drive_mirror(
             &self,
             arguments: commands::DriveMirror,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("drive-mirror")))
         }
@@ -3659,7 +3667,7 @@ pub(crate) mod server {
         fn block_set_io_throttle(
             &self,
             arguments: commands::BlockSetIoThrottle,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("block_set_io_throttle")))
         }
@@ -3667,7 +3675,7 @@ pub(crate) mod server {
         fn block_stream(
             &self,
             arguments: commands::BlockStream,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("block-stream")))
         }
@@ -3675,7 +3683,7 @@ pub(crate) mod server {
         fn block_job_set_speed(
             &self,
             arguments: commands::BlockJobSetSpeed,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("block-job-set-speed")))
         }
@@ -3683,7 +3691,7 @@ pub(crate) mod server {
         fn block_job_cancel(
             &self,
             arguments: commands::BlockJobCancel,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("block-job-cancel")))
         }
@@ -3691,7 +3699,7 @@ pub(crate) mod server {
         fn block_job_pause(
             &self,
             arguments: commands::BlockJobPause,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("block-job-pause")))
         }
@@ -3699,7 +3707,7 @@ pub(crate) mod server {
         fn block_job_resume(
             &self,
             arguments: commands::BlockJobResume,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("block-job-resume")))
         }
@@ -3707,7 +3715,7 @@ pub(crate) mod server {
         fn block_job_complete(
             &self,
             arguments: commands::BlockJobComplete,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("block-job-complete")))
         }
@@ -3717,7 +3725,7 @@ pub(crate) mod server {
         fn blockdev_add(
             &self,
             arguments: commands::BlockdevAdd,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("blockdev-add")))
         }

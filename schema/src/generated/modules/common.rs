@@ -214,7 +214,9 @@ pub(crate) mod server {
         fn query_version(
             &self,
             arguments: commands::QueryVersion,
-        ) -> impl Future<Output = Result<types::VersionInfo, runtime::Error>> {
+        ) -> impl std::future::Future<
+            Output = Result<types::VersionInfo, runtime::Error>,
+        > {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("query-version")))
         }
@@ -222,7 +224,9 @@ pub(crate) mod server {
         fn query_commands(
             &self,
             arguments: commands::QueryCommands,
-        ) -> impl Future<Output = Result<Vec<types::CommandInfo>, runtime::Error>> {
+        ) -> impl std::future::Future<
+            Output = Result<Vec<types::CommandInfo>, runtime::Error>,
+        > {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("query-commands")))
         }

@@ -1605,7 +1605,7 @@ pub(crate) mod server {
         fn qmp_capabilities(
             &self,
             arguments: commands::QmpCapabilities,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("qmp_capabilities")))
         }
@@ -1613,7 +1613,7 @@ pub(crate) mod server {
         fn quit(
             &self,
             arguments: commands::Quit,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("quit")))
         }
@@ -1621,7 +1621,7 @@ pub(crate) mod server {
         fn stop(
             &self,
             arguments: commands::Stop,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("stop")))
         }
@@ -1629,7 +1629,7 @@ pub(crate) mod server {
         fn cont(
             &self,
             arguments: commands::Cont,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("cont")))
         }
@@ -1637,7 +1637,7 @@ pub(crate) mod server {
         fn blockdev_del(
             &self,
             arguments: commands::BlockdevDel,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("blockdev-del")))
         }
@@ -1669,7 +1669,9 @@ pub(crate) mod server {
         fn query_qmp_schema(
             &self,
             arguments: commands::QueryQmpSchema,
-        ) -> impl Future<Output = Result<Vec<types::SchemaInfo>, runtime::Error>> {
+        ) -> impl std::future::Future<
+            Output = Result<Vec<types::SchemaInfo>, runtime::Error>,
+        > {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("query-qmp-schema")))
         }
@@ -1677,7 +1679,7 @@ pub(crate) mod server {
         fn nbd_server_start(
             &self,
             arguments: commands::NbdServerStart,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("nbd-server-start")))
         }
@@ -1685,7 +1687,7 @@ pub(crate) mod server {
         fn nbd_server_add(
             &self,
             arguments: commands::NbdServerAdd,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("nbd-server-add")))
         }
@@ -1693,7 +1695,7 @@ pub(crate) mod server {
         fn nbd_server_remove(
             &self,
             arguments: commands::NbdServerRemove,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("nbd-server-remove")))
         }
@@ -1701,7 +1703,7 @@ pub(crate) mod server {
         fn nbd_server_stop(
             &self,
             arguments: commands::NbdServerStop,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("nbd-server-stop")))
         }
@@ -1709,7 +1711,7 @@ pub(crate) mod server {
         fn block_export_add(
             &self,
             arguments: commands::BlockExportAdd,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("block-export-add")))
         }
@@ -1717,7 +1719,7 @@ pub(crate) mod server {
         fn block_export_del(
             &self,
             arguments: commands::BlockExportDel,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("block-export-del")))
         }
@@ -1725,7 +1727,9 @@ pub(crate) mod server {
         fn query_block_exports(
             &self,
             arguments: commands::QueryBlockExports,
-        ) -> impl Future<Output = Result<Vec<types::BlockExportInfo>, runtime::Error>> {
+        ) -> impl std::future::Future<
+            Output = Result<Vec<types::BlockExportInfo>, runtime::Error>,
+        > {
             let _ = arguments;
             std::future::ready(Err(runtime::not_built_in("query-block-exports")))
         }

@@ -27,10 +27,13 @@ impl Timestamp {
         let Ok(since) = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) else {
             return Self::UNKNOWN;
         };
-        i64::try_from(since.as_secs()).map_or(Self::UNKNOWN, |seconds| Self {
-            seconds,
-            microseconds: i64::from(since.subsec_micros()),
-        })
+        <i64 as std::convert::TryFrom<u64>>::try_from(since.as_secs()).map_or(
+            Self::UNKNOWN,
+            |seconds| Self {
+                seconds,
+                microseconds: i64::from(since.subsec_micros()),
+            },
+        )
     }
 
     /// The message of event `name`, which carries `data`.

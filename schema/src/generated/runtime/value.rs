@@ -108,7 +108,7 @@ impl IntoIterator for Object {
     }
 }
 
-impl<K: Into<String>, V: Into<Value>> FromIterator<(K, V)> for Object {
+impl<K: Into<String>, V: Into<Value>> std::iter::FromIterator<(K, V)> for Object {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(members: I) -> Self {
         let mut object = Self::new();
         for (key, value) in members {
@@ -216,7 +216,7 @@ impl From<i64> for Value {
 
 impl From<u64> for Value {
     fn from(number: u64) -> Self {
-        i64::try_from(number).map_or(Self::Uint(number), Self::Int)
+        <i64 as std::convert::TryFrom<u64>>::try_from(number).map_or(Self::Uint(number), Self::Int)
     }
 }
 

@@ -75,9 +75,7 @@ fn write_separator(out: &mut String, index: usize, level: Option<usize>) {
 }
 
 fn write_end(out: &mut String, empty: bool, level: Option<usize>) {
-    if let Some(level) = level
-        && !empty
-    {
+    if let Some(level) = level.filter(|_| !empty) {
         write_line(out, level);
     }
 }
