@@ -1646,7 +1646,7 @@ pub(crate) mod server {
         fn blockdev_snapshot_internal_sync(
             &self,
             arguments: commands::BlockdevSnapshotInternalSync,
-        ) -> impl Future<Output = Result<(), runtime::Error>> {
+        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
             let _ = arguments;
             std::future::ready(
                 Err(runtime::not_built_in("blockdev-snapshot-internal-sync")),
@@ -1659,7 +1659,9 @@ pub(crate) mod server {
         fn blockdev_snapshot_delete_internal_sync(
             &self,
             arguments: commands::BlockdevSnapshotDeleteInternalSync,
-        ) -> impl Future<Output = Result<types::SnapshotInfo, runtime::Error>> {
+        ) -> impl std::future::Future<
+            Output = Result<types::SnapshotInfo, runtime::Error>,
+        > {
             let _ = arguments;
             std::future::ready(
                 Err(runtime::not_built_in("blockdev-snapshot-delete-internal-sync")),
