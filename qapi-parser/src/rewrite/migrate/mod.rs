@@ -1,7 +1,7 @@
 //! A schema of the 2.1 dialect as files of today's.
 //! Called by tools; reads through `Loader`, changes trees, lays them out.
 //! Invariant: a file that needs nothing stays byte for byte; what goes over the wire stays the
-//! same but for names with dots, which today's dialect cannot say (see [`Migration::notes`]).
+//! same but for names that today's dialect cannot say (see [`Migration::notes`]).
 
 mod definitions;
 mod docs;
@@ -70,9 +70,17 @@ pub fn migrate(root: impl AsRef<Path>) -> Result<Migration, Diagnostics> {
     let mut trees = Vec::new();
     for (.., tree) in &files {
         let mut tree = tree.clone();
-        if is_migrated && !is_modern(&tree) {
+        let has_modern = tree.items.iter().any(|item| is_modern(&item.object));
+        if is_legacy(&tree) || is_migrated && !has_modern {
             let items = tree.items.into_iter();
-            tree.items = items.flat_map(|item| definitions.rewrite(item)).collect();
+            let rewrite = |item: Item| {
+                if is_modern(&item.object) {
+                    vec![item]
+                } else {
+                    definitions.rewrite(item)
+                }
+            };
+            tree.items = items.flat_map(rewrite).collect();
             docs::directive(&mut tree.end);
         }
         trees.push(tree);
@@ -95,8 +103,8 @@ pub fn migrate(root: impl AsRef<Path>) -> Result<Migration, Diagnostics> {
     Ok(Migration { files, notes })
 }
 
-/// Whether something in `file` is of today's dialect alone.
-fn is_modern(file: &File) -> bool {
+/// Whether expression `object` is of today's dialect alone.
+fn is_modern(object: &Container<Pair>) -> bool {
     const KEYS: [&str; 7] = [
         "struct",
         "alternate",
@@ -106,8 +114,7 @@ fn is_modern(file: &File) -> bool {
         "boxed",
         "coroutine",
     ];
-    let mut objects = file.items.iter().map(|item| &item.object);
-    objects.any(|object| KEYS.iter().any(|key| object.find(key).is_some()))
+    KEYS.iter().any(|key| object.find(key).is_some())
 }
 
 /// Whether something in `file` is of the 2.1 dialect alone.

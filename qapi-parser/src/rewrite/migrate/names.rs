@@ -68,14 +68,16 @@ impl Names {
         self.types.get(name).map_or(name, String::as_str).to_owned()
     }
 
-    /// What a member or value called `name` is called; dots have no exception.
+    /// What a member or value called `name` is called: some characters have no exception.
     pub(super) fn member(&mut self, owner: &str, name: &str) -> String {
         let (prefix, stem) = stem(name);
-        if !stem.contains('.') {
+        let is_foreign = |c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_';
+        if !stem.contains(is_foreign) {
             return name.to_owned();
         }
-        let new = format!("{prefix}{}", stem.replace('.', "_"));
-        let note = format!("`{name}` of `{owner}` is called `{new}`: names have no dots");
+        let new = format!("{prefix}{}", stem.replace(is_foreign, "_"));
+        let note =
+            format!("`{name}` of `{owner}` is called `{new}`: names have no such characters");
         if !self.notes.contains(&note) {
             self.notes.push(note);
         }

@@ -307,8 +307,8 @@ fn dots_become_underscores() {
               'base': 'Basis',
               'discriminator': 'k',
               'data': { 'a_b': 'Pear' } }
-            note: `a.b` of `Choice` is called `a_b`: names have no dots
-            note: `a.b` of `Either` is called `a_b`: names have no dots
+            note: `a.b` of `Choice` is called `a_b`: names have no such characters
+            note: `a.b` of `Either` is called `a_b`: names have no such characters
         "#]],
     );
 }
@@ -548,6 +548,37 @@ fn files_of_both_dialects_live_together() {
               'data': { 'a_b': 'int' } }
             ==> new.json
             { 'struct':  'Newer', 'data': { 'c_d': 'int' } }
+        "#]],
+    );
+}
+
+#[test]
+fn expressions_of_both_dialects_live_together() {
+    check(
+        "##\n# @New:\n#\n# @x: said\n#\n# Features:\n# @old: said\n##\n{ 'struct': 'New', 'data': { 'x': 'int' }, 'features': ['old'] }\n{ 'union': 'Old', 'data': { 'a': 'New' } }\n",
+        expect![[r#"
+            ##
+            # @New:
+            #
+            # @x: said
+            #
+            # Features:
+            # @old: said
+            ##
+            { 'struct': 'New',
+              'data': { 'x': 'int' },
+              'features': [ 'old' ] }
+
+            { 'enum': 'OldKind',
+              'data': [ 'a' ] }
+
+            { 'struct': 'NewWrapper',
+              'data': { 'data': 'New' } }
+
+            { 'union': 'Old',
+              'base': { 'type': 'OldKind' },
+              'discriminator': 'type',
+              'data': { 'a': 'NewWrapper' } }
         "#]],
     );
 }
