@@ -157,6 +157,11 @@ fn dump(schema: &Schema) -> String {
         let _ = writeln!(out, "{}: {text}", entity.module);
         docs(&mut out, entity);
     }
+    for (name, module) in &schema.modules {
+        if !module.doc.is_empty() {
+            let _ = writeln!(out, "{name}: {:?}", module.doc);
+        }
+    }
     out
 }
 
@@ -173,6 +178,12 @@ fn docs(out: &mut String, entity: &Entity) {
     }
     for (name, text) in &entity.doc.members {
         let _ = writeln!(out, "    {name}: {text:?}");
+    }
+    for (name, text) in &entity.doc.features {
+        let _ = writeln!(out, "    feature {name}: {text:?}");
+    }
+    for section in &entity.doc.sections {
+        let _ = writeln!(out, "    {:?}: {:?}", section.kind, section.text);
     }
 }
 

@@ -18,17 +18,16 @@ impl Checker<'_> {
     pub(super) fn before(&mut self, module: &str, gap: Gap, object: &Object) -> Option<Block> {
         let found = gap.close(Next::Definition);
         // That the last is about nothing is found when the expression was read.
-        let end = if found.block.is_none() {
-            object.span.end
-        } else {
-            0
-        };
         let mut faults = found.faults;
-        let last = faults.pop();
+        let last = if found.block.is_none() {
+            faults.pop()
+        } else {
+            None
+        };
         self.faults(faults);
         if let Some(fault) = last {
             let finding = Diagnostic::documentation(fault, None);
-            self.diagnostics.push(finding.not_before(end));
+            self.diagnostics.push(finding.not_before(object.span.end));
         }
         self.free(module, &found.free);
         found.block
