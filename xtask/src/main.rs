@@ -13,7 +13,6 @@ const USAGE: &str = "usage: cargo xtask <chore> [arguments]
 
   compare [ROW…]   does the same work as QEMU's tools, in turns, and prints what it cost both
   conformance      holds the schema compiler against QEMU's own, and runs its suite of schemas
-  conformance [FOLDER]  holds the schema compiler against QEMU's, whose source is in FOLDER
   prove [PROOF…]   runs the long forms of the tests: power cuts, faults, many queues, interleavings
   regen [--check]  writes schema/src/generated from schema/*.json; --check only compares
   tidy             checks rules of the tree that no lint knows";
