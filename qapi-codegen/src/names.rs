@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use proc_macro2::{Ident, Span};
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use qapi_parser::{Arguments, Base, Kind, Member, Schema};
 
 /// Keywords of the editions 2015 to 2024, reserved ones included.
@@ -86,7 +86,6 @@ pub(crate) struct Names {
     commands: HashMap<String, String>,
     methods: HashMap<String, String>,
     events: HashMap<String, String>,
-    other_event: String,
     modules: HashMap<String, String>,
     /// By schema file: the server's traits, of commands in band and out of band.
     servers: HashMap<String, (String, String)>,
@@ -179,7 +178,6 @@ impl Names {
                 }
             }
         }
-        self.other_event = events.other();
         // What belongs to a union makes way for definitions.
         for (name, entity) in &schema.entities {
             let Some(names) = self.types.get_mut(name) else {
@@ -225,11 +223,6 @@ impl Names {
     /// Event `name`, as a type, and as a variant of the enum of all events.
     pub(crate) fn event(&self, name: &str) -> Ident {
         made(self.events.get(name), name)
-    }
-
-    /// The variant for an event that the schema does not have.
-    pub(crate) fn other_event(&self) -> Ident {
-        ident(&self.other_event)
     }
 
     /// The module of schema file `stem`.
@@ -359,12 +352,19 @@ fn check(name: &str, span: qapi_parser::Span, unnamed: &mut Vec<Unnamed>) {
 /// Whether anything of `name` can stand in an identifier, and all that will can.
 fn has_name(name: &str) -> bool {
     name.chars().any(char::is_alphanumeric)
-        && (name.is_ascii() || syn::parse_str::<Ident>(&snake(name)).is_ok_and(|_| is_xid(name)))
+        && (name.is_ascii() || is_ident(&snake(name)) && is_ident(&pascal(name)))
 }
 
-/// Whether its capitals, too, are letters of identifiers.
-fn is_xid(name: &str) -> bool {
-    syn::parse_str::<Ident>(&format!("_{}", pascal(name))).is_ok()
+/// Whether letters beyond ASCII are ones that identifiers may have.
+fn is_ident(name: &str) -> bool {
+    let tokens: Result<TokenStream, _> = name.parse();
+    tokens.is_ok_and(|tokens| {
+        let mut tokens = tokens.into_iter();
+        matches!(
+            (tokens.next(), tokens.next()),
+            (Some(TokenTree::Ident(_)), None)
+        )
+    })
 }
 
 /// Names of one namespace.

@@ -1,11 +1,14 @@
 //! QAPI schema to Rust, as a macro: what a build script does with `qapi-codegen`, in one line.
 //! No logic of its own: it finds the file, and shows errors at the caller's place.
 
+mod input;
+
 use std::path::{Path, PathBuf};
 
 use proc_macro::TokenStream;
 use quote::{quote, quote_spanned};
-use syn::LitStr;
+
+use input::Input;
 
 /// Generates the types, commands and events of the schema in the file named.
 ///
@@ -16,13 +19,34 @@ use syn::LitStr;
 ///     qapi_macros::schema!("qapi/schema.json");
 /// }
 /// ```
+/// Options follow the path, each at most once, as in
+/// `schema!("schema.json", unknown = closed, only = ["query-block"])`:
+///
+/// | Option | Values |
+/// |---|---|
+/// | `dialect` | `auto`, `legacy`, `modern` |
+/// | `overlays` | `["file.json", …]`, relative like the schema |
+/// | `conditions` | `all_on`, `features`, or the symbols that are configured: `["CONFIG_X", …]` |
+/// | `unknown` | `open`, `closed` |
+/// | `growth` | `non_exhaustive`, `exhaustive` |
+/// | `only` | `["command", "EVENT", …]` |
+/// | `derive` | `["Type" => "Trait", …]` |
+/// | `attribute` | `["Type.member" => "#[…]", …]` |
+/// | `replace` | `["Type.member" => "path::Type", …]` |
+/// | `serde` | `off`, `on`, or the cargo feature: `"serde"` |
+/// | `runtime` | `"path::of::runtime"` |
+///
+/// They mean what the methods of `qapi_codegen::Builder` say.
 #[proc_macro]
 pub fn schema(input: TokenStream) -> TokenStream {
-    let literal = syn::parse_macro_input!(input as LitStr);
-    let span = literal.span();
-    let path = folder(span.unwrap()).join(literal.value());
-    let result = qapi_codegen::Builder::new(&path).text();
-    let (text, files) = match result {
+    let Input { schema, options } = syn::parse_macro_input!(input as Input);
+    let span = schema.span();
+    let folder = folder(span.unwrap());
+    let mut builder = qapi_codegen::Builder::new(folder.join(schema.value()));
+    for option in options {
+        builder = option(builder, &folder);
+    }
+    let (text, files) = match builder.text() {
         Ok(made) => made,
         Err(error) => {
             // The compiler adds the first "error:" and an arrow to the caller.

@@ -1,76 +1,139 @@
-//! Enums: a variant a value, with its name on the wire.
+//! Enums: a variant a value, with its name on the wire, and one more for what a newer peer says.
 
 use proc_macro2::{Ident, TokenStream};
-use qapi_parser::{Entity, Enum};
+use qapi_parser::{Cond, Entity, Enum};
 use quote::quote;
 
 use super::{Context, docs};
 
-pub(super) fn emit(context: &Context<'_>, entity: &Entity, values: &Enum) -> TokenStream {
-    let docs = docs::entity(entity);
-    let ident = context.names.ty(&entity.name);
-    let names: Vec<String> = values.names().map(str::to_owned).collect();
-    let idents = names
-        .iter()
-        .map(|value| context.names.variant(&entity.name, value));
-    let idents: Vec<_> = idents.collect();
-    let variants = names.iter().zip(&idents).map(|(value, variant)| {
-        let doc = docs::member(&entity.doc, value);
-        quote!(#doc #variant)
-    });
-    definition(&docs, &ident, variants, &idents, &names)
+/// One variant without content.
+pub(super) struct Value<'a> {
+    /// What stands before it.
+    pub(super) head: TokenStream,
+    pub(super) cond: &'a Cond,
+    pub(super) ident: Ident,
+    /// Name on the wire.
+    pub(super) name: &'a str,
 }
 
-/// An enum with its conversions; `variants` are documented already.
+pub(super) fn emit(context: &Context<'_>, entity: &Entity, values: &Enum) -> TokenStream {
+    let ident = context.names.ty(&entity.name);
+    let variants = values.values.iter().map(|value| {
+        let doc = docs::member(context, entity, entity, &value.name, &value.features);
+        let cfg = context.cfg(&value.cond);
+        let deprecated = context.deprecated(&value.features, &entity.doc.features);
+        let hooks = context.hooks.attributes(&entity.name, Some(&value.name));
+        Value {
+            head: quote!(#doc #cfg #deprecated #hooks),
+            cond: &value.cond,
+            ident: context.names.variant(&entity.name, &value.name),
+            name: &value.name,
+        }
+    });
+    let variants: Vec<_> = variants.collect();
+    let head = context.head(entity);
+    definition(context, entity, &head, &ident, &variants)
+}
+
+/// An enum with its conversions.
 pub(super) fn definition(
-    docs: &TokenStream,
+    context: &Context<'_>,
+    entity: &Entity,
+    head: &TokenStream,
     ident: &Ident,
-    variants: impl Iterator<Item = TokenStream>,
-    idents: &[Ident],
-    values: &[String],
+    values: &[Value<'_>],
 ) -> TokenStream {
-    // A match without arms cannot match on a reference.
-    let as_str = if values.is_empty() {
+    let growth = context.growth();
+    let cfg = context.cfg(&entity.cond);
+    let heads = values.iter().map(|value| &value.head);
+    let cfgs: Vec<_> = values.iter().map(|value| context.cfg(value.cond)).collect();
+    let idents: Vec<_> = values.iter().map(|value| &value.ident).collect();
+    let names: Vec<_> = values.iter().map(|value| value.name).collect();
+    let other = context.is_open().then(|| context.names.other(&entity.name));
+    let (copy, this, text) = match other {
+        Some(_) => (quote!(), quote!(&self), quote!(&str)),
+        None => (quote!(Copy,), quote!(self), quote!(&'static str)),
+    };
+    let derives = quote!(Debug, Clone, #copy PartialEq, Eq, PartialOrd, Ord, Hash);
+    let derives = context.derives(entity, &derives);
+    let other_variant = other.as_ref().map(|other| {
+        quote! {
+            /// One that the schema does not have, by its name on the wire.
+            #other(String),
+        }
+    });
+    let as_str = if values.is_empty() && other.is_none() {
+        // A match without arms cannot match on a reference.
         quote!(match self {})
     } else {
-        quote!(match self { #(Self::#idents => #values,)* })
+        let other = other
+            .as_ref()
+            .map(|other| quote!(Self::#other(name) => name,));
+        quote!(match self { #(#cfgs Self::#idents => #names,)* #other })
     };
+    let (find, read) = match &other {
+        Some(other) => (
+            quote!(runtime::find_open_name(text, Self::VARIANTS, Self::as_str)),
+            quote!(runtime::read_open_name(value, context, Self::VARIANTS, Self::as_str, Self::#other)),
+        ),
+        None => (
+            quote!(runtime::find_name(text, Self::VARIANTS, Self::as_str)),
+            quote!(runtime::read_name(
+                value,
+                context,
+                Self::VARIANTS,
+                Self::as_str
+            )),
+        ),
+    };
+    let this_str = quote!(self.as_str());
     quote! {
-        #docs
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum #ident { #(#variants,)* }
+        #head
+        #derives
+        #growth
+        pub enum #ident {
+            #(#heads #idents,)*
+            #other_variant
+        }
 
+        #cfg
         impl #ident {
-            /// Every value, in schema order.
-            pub const VARIANTS: &'static [Self] = &[#(Self::#idents),*];
+            /// Every value of the schema, in its order.
+            pub const VARIANTS: &'static [Self] = &[#(#cfgs Self::#idents),*];
 
             /// Its name on the wire.
-            pub fn as_str(self) -> &'static str {
+            pub fn as_str(#this) -> #text {
                 #as_str
             }
         }
 
+        #cfg
         impl std::fmt::Display for #ident {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.as_str())
+                f.write_str(#this_str)
             }
         }
 
+        #cfg
         impl std::str::FromStr for #ident {
-            type Err = UnknownName;
+            type Err = runtime::UnknownName;
 
-            fn from_str(text: &str) -> Result<Self, UnknownName> {
-                find_name(text, Self::VARIANTS, Self::as_str)
+            fn from_str(text: &str) -> Result<Self, runtime::UnknownName> {
+                #find
             }
         }
 
-        impl Wire for #ident {
-            fn read(value: Value, context: Context) -> Result<Self, Invalid> {
-                read_name(value, context, Self::VARIANTS, Self::as_str)
+        #cfg
+        impl runtime::Wire for #ident {
+            fn read(
+                value: runtime::Value,
+                context: runtime::Context,
+            ) -> Result<Self, runtime::Invalid> {
+                #read
             }
 
-            fn encode(&self) -> Value {
-                Value::from(self.as_str())
+            fn encode(&self) -> runtime::Value {
+                runtime::Value::from(#this_str)
             }
         }
     }

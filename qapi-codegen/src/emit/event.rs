@@ -4,19 +4,18 @@ use proc_macro2::TokenStream;
 use qapi_parser::{Arguments, Entity, Event, Kind, Type};
 use quote::quote;
 
-use super::{Context, command, docs, struct_};
+use super::{Context, Scope, docs, struct_};
 
 pub(super) fn emit(context: &Context<'_>, entity: &Entity, event: &Event) -> TokenStream {
     let ident = context.names.event(&entity.name);
-    let docs = docs::entity(entity);
     match &event.data {
         Arguments::Type(name) => {
-            let ty = context.ty(&Type::Named(name.clone()));
-            command::wrapper(&docs, &ident, &ty)
+            let ty = context.ty(entity, &Type::Named(name.clone()));
+            struct_::wrapper(context, entity, &ident, &ty)
         }
         Arguments::Members(members) => {
             let members: Vec<_> = members.iter().map(|member| (member, entity)).collect();
-            struct_::definition(context, entity, &docs, &ident, &members)
+            struct_::definition(context, entity, &ident, &members)
         }
     }
 }
@@ -37,28 +36,36 @@ pub(super) fn event(context: &Context<'_>) -> TokenStream {
         .map(|entity| context.names.event(&entity.name))
         .collect();
     let names: Vec<_> = events.iter().map(|entity| entity.name.as_str()).collect();
-    let docs = events.iter().map(|entity| docs::entity(entity));
+    let docs = events
+        .iter()
+        .map(|entity| docs::entity(context, Scope::Interface, entity));
+    let cfgs: Vec<_> = events
+        .iter()
+        .map(|entity| context.cfg(&entity.cond))
+        .collect();
+    let growth = context.growth();
     quote! {
         /// Any event of the schema.
         #[derive(Debug, Clone, PartialEq)]
+        #growth
         pub enum Event {
-            #(#docs #idents(events::#idents),)*
+            #(#docs #cfgs #idents(events::#idents),)*
         }
 
         impl Event {
             /// Names of all events, in schema order.
-            pub const NAMES: &'static [&'static str] = &[#(#names),*];
+            pub const NAMES: &'static [&'static str] = &[#(#cfgs #names),*];
 
             /// Its name on the wire.
             pub fn name(&self) -> &'static str {
-                match self { #(Self::#idents(_) => #names,)* }
+                match self { #(#cfgs Self::#idents(_) => #names,)* }
             }
 
             /// What it carries.
             pub fn data(&self) -> runtime::Object {
                 use runtime::Fields as _;
                 let mut object = runtime::Object::new();
-                match self { #(Self::#idents(data) => data.put(&mut object),)* }
+                match self { #(#cfgs Self::#idents(data) => data.put(&mut object),)* }
                 object
             }
 
@@ -79,7 +86,7 @@ pub(super) fn event(context: &Context<'_>) -> TokenStream {
                 let data = runtime::Value::Object(data);
                 let unknown = runtime::Unknown::Ignore;
                 Ok(Some(match name {
-                    #(#names => Self::#idents(events::#idents::decode(data, unknown)?),)*
+                    #(#cfgs #names => Self::#idents(events::#idents::decode(data, unknown)?),)*
                     _ => return Ok(None),
                 }))
             }
@@ -95,6 +102,7 @@ pub(super) fn event(context: &Context<'_>) -> TokenStream {
         }
 
         #(
+            #cfgs
             impl From<events::#idents> for Event {
                 fn from(data: events::#idents) -> Self {
                     Self::#idents(data)

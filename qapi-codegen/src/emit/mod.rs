@@ -2,9 +2,11 @@
 //! Called by `lib.rs`; the result is a tree of modules that `file.rs` writes out.
 //! Invariant: output depends on the schema and the options alone.
 //!
-//! Shape of what is emitted, relative to the root: `modules::<schema file>::{types, commands,
-//! events, server}` hold the definitions; `types`, `commands` and `events` at the root re-export all of
-//! them, as `server` does the traits of servers; `runtime` is the support code.
+//! Shape of what is emitted, relative to the root: `types`, `commands`, `events` and `server` each
+//! hold a private module for each schema file, and re-export all of them; `interface` is about the
+//! whole and re-exported at the root; `runtime` is the support code.
+//! Generated code names what it uses by `runtime::`, `types::` and the prelude, which no name of a
+//! schema can hide.
 
 mod alternate;
 mod command;
@@ -18,13 +20,14 @@ mod struct_;
 mod union_;
 
 use indexmap::IndexMap;
-use proc_macro2::{Ident, TokenStream};
-use qapi_parser::{Builtin, Entity, Kind, Schema, Type};
-use quote::{format_ident, quote};
+use proc_macro2::{Ident, TokenStream, TokenTree};
+use qapi_parser::{Builtin, Cond, Entity, Feature, Kind, Schema, Type};
+use quote::quote;
 
 use crate::file::Module;
-use crate::names::{self, Names};
-use crate::options::{Options, Runtime, Serde};
+use crate::hooks::Hooks;
+use crate::names::Names;
+use crate::options::{Conditions, Options, Runtime, Serde, Unknown, feature_name};
 use crate::plan::Plan;
 
 /// What every emitter reads.
@@ -33,38 +36,55 @@ pub(crate) struct Context<'a> {
     pub(crate) options: &'a Options,
     pub(crate) names: Names,
     pub(crate) plan: Plan,
+    pub(crate) hooks: Hooks,
+}
+
+/// Where tokens will stand, which decides how they name a type.
+#[derive(Clone, Copy)]
+pub(crate) enum Scope<'a> {
+    /// In `types`, in the module of this schema file.
+    Types(&'a str),
+    /// In a module of `commands`.
+    Commands,
+    /// In a module of `events`.
+    Events,
+    /// In a module of `server`.
+    Server,
+    /// In `interface`.
+    Interface,
 }
 
 /// The whole tree.
 pub(crate) fn emit(context: &Context<'_>) -> Module {
-    let (schema, options) = (context.schema, context.options);
-    let mut files: IndexMap<&str, Spaces> = IndexMap::new();
-    for entity in schema.entities.values() {
-        let spaces = files.entry(&entity.module).or_default();
-        let (space, tokens) = context.entity(entity);
-        match space {
-            Space::Types => spaces.types.extend(tokens),
-            Space::Commands => spaces.commands.extend(tokens),
-            Space::Events => spaces.events.extend(tokens),
-        }
+    let mut types = Space::new("types", "Every type of the schema.");
+    let mut commands = Space::new(
+        "commands",
+        "Every command of the schema: its arguments, as a type.",
+    );
+    let mut events = Space::new("events", "Every event of the schema: its data, as a type.");
+    for entity in context.schema.entities.values() {
+        let space = match entity.kind {
+            Kind::Command(_) => &mut commands,
+            Kind::Event(_) => &mut events,
+            _ => &mut types,
+        };
+        space.add(&entity.module, context.entity(entity));
     }
-    let mut modules = Module::new("modules", "Definitions, a module for each schema file.");
-    let mut exports = Spaces::default();
-    for (stem, spaces) in files {
-        let ident = context.names.module(stem);
-        exports.add(&spaces, &ident);
-        let doc = format!("From `{stem}.json`.");
-        let server = server::traits(context, stem);
-        let mut definitions = spaces.into_modules();
-        definitions.extend(server_module(server));
-        modules.add(Module::new(&ident.to_string(), &doc).with(definitions));
+    let mut server = Space::new(
+        "server",
+        "What a server does, a trait for each schema file.",
+    );
+    for stem in context.modules_with_commands() {
+        server.add(stem, server::traits(context, stem));
     }
     let mut root = Module::new("", "");
-    root.add(modules);
+    for space in [types, commands, events, server] {
+        root.add(space.into_module(context));
+    }
     root.add(introspect::emit(context));
-    let runtime_use = match &options.runtime {
+    let runtime_use = match &context.options.runtime {
         Runtime::Inline => {
-            root.add(runtime::emit(&options.serde));
+            root.add(runtime::emit(&context.options.serde));
             quote!()
         }
         Runtime::Path(path) => match path.parse::<TokenStream>() {
@@ -72,146 +92,116 @@ pub(crate) fn emit(context: &Context<'_>) -> Module {
             Err(_) => quote!(compile_error!("the path of the runtime is not one");),
         },
     };
-    let types = exports.types;
-    let commands = exports.commands;
-    let events = exports.events;
-    let server = server::root(context);
-    let event = event::event(context);
-    let serde = serde_adapters(context, &options.serde);
+    root.add(interface(context));
     root.with(quote! {
         #runtime_use
-        #[doc = " Every type of the schema."]
-        pub mod types { #types }
-        #[doc = " Every command of the schema: its arguments, as a type."]
-        pub mod commands { #commands }
-        #[doc = " Every event of the schema: its data, as a type."]
-        pub mod events { #events }
-        #server
-        #event
-        #serde
+        #[allow(unused_imports)]
+        pub use self::interface::*;
     })
 }
 
-/// Namespaces of generated names.
-enum Space {
-    Types,
-    Commands,
-    Events,
-}
-
-/// Tokens by namespace.
-#[derive(Default)]
-struct Spaces {
-    types: TokenStream,
-    commands: TokenStream,
-    events: TokenStream,
-}
-
-impl Spaces {
-    /// Re-exports `of`, the spaces of module `file`.
-    fn add(&mut self, of: &Self, file: &Ident) {
-        let export = |tokens: &TokenStream, space: &str| {
-            let space = format_ident!("{space}");
-            (!tokens.is_empty()).then(|| quote!(pub use super::modules::#file::#space::*;))
-        };
-        self.types.extend(export(&of.types, "types"));
-        self.commands.extend(export(&of.commands, "commands"));
-        self.events.extend(export(&of.events, "events"));
-    }
-
-    fn into_modules(self) -> TokenStream {
-        let module = |tokens: TokenStream, name: &str, doc: &str, extra: &[&str]| {
-            let name = format_ident!("{name}");
-            let imports = imports(&tokens, extra);
-            (!tokens.is_empty())
-                .then(|| quote!(#[doc = #doc] pub(crate) mod #name { #imports #tokens }))
-        };
-        let types = module(self.types, "types", " Types.", &[]);
-        let commands = module(self.commands, "commands", " Commands.", &["Command"]);
-        let events = module(self.events, "events", " Events.", &[]);
-        quote!(#types #commands #events)
-    }
-}
-
-/// The module of a file's server traits.
-fn server_module(traits: TokenStream) -> TokenStream {
-    if traits.is_empty() {
-        return traits;
-    }
-    let imports = imports(&traits, &[]);
-    quote! {
-        /// What a server does.
-        pub(crate) mod server {
-            #imports
-            use super::super::super::runtime;
-            use super::commands;
-            #traits
-        }
-    }
-}
-
-/// Imports of what `tokens` use of the root and the runtime, and `extra` of the runtime. A name that may be a variant's is either
-/// written with its path or in `extra`.
-fn imports(tokens: &TokenStream, extra: &[&str]) -> TokenStream {
-    const NAMES: [&str; 12] = [
-        "Context",
-        "Fields",
-        "Invalid",
-        "Members",
-        "Object",
-        "UnknownName",
-        "Value",
-        "Wire",
-        "read_fields",
-        "read_name",
-        "encode_fields",
-        "find_name",
-    ];
-    let mut used = std::collections::BTreeSet::new();
-    collect_idents(tokens.clone(), &mut used);
-    let names: Vec<Ident> = NAMES
-        .iter()
-        .filter(|name| used.contains(**name))
-        .chain(extra)
-        .map(|name| names::ident(name))
-        .collect();
-    let types = used.contains("types").then(|| {
-        quote!(
-            use super::super::super::types;
-        )
+/// What is about the schema as a whole.
+fn interface(context: &Context<'_>) -> Module {
+    let server = server::root(context);
+    let event = event::event(context);
+    let serde = context.serde_adapters();
+    let tokens = quote!(#server #event #serde);
+    let uses = ["runtime", "types", "commands", "events", "server"].map(|name| {
+        let ident = crate::names::ident(name);
+        uses(&tokens, &ident).then(|| quote!(use super::#ident;))
     });
-    let names =
-        (!names.is_empty()).then(|| quote!(use super::super::super::runtime::{#(#names),*};));
-    quote!(#names #types)
+    let module = Module::new("interface", "The schema as a whole: server, events, names.");
+    module.with(quote!(#(#uses)* #tokens))
 }
 
-fn collect_idents(tokens: TokenStream, out: &mut std::collections::BTreeSet<String>) {
-    for token in tokens {
-        match token {
-            proc_macro2::TokenTree::Ident(ident) => drop(out.insert(ident.to_string())),
-            proc_macro2::TokenTree::Group(group) => collect_idents(group.stream(), out),
-            proc_macro2::TokenTree::Punct(_) | proc_macro2::TokenTree::Literal(_) => {}
+/// One of the three namespaces, by schema file.
+struct Space {
+    name: &'static str,
+    module: Module,
+    files: IndexMap<String, TokenStream>,
+}
+
+impl Space {
+    fn new(name: &'static str, doc: &str) -> Self {
+        Self {
+            name,
+            module: Module::new(name, doc).public(),
+            files: IndexMap::new(),
         }
+    }
+
+    fn add(&mut self, file: &str, tokens: TokenStream) {
+        match self.files.get_mut(file) {
+            Some(all) => all.extend(tokens),
+            None => drop(self.files.insert(file.to_owned(), tokens)),
+        }
+    }
+
+    fn into_module(mut self, context: &Context<'_>) -> Module {
+        let mut exports = TokenStream::new();
+        for (stem, tokens) in self.files {
+            let name = context.names.module(&stem);
+            exports.extend(quote!(pub use self::#name::*;));
+            let imports = imports(&tokens);
+            let mut doc = format!("From `{stem}.json`.");
+            if let Some(said) = context.schema.modules.get(&stem)
+                && !said.doc.is_empty()
+                && self.name == "types"
+            {
+                doc.push_str("\n\n");
+                doc.push_str(&docs::file(&said.doc));
+            }
+            let file = Module::new(&name.to_string(), &doc).private();
+            self.module.add(file.with(quote!(#imports #tokens)));
+        }
+        self.module.with(exports)
     }
 }
 
-/// From the root: adapters to serde for every type, where asked.
-fn serde_adapters(context: &Context<'_>, serde: &Serde) -> TokenStream {
-    let condition = match serde {
-        Serde::Off => return quote!(),
-        Serde::On => quote!(),
-        Serde::Feature(feature) => quote!(#[cfg(feature = #feature)]),
+/// Imports of the root's modules that `tokens` name.
+fn imports(tokens: &TokenStream) -> TokenStream {
+    let import = |name: &str| {
+        let ident = crate::names::ident(name);
+        uses(tokens, &ident).then(|| quote!(use super::super::#ident;))
     };
-    let types = context
-        .schema
-        .entities
-        .values()
-        .filter(|entity| entity.kind.is_type());
-    let types = types.map(|entity| context.names.ty(&entity.name));
-    quote!(#condition runtime::serde_adapters! { #(types::#types),* })
+    let names = ["runtime", "types", "commands"].map(import);
+    quote!(#(#names)*)
+}
+
+/// Whether a path that begins with `module` is among `tokens`.
+fn uses(tokens: &TokenStream, module: &Ident) -> bool {
+    let mut found = false;
+    for token in tokens.clone() {
+        match token {
+            TokenTree::Ident(ident) => found = ident == *module,
+            TokenTree::Punct(punct) if found && punct.as_char() == ':' => {
+                if punct.spacing() == proc_macro2::Spacing::Joint {
+                    return true;
+                }
+            }
+            TokenTree::Group(group) if uses(&group.stream(), module) => return true,
+            _ => found = false,
+        }
+    }
+    false
 }
 
 impl Context<'_> {
+    fn entity(&self, entity: &Entity) -> TokenStream {
+        if self.hooks.replacement(&entity.name).is_some() {
+            return TokenStream::new();
+        }
+        match &entity.kind {
+            Kind::Enum(values) => enum_::emit(self, entity, values),
+            Kind::Struct(_) => struct_::emit(self, entity),
+            Kind::FlatUnion(union) => union_::flat(self, entity, union),
+            Kind::SimpleUnion(union) => union_::simple(self, entity, union),
+            Kind::Alternate(alternate) => alternate::emit(self, entity, alternate),
+            Kind::Command(command) => command::emit(self, entity, command),
+            Kind::Event(event) => event::emit(self, entity, event),
+        }
+    }
+
     /// The schema files that have commands, in schema order.
     fn modules_with_commands(&self) -> Vec<&str> {
         let mut modules: Vec<&str> = Vec::new();
@@ -223,53 +213,172 @@ impl Context<'_> {
         modules
     }
 
-    fn entity(&self, entity: &Entity) -> (Space, TokenStream) {
-        match &entity.kind {
-            Kind::Enum(values) => (Space::Types, enum_::emit(self, entity, values)),
-            Kind::Struct(_) => (Space::Types, struct_::emit(self, entity)),
-            Kind::FlatUnion(union) => (Space::Types, union_::flat(self, entity, union)),
-            Kind::SimpleUnion(union) => (Space::Types, union_::simple(self, entity, union)),
-            Kind::Alternate(alternate) => (Space::Types, alternate::emit(self, entity, alternate)),
-            Kind::Command(command) => (Space::Commands, command::emit(self, entity, command)),
-            Kind::Event(event) => (Space::Events, event::emit(self, entity, event)),
+    /// The scope in which `entity` is defined.
+    fn scope<'e>(&self, entity: &'e Entity) -> Scope<'e> {
+        match entity.kind {
+            Kind::Command(_) => Scope::Commands,
+            Kind::Event(_) => Scope::Events,
+            _ => Scope::Types(&entity.module),
         }
     }
 
-    /// The Rust type of `ty`, seen from a module of definitions.
-    fn ty(&self, ty: &Type) -> TokenStream {
-        self.ty_from(ty, &quote!(types))
+    /// The Rust type of `ty`, as `entity` names it.
+    fn ty(&self, entity: &Entity, ty: &Type) -> TokenStream {
+        self.ty_from(self.scope(entity), ty)
     }
 
-    /// The Rust type of `ty` where `types` is the path of the types.
-    fn ty_from(&self, ty: &Type, types: &TokenStream) -> TokenStream {
+    /// The Rust type of `ty`, as it is named in `scope`.
+    fn ty_from(&self, scope: Scope<'_>, ty: &Type) -> TokenStream {
         match ty {
             Type::Builtin(builtin) => builtin_type(*builtin),
             Type::List(element) => {
-                let element = self.ty_from(element, types);
+                let element = self.ty_from(scope, element);
                 quote!(Vec<#element>)
             }
-            Type::Named(name) if self.schema.get(name).is_none() => {
+            Type::Named(name) => match self.schema.get(name) {
+                Some(entity) => self.named(scope, entity),
                 // One of the escape types, which the parser lets through for untyped commands.
-                quote!(Value)
+                None => quote!(runtime::Value),
+            },
+        }
+    }
+
+    /// The path of the type that `entity` defines.
+    fn named(&self, scope: Scope<'_>, entity: &Entity) -> TokenStream {
+        if let Some(path) = self.hooks.replacement(&entity.name) {
+            return path;
+        }
+        let ident = self.names.ty(&entity.name);
+        self.local(scope, entity, &ident)
+    }
+
+    /// The path of `ident`, which stands where `entity` is defined.
+    fn local(&self, scope: Scope<'_>, entity: &Entity, ident: &Ident) -> TokenStream {
+        match scope {
+            Scope::Types(file) if file == entity.module => quote!(#ident),
+            Scope::Types(_) => quote!(super::#ident),
+            Scope::Commands | Scope::Events | Scope::Server | Scope::Interface => {
+                quote!(types::#ident)
             }
-            Type::Named(name) => {
-                let ident = self.names.ty(name);
-                quote!(#types::#ident)
+        }
+    }
+
+    /// What stands before the definition of `entity`: documentation and attributes.
+    fn head(&self, entity: &Entity) -> TokenStream {
+        let docs = docs::entity(self, self.scope(entity), entity);
+        let cfg = self.cfg(&entity.cond);
+        let deprecated = self.deprecated(&entity.features, &entity.doc.features);
+        let hooks = self.hooks.attributes(&entity.name, None);
+        quote!(#docs #cfg #deprecated #hooks)
+    }
+
+    /// The traits that `entity` derives besides what hooks add, as an attribute.
+    fn derives(&self, entity: &Entity, traits: &TokenStream) -> TokenStream {
+        let more = self.hooks.derives(&entity.name);
+        quote!(#[derive(#traits #(, #more)*)])
+    }
+
+    /// `#[cfg(…)]` for `cond`, where conditions are kept.
+    pub(crate) fn cfg(&self, cond: &Cond) -> TokenStream {
+        match self.options.conditions {
+            Conditions::Features if !cond.is_always() => {
+                let predicate = predicate(cond);
+                quote!(#[cfg(#predicate)])
             }
+            _ => quote!(),
+        }
+    }
+
+    /// `#[deprecated]`, where `features` says so; `docs` has the reason.
+    pub(crate) fn deprecated(
+        &self,
+        features: &[Feature],
+        docs: &IndexMap<String, String>,
+    ) -> TokenStream {
+        if !features.iter().any(|feature| feature.name == "deprecated") {
+            return quote!();
+        }
+        match docs.get("deprecated").map(|text| docs::plain(text)) {
+            Some(note) if !note.is_empty() => quote!(#[deprecated(note = #note)]),
+            _ => quote!(#[deprecated]),
+        }
+    }
+
+    /// `#[non_exhaustive]`, where asked.
+    fn growth(&self) -> TokenStream {
+        if self.options.is_non_exhaustive() {
+            quote!(#[non_exhaustive])
+        } else {
+            quote!()
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        self.options.unknown == Unknown::Open
+    }
+
+    /// From the root: adapters to serde for every type, where asked.
+    fn serde_adapters(&self) -> TokenStream {
+        let condition = match &self.options.serde {
+            Serde::Off => return quote!(),
+            Serde::On => quote!(),
+            Serde::Feature(feature) => quote!(#[cfg(feature = #feature)]),
+        };
+        let mut plain = Vec::new();
+        let mut others = TokenStream::new();
+        for entity in self.schema.entities.values() {
+            if !entity.kind.is_type() || self.hooks.replacement(&entity.name).is_some() {
+                continue;
+            }
+            let ident = self.names.ty(&entity.name);
+            let cfg = self.cfg(&entity.cond);
+            if cfg.is_empty() {
+                plain.push(ident);
+            } else {
+                others.extend(quote!(#condition #cfg runtime::serde_adapters! { types::#ident }));
+            }
+        }
+        quote!(#condition runtime::serde_adapters! { #(types::#plain),* } #others)
+    }
+}
+
+/// `cond` as the predicate of a `cfg`.
+fn predicate(cond: &Cond) -> TokenStream {
+    match cond {
+        Cond::Always => quote!(all()),
+        Cond::Symbol(symbol) => {
+            let feature = feature_name(symbol);
+            quote!(feature = #feature)
+        }
+        Cond::Not(cond) => {
+            let inner = predicate(cond);
+            quote!(not(#inner))
+        }
+        Cond::All(conds) => {
+            let conds = conds.iter().map(predicate);
+            quote!(all(#(#conds),*))
+        }
+        Cond::Any(conds) => {
+            let conds = conds.iter().map(predicate);
+            quote!(any(#(#conds),*))
         }
     }
 }
 
 /// The conversion of a type that implements `Fields`.
-fn wire_by_fields(ident: &Ident) -> TokenStream {
+fn wire_by_fields(cfg: &TokenStream, ident: &Ident) -> TokenStream {
     quote! {
-        impl Wire for #ident {
-            fn read(value: Value, context: Context) -> Result<Self, Invalid> {
-                read_fields(value, context)
+        #cfg
+        impl runtime::Wire for #ident {
+            fn read(
+                value: runtime::Value,
+                context: runtime::Context,
+            ) -> Result<Self, runtime::Invalid> {
+                runtime::read_fields(value, context)
             }
 
-            fn encode(&self) -> Value {
-                encode_fields(self)
+            fn encode(&self) -> runtime::Value {
+                runtime::encode_fields(self)
             }
         }
     }
@@ -288,7 +397,7 @@ fn builtin_type(builtin: Builtin) -> TokenStream {
         Builtin::Uint16 => quote!(u16),
         Builtin::Uint32 => quote!(u32),
         Builtin::Uint64 | Builtin::Size => quote!(u64),
-        Builtin::Null => quote!(super::super::super::runtime::Null),
-        Builtin::Any => quote!(Value),
+        Builtin::Null => quote!(runtime::Null),
+        Builtin::Any => quote!(runtime::Value),
     }
 }

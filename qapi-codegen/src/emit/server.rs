@@ -6,7 +6,7 @@ use proc_macro2::{Literal, TokenStream};
 use qapi_parser::{Command, Entity, Kind};
 use quote::quote;
 
-use super::{Context, command, docs};
+use super::{Context, Scope, command, docs};
 use crate::options::{Futures, Missing};
 
 /// Whether a trait has the commands that may run out of band, or the others.
@@ -93,10 +93,12 @@ fn definition(
 }
 
 fn method(context: &Context<'_>, entity: &Entity, command: &Command) -> TokenStream {
-    let docs = docs::entity(entity);
+    let docs = docs::entity(context, Scope::Server, entity);
+    let cfg = context.cfg(&entity.cond);
+    let deprecated = context.deprecated(&entity.features, &entity.doc.features);
     let method = context.names.method(&entity.name);
     let ident = context.names.command(&entity.name);
-    let ok = command::ok_type(context, command, &quote!(types));
+    let ok = command::ok_type(context, Scope::Server, command);
     let send = match context.options.server.futures {
         Futures::Local => quote!(),
         Futures::Send => quote!(+ Send),
@@ -108,6 +110,8 @@ fn method(context: &Context<'_>, entity: &Entity, command: &Command) -> TokenStr
     };
     quote! {
         #docs
+        #cfg
+        #deprecated
         fn #method(
             &self,
             arguments: commands::#ident,
@@ -121,30 +125,26 @@ fn method(context: &Context<'_>, entity: &Entity, command: &Command) -> TokenStr
 /// From the root: the table of commands, the traits together, `dispatch` and what goes with it.
 pub(super) fn root(context: &Context<'_>) -> TokenStream {
     let commands = commands(context);
-    let table = table(&commands);
-    let modules: Vec<&str> = context.modules_with_commands();
-    let exports = modules.iter().map(|stem| context.names.module(stem));
+    let table = table(context, &commands);
     let server = together(context, &commands, Band::In);
     let server_oob = together(context, &commands, Band::Out);
     quote! {
         #table
-
-        /// What a server does, a trait for each schema file.
-        pub mod server { #(pub use super::modules::#exports::server::*;)* }
 
         #server
         #server_oob
     }
 }
 
-fn table(commands: &[(usize, &Entity, &Command)]) -> TokenStream {
+fn table(context: &Context<'_>, commands: &[(usize, &Entity, &Command)]) -> TokenStream {
     let mut sorted = commands.to_vec();
     sorted.sort_by(|(_, a, _), (_, b, _)| a.name.cmp(&b.name));
     let rows = sorted.iter().map(|(number, entity, command)| {
         let (name, number) = (&entity.name, Literal::usize_unsuffixed(*number));
         let oob = command.allow_oob.then(|| quote!(.with_oob()));
         let silent = (!command.answers).then(|| quote!(.without_answer()));
-        quote!(runtime::CommandSpec::new(#number, #name)#oob #silent)
+        let cfg = context.cfg(&entity.cond);
+        quote!(#cfg runtime::CommandSpec::new(#number, #name)#oob #silent)
     });
     quote! {
         /// Every command.
@@ -185,8 +185,9 @@ fn together(
         let owner = owner(entity, command);
         let method = context.names.method(&entity.name);
         let number = Literal::usize_unsuffixed(*number);
+        let cfg = context.cfg(&entity.cond);
         quote! {
-            #number => runtime::run(arguments, |command| server::#owner::#method(server, command)).await
+            #cfg #number => runtime::run(arguments, |command| server::#owner::#method(server, command)).await
         }
     });
     let unused = taken

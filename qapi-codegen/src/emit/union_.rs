@@ -3,45 +3,47 @@
 //! simple union is that enum itself, or, with a base, a struct that holds it as `data`.
 
 use proc_macro2::{Ident, TokenStream};
-use qapi_parser::{Branch, Entity, FlatUnion, Kind, Member, SimpleUnion, Type};
+use qapi_parser::{Branch, Cond, Entity, FlatUnion, Kind, Member, SimpleUnion, Type};
 use quote::{format_ident, quote};
 
+use super::struct_::{Documented, Given};
 use super::{Context, docs, enum_, struct_, wire_by_fields};
 
 pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) -> TokenStream {
-    let docs = docs::entity(entity);
+    let head = context.head(entity);
+    let entity_cfg = context.cfg(&entity.cond);
+    let derives = context.derives(entity, &quote!(Debug, Clone, PartialEq));
+    let growth = context.growth();
     let ident = context.names.ty(&entity.name);
     let branch_ident = context.names.branches(&entity.name);
     let tag_field = context.names.field(&entity.name, &union.discriminator);
-    let tag_type = context.ty(&Type::Named(union.tag.clone()));
+    let tag_type = context.ty(entity, &Type::Named(union.tag.clone()));
     let members = context.schema.base_members(entity, union);
     let is_tag = |member: &Member| member.name == union.discriminator;
     let fields = members.iter().map(|(member, owner)| {
         if is_tag(member) {
-            let doc = docs::member(&owner.doc, &member.name);
-            quote!(#doc pub #tag_field: #branch_ident)
+            let head = struct_::field_head(context, entity, member, owner);
+            quote!(#head pub #tag_field: #branch_ident)
         } else {
             struct_::field(context, entity, member, owner)
         }
     });
-    // The members become variables, one of which may have the usual name of their source.
-    let taken = members
-        .iter()
-        .any(|(member, _)| context.names.field(&entity.name, &member.name) == "members");
-    let source = format_ident!("{}", if taken { "members_" } else { "members" });
+    let source = source(context, entity, &members);
     let takes = members.iter().map(|(member, _)| {
         let name = context.names.field(&entity.name, &member.name);
-        let take = struct_::take_from(&source, member);
+        let cfg = context.cfg(&member.cond);
+        let take = struct_::take(&source, member);
         if is_tag(member) {
             quote!(let #name: #tag_type = #take;)
         } else {
-            quote!(let #name = #take;)
+            quote!(#cfg let #name = #take;)
         }
     });
-    let names: Vec<_> = members
-        .iter()
-        .map(|(member, _)| context.names.field(&entity.name, &member.name))
-        .collect();
+    let names = members.iter().map(|(member, _)| {
+        let name = context.names.field(&entity.name, &member.name);
+        let cfg = context.cfg(&member.cond);
+        quote!(#cfg #name)
+    });
     let puts = members.iter().map(|(member, _)| {
         if is_tag(member) {
             let name = &member.name;
@@ -50,25 +52,37 @@ pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) ->
             struct_::put(context, entity, member)
         }
     });
-    let new = flat_new(
-        context,
-        entity,
-        &members,
-        &union.discriminator,
-        &branch_ident,
-    );
+    let required = members
+        .iter()
+        .filter(|(member, _)| is_tag(member) || !member.optional);
+    let given: Vec<_> = required
+        .map(|(member, owner)| {
+            if is_tag(member) {
+                Given::plain(tag_field.clone(), quote!(#branch_ident))
+            } else {
+                Given::of(context, entity, member, owner)
+            }
+        })
+        .collect();
+    let others: Vec<_> = members
+        .iter()
+        .copied()
+        .filter(|(member, _)| !is_tag(member))
+        .collect();
+    let methods = struct_::methods(context, entity, &ident, &others, &given);
     let branches = branches(context, entity, union, &branch_ident, &tag_type);
-    let tag = &union.discriminator;
-    let kind_doc = format!(" The value of `{tag}`.");
-    let wire = wire_by_fields(&ident);
+    let kind_doc = format!(" The value of `{}`.", union.discriminator);
+    let wire = wire_by_fields(&entity_cfg, &ident);
     quote! {
-        #docs
-        #[derive(Debug, Clone, PartialEq)]
+        #head
+        #derives
+        #growth
         pub struct #ident { #(#fields,)* }
 
-        impl #ident {
-            #new
+        #methods
 
+        #entity_cfg
+        impl #ident {
             #[doc = #kind_doc]
             pub fn kind(&self) -> #tag_type {
                 self.#tag_field.kind()
@@ -77,14 +91,15 @@ pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) ->
 
         #wire
 
-        impl Fields for #ident {
-            fn take(#source: &mut Members) -> Result<Self, Invalid> {
+        #entity_cfg
+        impl runtime::Fields for #ident {
+            fn take(#source: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 #(#takes)*
                 let #tag_field = #branch_ident::take(#tag_field, #source)?;
                 Ok(Self { #(#names,)* })
             }
 
-            fn put(&self, object: &mut Object) {
+            fn put(&self, object: &mut runtime::Object) {
                 #(#puts)*
                 self.#tag_field.put(object);
             }
@@ -94,36 +109,24 @@ pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) ->
     }
 }
 
-/// A constructor from the branch and the other required members.
-fn flat_new(
-    context: &Context<'_>,
-    entity: &Entity,
-    members: &[(&Member, &Entity)],
-    discriminator: &str,
-    branch: &Ident,
-) -> Option<TokenStream> {
-    let (mut parameters, mut fields) = (Vec::new(), Vec::new());
-    for (member, owner) in members {
-        let name = context.names.field(&entity.name, &member.name);
-        if member.name == discriminator {
-            parameters.push(quote!(#name: #branch));
-            fields.push(quote!(#name));
-        } else if member.optional {
-            fields.push(quote!(#name: None));
-        } else {
-            let ty = struct_::field_type(context, member, owner);
-            parameters.push(quote!(#name: #ty));
-            fields.push(quote!(#name));
-        }
+/// What members are taken from: a name that no member has, since they become variables.
+fn source(context: &Context<'_>, entity: &Entity, members: &[Documented<'_>]) -> Ident {
+    let mut name = "members".to_owned();
+    while members
+        .iter()
+        .any(|(member, _)| context.names.field(&entity.name, &member.name) == name)
+    {
+        name.push('_');
     }
-    (parameters.len() <= struct_::MAX_PARAMETERS).then(|| {
-        quote! {
-            /// One with no optional member of the base.
-            pub fn new(#(#parameters),*) -> Self {
-                Self { #(#fields,)* }
-            }
-        }
-    })
+    format_ident!("{name}")
+}
+
+/// One variant of a flat union's branches, in each place where it occurs.
+struct Arm {
+    variant: TokenStream,
+    take: TokenStream,
+    put: TokenStream,
+    kind: TokenStream,
 }
 
 /// The enum of a flat union's branches.
@@ -134,60 +137,125 @@ fn branches(
     ident: &Ident,
     tag: &TokenStream,
 ) -> TokenStream {
-    let Some(Kind::Enum(values)) = context.schema.get(&union.tag).map(|entity| &entity.kind) else {
+    let Some(tag_entity) = context.schema.get(&union.tag) else {
         return quote!();
     };
-    let tag_doc = context.schema.get(&union.tag).map(|tag| &tag.doc);
-    let mut variants = Vec::new();
-    let mut takes = Vec::new();
-    let mut puts = Vec::new();
-    let mut kinds = Vec::new();
-    for value in values.names() {
-        let doc = tag_doc.map(|doc| docs::member(doc, value));
-        let variant = context.names.variant(&entity.name, value);
-        let Some(branch) = union.branches.iter().find(|branch| branch.name == value) else {
-            variants.push(quote!(#doc #variant));
-            takes.push(quote!(#tag::#variant => Ok(Self::#variant)));
-            puts.push(quote!(Self::#variant => {}));
-            kinds.push(quote!(Self::#variant => #tag::#variant));
+    let Kind::Enum(values) = &tag_entity.kind else {
+        return quote!();
+    };
+    let mut arms = Vec::new();
+    for value in &values.values {
+        let doc = docs::member(context, entity, tag_entity, &value.name, &value.features);
+        let deprecated = context.deprecated(&value.features, &tag_entity.doc.features);
+        let variant = context.names.variant(&entity.name, &value.name);
+        let tag_variant = context.names.variant(&union.tag, &value.name);
+        let branch = union
+            .branches
+            .iter()
+            .find(|branch| branch.name == value.name);
+        let without = match branch {
+            Some(branch) => {
+                let cond = both(&value.cond, &branch.cond);
+                let cfg = context.cfg(&cond);
+                let (ty, boxed) = branch_type(context, entity, branch);
+                let hooks = context.hooks.attributes(&entity.name, Some(&branch.name));
+                // Without a value of every branch in this one frame, which is part of every
+                // recursion.
+                let take = if boxed {
+                    quote!(members.branch(|branch| Self::#variant(Box::new(branch))))
+                } else {
+                    quote!(members.branch(Self::#variant))
+                };
+                arms.push(Arm {
+                    variant: quote!(#doc #cfg #deprecated #hooks #variant(#ty)),
+                    take: quote!(#cfg #tag::#tag_variant => #take),
+                    put: quote!(#cfg Self::#variant(branch) => runtime::Fields::put(branch, object)),
+                    kind: quote!(#cfg Self::#variant(_) => #tag::#tag_variant),
+                });
+                if branch.cond.is_always() || branch.cond == value.cond {
+                    continue;
+                }
+                Cond::Not(Box::new(branch.cond.clone()))
+            }
+            None => Cond::Always,
+        };
+        let cfg = context.cfg(&both(&value.cond, &without));
+        if branch.is_some() && cfg.is_empty() {
             continue;
-        };
-        let (ty, boxed) = branch_type(context, entity, branch);
-        // Without a value of every branch in this one frame, which is part of every recursion.
-        let take = if boxed {
-            quote!(members.branch(|branch| Self::#variant(Box::new(branch))))
-        } else {
-            quote!(members.branch(Self::#variant))
-        };
-        variants.push(quote!(#doc #variant(#ty)));
-        takes.push(quote!(#tag::#variant => #take));
-        puts.push(quote!(Self::#variant(branch) => branch.put(object)));
-        kinds.push(quote!(Self::#variant(_) => #tag::#variant));
+        }
+        arms.push(Arm {
+            variant: quote!(#doc #cfg #deprecated #variant),
+            take: quote!(#cfg #tag::#tag_variant => Ok(Self::#variant)),
+            put: quote!(#cfg Self::#variant => {}),
+            kind: quote!(#cfg Self::#variant => #tag::#tag_variant),
+        });
+    }
+    if context.is_open() {
+        let other = context.names.other(&entity.name);
+        let tag_other = context.names.other(&union.tag);
+        arms.push(Arm {
+            variant: quote! {
+                /// One that the schema does not have.
+                #other {
+                    /// The value of the discriminator.
+                    tag: String,
+                    /// The members that are not the base's.
+                    members: runtime::Object,
+                }
+            },
+            take: quote! {
+                #tag::#tag_other(tag) => {
+                    let members = runtime::Fields::take(members)?;
+                    Ok(Self::#other { tag, members })
+                }
+            },
+            put: quote!(Self::#other { members, .. } => runtime::Fields::put(members, object)),
+            kind: quote!(Self::#other { tag, .. } => #tag::#tag_other(tag.clone())),
+        });
     }
     let doc = format!(
         " What `{}` holds besides its base, by `{}`.",
         entity.name, union.discriminator
     );
     let kind_doc = format!(" The value of `{}`.", union.discriminator);
+    let entity_cfg = context.cfg(&entity.cond);
+    let derives = context.derives(entity, &quote!(Debug, Clone, PartialEq));
+    let growth = context.growth();
+    let variants = arms.iter().map(|arm| &arm.variant);
+    let takes = arms.iter().map(|arm| &arm.take);
+    let puts = arms.iter().map(|arm| &arm.put);
+    let kinds = arms.iter().map(|arm| &arm.kind);
     quote! {
         #[doc = #doc]
-        #[derive(Debug, Clone, PartialEq)]
+        #entity_cfg
+        #derives
+        #growth
         pub enum #ident { #(#variants,)* }
 
+        #entity_cfg
         impl #ident {
             #[doc = #kind_doc]
             pub fn kind(&self) -> #tag {
                 match self { #(#kinds,)* }
             }
 
-            fn take(tag: #tag, members: &mut Members) -> Result<Self, Invalid> {
+            fn take(tag: #tag, members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 match tag { #(#takes,)* }
             }
 
-            fn put(&self, object: &mut Object) {
+            fn put(&self, object: &mut runtime::Object) {
                 match self { #(#puts,)* }
             }
         }
+    }
+}
+
+/// When both hold.
+fn both(one: &Cond, other: &Cond) -> Cond {
+    match (one, other) {
+        (Cond::Always, cond) | (cond, Cond::Always) => cond.clone(),
+        (one, other) if one == other => one.clone(),
+        _ => Cond::All(vec![one.clone(), other.clone()]),
     }
 }
 
@@ -197,7 +265,10 @@ pub(super) fn branch_type(
     entity: &Entity,
     branch: &Branch,
 ) -> (TokenStream, bool) {
-    let ty = context.ty(&branch.ty);
+    if let Some(path) = context.hooks.member_replacement(&entity.name, &branch.name) {
+        return (path, false);
+    }
+    let ty = context.ty(entity, &branch.ty);
     let boxed = context.plan.is_boxed(&entity.name, &branch.name);
     (if boxed { quote!(Box<#ty>) } else { ty }, boxed)
 }
@@ -205,70 +276,76 @@ pub(super) fn branch_type(
 pub(super) fn simple(context: &Context<'_>, entity: &Entity, union: &SimpleUnion) -> TokenStream {
     let ident = context.names.ty(&entity.name);
     let kind = context.names.tag(&entity.name);
-    let docs = docs::entity(entity);
-    let values: Vec<String> = union
-        .branches
-        .iter()
-        .map(|branch| branch.name.clone())
-        .collect();
-    let kind_doc = format!(" Which branch `{}` holds.", entity.name);
-    let idents: Vec<_> = values
-        .iter()
-        .map(|value| context.names.variant(&entity.name, value))
-        .collect();
-    let kind_variants = values.iter().zip(&idents).map(|(value, variant)| {
-        let doc = docs::member(&entity.doc, value);
-        quote!(#doc #variant)
+    let values = union.branches.iter().map(|branch| {
+        let doc = docs::member(context, entity, entity, &branch.name, &[]);
+        let cfg = context.cfg(&branch.cond);
+        enum_::Value {
+            head: quote!(#doc #cfg),
+            cond: &branch.cond,
+            ident: context.names.variant(&entity.name, &branch.name),
+            name: &branch.name,
+        }
     });
-    let kind_doc = quote!(#[doc = #kind_doc]);
-    let kind_enum = enum_::definition(&kind_doc, &kind, kind_variants, &idents, &values);
+    let values: Vec<_> = values.collect();
+    let kind_doc = format!(" Which branch `{}` holds.", entity.name);
+    let cfg = context.cfg(&entity.cond);
+    let kind_head = quote!(#[doc = #kind_doc] #cfg);
+    let kind_enum = enum_::definition(context, entity, &kind_head, &kind, &values);
+    let head = context.head(entity);
     let Some(base) = &union.base else {
-        let branches = simple_branches(context, entity, union, &ident, &docs);
+        let branches = simple_branches(context, entity, union, &ident, &head);
         return quote!(#branches #kind_enum);
     };
+    let derives = context.derives(entity, &quote!(Debug, Clone, PartialEq));
+    let growth = context.growth();
     let branch_ident = context.names.branches(&entity.name);
     let branch_doc = format!(" What `{}` holds besides its base.", entity.name);
-    let branches = simple_branches(
-        context,
-        entity,
-        union,
-        &branch_ident,
-        &quote!(#[doc = #branch_doc]),
-    );
+    let branch_head = quote!(#[doc = #branch_doc] #cfg);
+    let branches = simple_branches(context, entity, union, &branch_ident, &branch_head);
     let members = context.schema.members(base);
     let fields = members
         .iter()
         .map(|(member, owner)| struct_::field(context, entity, member, owner));
+    let source = format_ident!("members");
     let takes = members.iter().map(|(member, _)| {
-        let (field, take) = (
-            context.names.field(&entity.name, &member.name),
-            struct_::take(member),
-        );
-        quote!(#field: #take)
+        let field = context.names.field(&entity.name, &member.name);
+        let cfg = context.cfg(&member.cond);
+        let take = struct_::take(&source, member);
+        quote!(#cfg #field: #take)
     });
     let puts = members
         .iter()
         .map(|(member, _)| struct_::put(context, entity, member));
-    let wire = wire_by_fields(&ident);
+    let required = members.iter().filter(|(member, _)| !member.optional);
+    let mut given: Vec<_> = required
+        .map(|(member, owner)| Given::of(context, entity, member, owner))
+        .collect();
+    given.push(Given::plain(format_ident!("data"), quote!(#branch_ident)));
+    let methods = struct_::methods(context, entity, &ident, &members, &given);
+    let wire = wire_by_fields(&cfg, &ident);
     quote! {
-        #docs
-        #[derive(Debug, Clone, PartialEq)]
+        #head
+        #derives
+        #growth
         pub struct #ident {
             #(#fields,)*
             /// Its branch.
             pub data: #branch_ident,
         }
 
+        #methods
+
         #wire
 
-        impl Fields for #ident {
-            fn take(members: &mut Members) -> Result<Self, Invalid> {
-                Ok(Self { #(#takes,)* data: Fields::take(members)? })
+        #cfg
+        impl runtime::Fields for #ident {
+            fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+                Ok(Self { #(#takes,)* data: runtime::Fields::take(members)? })
             }
 
-            fn put(&self, object: &mut Object) {
+            fn put(&self, object: &mut runtime::Object) {
                 #(#puts)*
-                self.data.put(object);
+                runtime::Fields::put(&self.data, object);
             }
         }
 
@@ -283,45 +360,75 @@ fn simple_branches(
     entity: &Entity,
     union: &SimpleUnion,
     ident: &Ident,
-    docs: &TokenStream,
+    head: &TokenStream,
 ) -> TokenStream {
     let kind = context.names.tag(&entity.name);
-    let idents: Vec<_> = union
-        .branches
+    let derives = context.derives(entity, &quote!(Debug, Clone, PartialEq));
+    let growth = context.growth();
+    let branches = &union.branches;
+    let idents: Vec<_> = branches
         .iter()
         .map(|branch| context.names.variant(&entity.name, &branch.name))
         .collect();
-    let variants = union.branches.iter().map(|branch| {
-        let doc = docs::member(&entity.doc, &branch.name);
-        let variant = context.names.variant(&entity.name, &branch.name);
+    let cfgs: Vec<_> = branches
+        .iter()
+        .map(|branch| context.cfg(&branch.cond))
+        .collect();
+    let variants = branches.iter().zip(&idents).map(|(branch, variant)| {
+        let doc = docs::member(context, entity, entity, &branch.name, &[]);
+        let cfg = context.cfg(&branch.cond);
+        let hooks = context.hooks.attributes(&entity.name, Some(&branch.name));
         let (ty, _) = branch_type(context, entity, branch);
-        quote!(#doc #variant(#ty))
+        quote!(#doc #cfg #hooks #variant(#ty))
     });
-    let wire = wire_by_fields(ident);
+    let other = context.is_open().then(|| context.names.other(&entity.name));
+    let (mut variant, mut kinds, mut take, mut put) = (None, None, None, None);
+    if let Some(other) = &other {
+        variant = Some(quote! {
+            /// One that the schema does not have.
+            #other {
+                /// The value of `type`.
+                tag: String,
+                /// The value of `data`.
+                data: runtime::Value,
+            },
+        });
+        kinds = Some(quote!(Self::#other { tag, .. } => #kind::#other(tag.clone()),));
+        take = Some(quote! {
+            #kind::#other(tag) => Self::#other { tag, data: members.req("data")? },
+        });
+        put = Some(quote!(Self::#other { data, .. } => object.put("data", data),));
+    }
+    let cfg = context.cfg(&entity.cond);
+    let wire = wire_by_fields(&cfg, ident);
     quote! {
-        #docs
-        #[derive(Debug, Clone, PartialEq)]
-        pub enum #ident { #(#variants,)* }
+        #head
+        #derives
+        #growth
+        pub enum #ident { #(#variants,)* #variant }
 
+        #cfg
         impl #ident {
             /// Which branch it is.
             pub fn kind(&self) -> #kind {
-                match self { #(Self::#idents(_) => #kind::#idents,)* }
+                match self { #(#cfgs Self::#idents(_) => #kind::#idents,)* #kinds }
             }
         }
 
         #wire
 
-        impl Fields for #ident {
-            fn take(members: &mut Members) -> Result<Self, Invalid> {
+        #cfg
+        impl runtime::Fields for #ident {
+            fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(match members.req("type")? {
-                    #(#kind::#idents => Self::#idents(members.req("data")?),)*
+                    #(#cfgs #kind::#idents => Self::#idents(members.req("data")?),)*
+                    #take
                 })
             }
 
-            fn put(&self, object: &mut Object) {
+            fn put(&self, object: &mut runtime::Object) {
                 object.put("type", &self.kind());
-                match self { #(Self::#idents(data) => object.put("data", data),)* }
+                match self { #(#cfgs Self::#idents(data) => object.put("data", data),)* #put }
             }
         }
     }

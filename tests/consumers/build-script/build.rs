@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use qapi_codegen::Builder;
+use qapi_codegen::{Builder, Unknown};
 
 fn main() {
     Builder::new("../../../schema/block-core.json")
+        .unknown(Unknown::Closed)
         .file("seed.rs")
         .build();
 
@@ -25,8 +26,9 @@ fn main() {
     let mut modules = String::new();
     for case in cases {
         let overlay = folder.join(format!("{case}.overlay.json"));
-        let mut builder =
-            Builder::new(folder.join(format!("{case}.json"))).file(format!("{case}.rs"));
+        let mut builder = Builder::new(folder.join(format!("{case}.json")))
+            .file(format!("{case}.rs"))
+            .unknown(Unknown::Closed);
         if overlay.exists() {
             builder = builder.overlay(overlay);
         }

@@ -1,168 +1,226 @@
-/// Definitions, a module for each schema file.
-pub(crate) mod modules {
-/// From `anonymous_union.json`.
-pub(crate) mod anonymous_union {
-/// Types.
-pub(crate) mod types {
-    use super::super::super::runtime::{
-        Context, Fields, Invalid, Members, Object, UnknownName, Value, Wire, read_fields,
-        read_name, encode_fields, find_name,
-    };
-    use super::super::super::types;
-    /// `S`.
-    #[derive(Debug, Clone, PartialEq, Default)]
-    pub struct S {}
-    impl Wire for S {
-        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
-            read_fields(value, context)
-        }
-        fn encode(&self) -> Value {
-            encode_fields(self)
-        }
-    }
-    impl Fields for S {
-        fn take(_: &mut Members) -> Result<Self, Invalid> {
-            Ok(Self {})
-        }
-        fn put(&self, _: &mut Object) {}
-    }
-    /// `E`.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-    pub enum E {
-        /// `x`.
-        X,
-    }
-    impl E {
-        /// Every value, in schema order.
-        pub const VARIANTS: &'static [Self] = &[Self::X];
-        /// Its name on the wire.
-        pub fn as_str(self) -> &'static str {
-            match self {
-                Self::X => "x",
-            }
-        }
-    }
-    impl std::fmt::Display for E {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str(self.as_str())
-        }
-    }
-    impl std::str::FromStr for E {
-        type Err = UnknownName;
-        fn from_str(text: &str) -> Result<Self, UnknownName> {
-            find_name(text, Self::VARIANTS, Self::as_str)
-        }
-    }
-    impl Wire for E {
-        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
-            read_name(value, context, Self::VARIANTS, Self::as_str)
-        }
-        fn encode(&self) -> Value {
-            Value::from(self.as_str())
-        }
-    }
-    /// `U`.
-    #[derive(Debug, Clone, PartialEq)]
-    pub enum U {
-        /// `s`.
-        S(types::S),
-        /// `e`.
-        E(types::E),
-        /// `n`.
-        N(i64),
-        /// `b`.
-        B(bool),
-        /// `l`.
-        L(Vec<String>),
-    }
-    impl Wire for U {
-        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
-            Ok(
-                match value {
-                    Value::Object(_) => Self::S(Wire::read(value, context)?),
-                    Value::String(_) => Self::E(Wire::read(value, context)?),
-                    Value::Int(_) | Value::Uint(_) => {
-                        Self::N(Wire::read(value, context)?)
-                    }
-                    Value::Bool(_) => Self::B(Wire::read(value, context)?),
-                    Value::Array(_) => Self::L(Wire::read(value, context)?),
-                    _ => return Err(Invalid::no_branch("U")),
-                },
-            )
-        }
-        fn encode(&self) -> Value {
-            match self {
-                Self::S(branch) => branch.encode(),
-                Self::E(branch) => branch.encode(),
-                Self::N(branch) => branch.encode(),
-                Self::B(branch) => branch.encode(),
-                Self::L(branch) => branch.encode(),
-            }
-        }
-    }
-}
-}
-}
-/// The schema as `query-qmp-schema` tells it.
-pub mod introspect {
-use super::runtime::{Error, Value};
-/// The schema, as JSON text.
-pub const JSON: &str = r####"[
-]"####;
-/// The schema, as a value: an array of `SchemaInfo`.
-///
-/// # Errors
-/// None: the text is JSON.
-pub fn value() -> Result<Value, Error> {
-    Value::from_json(JSON)
-}
-/// What the schema's documentation says: the name of an entry of [`value`], the name
-/// of its member or value, or nothing for the entry itself, and the text.
-pub const DOCS: &[(&str, &str, &str)] = &[];
-}
-use crate::runtime as runtime;
 /// Every type of the schema.
+#[allow(clippy::all, dead_code, deprecated, unused_imports)]
 pub mod types {
-    pub use super::modules::anonymous_union::types::*;
-}
-/// Every command of the schema: its arguments, as a type.
-pub mod commands {}
-/// Every event of the schema: its data, as a type.
-pub mod events {}
-/// Every command.
-pub const COMMANDS: &runtime::Commands = &runtime::Commands::new(&[]);
-/// What a server does, a trait for each schema file.
-pub mod server {}
-/// What a server does for every command.
-pub trait Server {}
-impl<T> Server for T {}
-/// Checks the arguments of `command`, runs it on `server`, and gives its answer.
-///
-/// # Errors
-/// That of the command, of its arguments, or that there is none of this name.
-pub async fn dispatch<S: Server>(
-    server: &S,
-    command: &str,
-    arguments: runtime::Object,
-) -> Result<runtime::Value, runtime::Error> {
-    let _ = (server, arguments);
-    match COMMANDS.number(command)? {
-        _ => Err(runtime::not_found(command)),
+    /// From `anonymous_union.json`.
+    mod anonymous_union {
+        use super::super::runtime;
+
+        /// `S`.
+        #[derive(Debug, Clone, PartialEq, Default)]
+        #[non_exhaustive]
+        pub struct S {}
+
+        impl S {
+            /// One with its required members alone.
+            pub fn new() -> Self {
+                Self {}
+            }
+        }
+
+        impl runtime::Wire for S {
+            fn read(
+                value: runtime::Value,
+                context: runtime::Context,
+            ) -> Result<Self, runtime::Invalid> {
+                runtime::read_fields(value, context)
+            }
+
+            fn encode(&self) -> runtime::Value {
+                runtime::encode_fields(self)
+            }
+        }
+
+        impl runtime::Fields for S {
+            fn take(_: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+                Ok(Self {})
+            }
+
+            fn put(&self, _: &mut runtime::Object) {}
+        }
+
+        /// `E`.
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum E {
+            /// `x`.
+            X,
+            /// One that the schema does not have, by its name on the wire.
+            Other(String),
+        }
+
+        impl E {
+            /// Every value of the schema, in its order.
+            pub const VARIANTS: &'static [Self] = &[Self::X];
+
+            /// Its name on the wire.
+            pub fn as_str(&self) -> &str {
+                match self {
+                    Self::X => "x",
+                    Self::Other(name) => name,
+                }
+            }
+        }
+
+        impl std::fmt::Display for E {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for E {
+            type Err = runtime::UnknownName;
+
+            fn from_str(text: &str) -> Result<Self, runtime::UnknownName> {
+                runtime::find_open_name(text, Self::VARIANTS, Self::as_str)
+            }
+        }
+
+        impl runtime::Wire for E {
+            fn read(
+                value: runtime::Value,
+                context: runtime::Context,
+            ) -> Result<Self, runtime::Invalid> {
+                runtime::read_open_name(value, context, Self::VARIANTS, Self::as_str, Self::Other)
+            }
+
+            fn encode(&self) -> runtime::Value {
+                runtime::Value::from(self.as_str())
+            }
+        }
+
+        /// `U`.
+        #[derive(Debug, Clone, PartialEq)]
+        #[non_exhaustive]
+        pub enum U {
+            /// `s`.
+            S(S),
+            /// `e`.
+            E(E),
+            /// `n`.
+            N(i64),
+            /// `b`.
+            B(bool),
+            /// `l`.
+            L(Vec<String>),
+        }
+
+        impl runtime::Wire for U {
+            fn read(
+                value: runtime::Value,
+                context: runtime::Context,
+            ) -> Result<Self, runtime::Invalid> {
+                match value {
+                    runtime::Value::Object(_) => Ok(Self::S(runtime::Wire::read(value, context)?)),
+                    runtime::Value::String(_) => Ok(Self::E(runtime::Wire::read(value, context)?)),
+                    runtime::Value::Int(_) | runtime::Value::Uint(_) => Ok(Self::N(runtime::Wire::read(
+                        value,
+                        context,
+                    )?)),
+                    runtime::Value::Bool(_) => Ok(Self::B(runtime::Wire::read(value, context)?)),
+                    runtime::Value::Array(_) => Ok(Self::L(runtime::Wire::read(value, context)?)),
+                    _ => Err(runtime::Invalid::no_branch("U")),
+                }
+            }
+
+            fn encode(&self) -> runtime::Value {
+                match self {
+                    Self::S(branch) => runtime::Wire::encode(branch),
+                    Self::E(branch) => runtime::Wire::encode(branch),
+                    Self::N(branch) => runtime::Wire::encode(branch),
+                    Self::B(branch) => runtime::Wire::encode(branch),
+                    Self::L(branch) => runtime::Wire::encode(branch),
+                }
+            }
+        }
     }
+
+    pub use self::anonymous_union::*;
 }
-/// Answers a message, or what was wrong with it; `None` where nothing is to be
-/// answered. Commands that came out of band run like the others.
-pub async fn answer<S: Server>(
-    server: &S,
-    session: runtime::Session,
-    message: Result<runtime::Value, runtime::Error>,
-) -> Option<runtime::Value> {
-    match runtime::Request::read(message, session, COMMANDS) {
-        Err(refusal) => Some(refusal.into_reply()),
-        Ok(request) => {
-            let runtime::Request { id, command, arguments, .. } = request;
-            let result = dispatch(server, command.name, arguments).await;
-            command.reply(id, result)
+
+/// Every command of the schema: its arguments, as a type.
+#[allow(clippy::all, dead_code, deprecated, unused_imports)]
+pub mod commands {
+}
+
+/// Every event of the schema: its data, as a type.
+#[allow(clippy::all, dead_code, deprecated, unused_imports)]
+pub mod events {
+}
+
+/// What a server does, a trait for each schema file.
+#[allow(clippy::all, dead_code, deprecated, unused_imports)]
+pub mod server {
+}
+
+/// The schema as `query-qmp-schema` tells it.
+#[allow(clippy::all, dead_code, deprecated, unused_imports)]
+pub mod introspect {
+    use super::runtime::{Error, Value};
+
+    /// The schema, as JSON text.
+    pub const JSON: &str = r####"[
+]"####;
+
+    /// The schema, as a value: an array of `SchemaInfo`.
+    ///
+    /// # Errors
+    /// None: the text is JSON.
+    pub fn value() -> Result<Value, Error> {
+        Value::from_json(JSON)
+    }
+
+    /// What the schema's documentation says: the name of an entry of [`value`], the name
+    /// of its member or value, or nothing for the entry itself, and the text.
+    pub const DOCS: &[(&str, &str, &str)] = &[];
+}
+
+/// The schema as a whole: server, events, names.
+#[allow(clippy::all, dead_code, deprecated, unused_imports)]
+pub(crate) mod interface {
+    use super::runtime;
+
+    /// Every command.
+    pub const COMMANDS: &runtime::Commands = &runtime::Commands::new(&[]);
+
+    /// What a server does for every command.
+    pub trait Server {}
+
+    impl<T> Server for T {}
+
+    /// Checks the arguments of `command`, runs it on `server`, and gives its answer.
+    ///
+    /// # Errors
+    /// That of the command, of its arguments, or that there is none of this name.
+    pub async fn dispatch<S: Server>(
+        server: &S,
+        command: &str,
+        arguments: runtime::Object,
+    ) -> Result<runtime::Value, runtime::Error> {
+        let _ = (server, arguments);
+        match COMMANDS.number(command)? {
+            _ => Err(runtime::not_found(command)),
+        }
+    }
+
+    /// Answers a message, or what was wrong with it; `None` where nothing is to be
+    /// answered. Commands that came out of band run like the others.
+    pub async fn answer<S: Server>(
+        server: &S,
+        session: runtime::Session,
+        message: Result<runtime::Value, runtime::Error>,
+    ) -> Option<runtime::Value> {
+        match runtime::Request::read(message, session, COMMANDS) {
+            Err(refusal) => Some(refusal.into_reply()),
+            Ok(request) => {
+                let runtime::Request { id, command, arguments, .. } = request;
+                let result = dispatch(server, command.name, arguments).await;
+                command.reply(id, result)
+            }
         }
     }
 }
+
+use crate::runtime as runtime;
+
+#[allow(unused_imports)]
+pub use self::interface::*;

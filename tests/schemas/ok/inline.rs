@@ -1,234 +1,358 @@
-/// Definitions, a module for each schema file.
-pub(crate) mod modules {
-/// From `inline.json`.
-pub(crate) mod inline {
-/// Types.
-pub(crate) mod types {
-    use super::super::super::runtime::{
-        Context, Fields, Invalid, Members, Object, Value, Wire, read_fields,
-        encode_fields,
-    };
-    use super::super::super::types;
-    /// `V-q-deep`.
-    #[derive(Debug, Clone, PartialEq)]
-    pub struct VQDeep {
-        /// `x`.
-        pub x: String,
+/// Every type of the schema.
+#[allow(clippy::all, dead_code, deprecated, unused_imports)]
+pub mod types {
+    /// From `inline.json`.
+    mod inline {
+        use super::super::runtime;
+
+        /// `V-q-deep`.
+        #[derive(Debug, Clone, PartialEq)]
+        #[non_exhaustive]
+        pub struct VQDeep {
+            /// `x`.
+            pub x: String,
+        }
+
+        impl VQDeep {
+            /// One with its required members alone.
+            pub fn new(x: impl Into<String>) -> Self {
+                Self { x: x.into() }
+            }
+        }
+
+        impl runtime::Wire for VQDeep {
+            fn read(
+                value: runtime::Value,
+                context: runtime::Context,
+            ) -> Result<Self, runtime::Invalid> {
+                runtime::read_fields(value, context)
+            }
+
+            fn encode(&self) -> runtime::Value {
+                runtime::encode_fields(self)
+            }
+        }
+
+        impl runtime::Fields for VQDeep {
+            fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+                Ok(Self { x: members.req("x")? })
+            }
+
+            fn put(&self, object: &mut runtime::Object) {
+                object.put("x", &self.x);
+            }
+        }
+
+        /// `V-q`.
+        #[derive(Debug, Clone, PartialEq)]
+        #[non_exhaustive]
+        pub struct VQ {
+            /// `major`.
+            pub major: i64,
+            /// `deep`.
+            pub deep: Option<VQDeep>,
+        }
+
+        impl VQ {
+            /// One with its required members alone.
+            pub fn new(major: i64) -> Self {
+                Self { major, deep: None }
+            }
+
+            /// Sets `deep`.
+            #[must_use]
+            pub fn deep(mut self, value: VQDeep) -> Self {
+                self.deep = Some(value);
+                self
+            }
+        }
+
+        impl runtime::Wire for VQ {
+            fn read(
+                value: runtime::Value,
+                context: runtime::Context,
+            ) -> Result<Self, runtime::Invalid> {
+                runtime::read_fields(value, context)
+            }
+
+            fn encode(&self) -> runtime::Value {
+                runtime::encode_fields(self)
+            }
+        }
+
+        impl runtime::Fields for VQ {
+            fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+                Ok(Self { major: members.req("major")?, deep: members.opt("deep")? })
+            }
+
+            fn put(&self, object: &mut runtime::Object) {
+                object.put("major", &self.major);
+                object.put_opt("deep", &self.deep);
+            }
+        }
+
+        /// `V`.
+        #[derive(Debug, Clone, PartialEq)]
+        #[non_exhaustive]
+        pub struct V {
+            /// `q`.
+            pub q: VQ,
+            /// `p`.
+            pub p: String,
+        }
+
+        impl V {
+            /// One with its required members alone.
+            pub fn new(q: VQ, p: impl Into<String>) -> Self {
+                Self { q, p: p.into() }
+            }
+        }
+
+        impl runtime::Wire for V {
+            fn read(
+                value: runtime::Value,
+                context: runtime::Context,
+            ) -> Result<Self, runtime::Invalid> {
+                runtime::read_fields(value, context)
+            }
+
+            fn encode(&self) -> runtime::Value {
+                runtime::encode_fields(self)
+            }
+        }
+
+        impl runtime::Fields for V {
+            fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+                Ok(Self { q: members.req("q")?, p: members.req("p")? })
+            }
+
+            fn put(&self, object: &mut runtime::Object) {
+                object.put("q", &self.q);
+                object.put("p", &self.p);
+            }
+        }
+
+        /// `c-a`.
+        #[derive(Debug, Clone, PartialEq)]
+        #[non_exhaustive]
+        pub struct CA {
+            /// `b`.
+            pub b: i64,
+        }
+
+        impl CA {
+            /// One with its required members alone.
+            pub fn new(b: i64) -> Self {
+                Self { b }
+            }
+        }
+
+        impl runtime::Wire for CA {
+            fn read(
+                value: runtime::Value,
+                context: runtime::Context,
+            ) -> Result<Self, runtime::Invalid> {
+                runtime::read_fields(value, context)
+            }
+
+            fn encode(&self) -> runtime::Value {
+                runtime::encode_fields(self)
+            }
+        }
+
+        impl runtime::Fields for CA {
+            fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+                Ok(Self { b: members.req("b")? })
+            }
+
+            fn put(&self, object: &mut runtime::Object) {
+                object.put("b", &self.b);
+            }
+        }
+
+        /// `E-a`.
+        #[derive(Debug, Clone, PartialEq)]
+        #[non_exhaustive]
+        pub struct EA {
+            /// `b`.
+            pub b: i64,
+        }
+
+        impl EA {
+            /// One with its required members alone.
+            pub fn new(b: i64) -> Self {
+                Self { b }
+            }
+        }
+
+        impl runtime::Wire for EA {
+            fn read(
+                value: runtime::Value,
+                context: runtime::Context,
+            ) -> Result<Self, runtime::Invalid> {
+                runtime::read_fields(value, context)
+            }
+
+            fn encode(&self) -> runtime::Value {
+                runtime::encode_fields(self)
+            }
+        }
+
+        impl runtime::Fields for EA {
+            fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+                Ok(Self { b: members.req("b")? })
+            }
+
+            fn put(&self, object: &mut runtime::Object) {
+                object.put("b", &self.b);
+            }
+        }
     }
-    impl Wire for VQDeep {
-        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
-            read_fields(value, context)
-        }
-        fn encode(&self) -> Value {
-            encode_fields(self)
-        }
-    }
-    impl Fields for VQDeep {
-        fn take(members: &mut Members) -> Result<Self, Invalid> {
-            Ok(Self { x: members.req("x")? })
-        }
-        fn put(&self, object: &mut Object) {
-            object.put("x", &self.x);
-        }
-    }
-    /// `V-q`.
-    #[derive(Debug, Clone, PartialEq)]
-    pub struct VQ {
-        /// `major`.
-        pub major: i64,
-        /// `deep`.
-        pub deep: Option<types::VQDeep>,
-    }
-    impl VQ {
-        /// One with no optional member.
-        pub fn new(major: i64) -> Self {
-            Self { major, deep: None }
-        }
-    }
-    impl Wire for VQ {
-        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
-            read_fields(value, context)
-        }
-        fn encode(&self) -> Value {
-            encode_fields(self)
-        }
-    }
-    impl Fields for VQ {
-        fn take(members: &mut Members) -> Result<Self, Invalid> {
-            Ok(Self {
-                major: members.req("major")?,
-                deep: members.opt("deep")?,
-            })
-        }
-        fn put(&self, object: &mut Object) {
-            object.put("major", &self.major);
-            object.put_opt("deep", &self.deep);
-        }
-    }
-    /// `V`.
-    #[derive(Debug, Clone, PartialEq)]
-    pub struct V {
-        /// `q`.
-        pub q: types::VQ,
-        /// `p`.
-        pub p: String,
-    }
-    impl Wire for V {
-        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
-            read_fields(value, context)
-        }
-        fn encode(&self) -> Value {
-            encode_fields(self)
-        }
-    }
-    impl Fields for V {
-        fn take(members: &mut Members) -> Result<Self, Invalid> {
-            Ok(Self {
-                q: members.req("q")?,
-                p: members.req("p")?,
-            })
-        }
-        fn put(&self, object: &mut Object) {
-            object.put("q", &self.q);
-            object.put("p", &self.p);
-        }
-    }
-    /// `c-a`.
-    #[derive(Debug, Clone, PartialEq)]
-    pub struct CA {
-        /// `b`.
-        pub b: i64,
-    }
-    impl Wire for CA {
-        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
-            read_fields(value, context)
-        }
-        fn encode(&self) -> Value {
-            encode_fields(self)
-        }
-    }
-    impl Fields for CA {
-        fn take(members: &mut Members) -> Result<Self, Invalid> {
-            Ok(Self { b: members.req("b")? })
-        }
-        fn put(&self, object: &mut Object) {
-            object.put("b", &self.b);
-        }
-    }
-    /// `E-a`.
-    #[derive(Debug, Clone, PartialEq)]
-    pub struct EA {
-        /// `b`.
-        pub b: i64,
-    }
-    impl Wire for EA {
-        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
-            read_fields(value, context)
-        }
-        fn encode(&self) -> Value {
-            encode_fields(self)
-        }
-    }
-    impl Fields for EA {
-        fn take(members: &mut Members) -> Result<Self, Invalid> {
-            Ok(Self { b: members.req("b")? })
-        }
-        fn put(&self, object: &mut Object) {
-            object.put("b", &self.b);
-        }
-    }
+
+    pub use self::inline::*;
 }
-/// Commands.
-pub(crate) mod commands {
-    use super::super::super::runtime::{
-        Context, Fields, Invalid, Members, Object, Value, Wire, read_fields,
-        encode_fields, Command,
-    };
-    use super::super::super::types;
-    /// `c`.
-    #[derive(Debug, Clone, PartialEq)]
-    pub struct C {
-        /// `a`.
-        pub a: types::CA,
-    }
-    impl Wire for C {
-        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
-            read_fields(value, context)
-        }
-        fn encode(&self) -> Value {
-            encode_fields(self)
-        }
-    }
-    impl Fields for C {
-        fn take(members: &mut Members) -> Result<Self, Invalid> {
-            Ok(Self { a: members.req("a")? })
-        }
-        fn put(&self, object: &mut Object) {
-            object.put("a", &self.a);
-        }
-    }
-    impl Command for C {
-        const NAME: &'static str = "c";
-        const ALLOW_OOB: bool = false;
-        type Ok = ();
-    }
-}
-/// Events.
-pub(crate) mod events {
-    use super::super::super::runtime::{
-        Context, Fields, Invalid, Members, Object, Value, Wire, read_fields,
-        encode_fields,
-    };
-    use super::super::super::types;
-    /// `E`.
-    #[derive(Debug, Clone, PartialEq)]
-    pub struct E {
-        /// `a`.
-        pub a: types::EA,
-    }
-    impl Wire for E {
-        fn read(value: Value, context: Context) -> Result<Self, Invalid> {
-            read_fields(value, context)
-        }
-        fn encode(&self) -> Value {
-            encode_fields(self)
-        }
-    }
-    impl Fields for E {
-        fn take(members: &mut Members) -> Result<Self, Invalid> {
-            Ok(Self { a: members.req("a")? })
-        }
-        fn put(&self, object: &mut Object) {
-            object.put("a", &self.a);
-        }
-    }
-}
-/// What a server does.
-pub(crate) mod server {
-    use super::super::super::runtime;
-    use super::commands;
-    /// What a server does for the commands of `inline.json`.
-    ///
-    /// A method that is not written answers that there is no such command.
-    /// Write a method as `async fn`; its future is `Send` if what it holds is.
-    pub trait Inline {
+
+/// Every command of the schema: its arguments, as a type.
+#[allow(clippy::all, dead_code, deprecated, unused_imports)]
+pub mod commands {
+    /// From `inline.json`.
+    mod inline {
+        use super::super::runtime;
+        use super::super::types;
+
         /// `c`.
-        fn c(
-            &self,
-            arguments: commands::C,
-        ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
-            let _ = arguments;
-            std::future::ready(Err(runtime::not_found("c")))
+        #[derive(Debug, Clone, PartialEq)]
+        #[non_exhaustive]
+        pub struct C {
+            /// `a`.
+            pub a: types::CA,
+        }
+
+        impl C {
+            /// One with its required members alone.
+            pub fn new(a: types::CA) -> Self {
+                Self { a }
+            }
+        }
+
+        impl runtime::Wire for C {
+            fn read(
+                value: runtime::Value,
+                context: runtime::Context,
+            ) -> Result<Self, runtime::Invalid> {
+                runtime::read_fields(value, context)
+            }
+
+            fn encode(&self) -> runtime::Value {
+                runtime::encode_fields(self)
+            }
+        }
+
+        impl runtime::Fields for C {
+            fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+                Ok(Self { a: members.req("a")? })
+            }
+
+            fn put(&self, object: &mut runtime::Object) {
+                object.put("a", &self.a);
+            }
+        }
+
+        impl runtime::Command for C {
+            const NAME: &'static str = "c";
+            const ALLOW_OOB: bool = false;
+
+            type Ok = ();
         }
     }
+
+    pub use self::inline::*;
 }
+
+/// Every event of the schema: its data, as a type.
+#[allow(clippy::all, dead_code, deprecated, unused_imports)]
+pub mod events {
+    /// From `inline.json`.
+    mod inline {
+        use super::super::runtime;
+        use super::super::types;
+
+        /// `E`.
+        #[derive(Debug, Clone, PartialEq)]
+        #[non_exhaustive]
+        pub struct E {
+            /// `a`.
+            pub a: types::EA,
+        }
+
+        impl E {
+            /// One with its required members alone.
+            pub fn new(a: types::EA) -> Self {
+                Self { a }
+            }
+        }
+
+        impl runtime::Wire for E {
+            fn read(
+                value: runtime::Value,
+                context: runtime::Context,
+            ) -> Result<Self, runtime::Invalid> {
+                runtime::read_fields(value, context)
+            }
+
+            fn encode(&self) -> runtime::Value {
+                runtime::encode_fields(self)
+            }
+        }
+
+        impl runtime::Fields for E {
+            fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+                Ok(Self { a: members.req("a")? })
+            }
+
+            fn put(&self, object: &mut runtime::Object) {
+                object.put("a", &self.a);
+            }
+        }
+    }
+
+    pub use self::inline::*;
 }
+
+/// What a server does, a trait for each schema file.
+#[allow(clippy::all, dead_code, deprecated, unused_imports)]
+pub mod server {
+    /// From `inline.json`.
+    mod inline {
+        use super::super::runtime;
+        use super::super::commands;
+
+        /// What a server does for the commands of `inline.json`.
+        ///
+        /// A method that is not written answers that there is no such command.
+        /// Write a method as `async fn`; its future is `Send` if what it holds is.
+        pub trait Inline {
+            /// `c`.
+            fn c(
+                &self,
+                arguments: commands::C,
+            ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
+                let _ = arguments;
+                std::future::ready(Err(runtime::not_found("c")))
+            }
+        }
+    }
+
+    pub use self::inline::*;
 }
+
 /// The schema as `query-qmp-schema` tells it.
+#[allow(clippy::all, dead_code, deprecated, unused_imports)]
 pub mod introspect {
-use super::runtime::{Error, Value};
-/// The schema, as JSON text.
-pub const JSON: &str = r####"[
+    use super::runtime::{Error, Value};
+
+    /// The schema, as JSON text.
+    pub const JSON: &str = r####"[
 {"name": "c", "meta-type": "command", "arg-type": "0", "ret-type": "1"},
 {"name": "E", "meta-type": "event", "arg-type": "2"},
 {"name": "0", "meta-type": "object", "members": [{"name": "a", "type": "3"}]},
@@ -238,130 +362,132 @@ pub const JSON: &str = r####"[
 {"name": "4", "meta-type": "object", "members": [{"name": "b", "type": "int"}]},
 {"name": "int", "meta-type": "builtin", "json-type": "int"}
 ]"####;
-/// The schema, as a value: an array of `SchemaInfo`.
-///
-/// # Errors
-/// None: the text is JSON.
-pub fn value() -> Result<Value, Error> {
-    Value::from_json(JSON)
-}
-/// What the schema's documentation says: the name of an entry of [`value`], the name
-/// of its member or value, or nothing for the entry itself, and the text.
-pub const DOCS: &[(&str, &str, &str)] = &[];
-}
-use crate::runtime as runtime;
-/// Every type of the schema.
-pub mod types {
-    pub use super::modules::inline::types::*;
-}
-/// Every command of the schema: its arguments, as a type.
-pub mod commands {
-    pub use super::modules::inline::commands::*;
-}
-/// Every event of the schema: its data, as a type.
-pub mod events {
-    pub use super::modules::inline::events::*;
-}
-/// Every command.
-pub const COMMANDS: &runtime::Commands = &runtime::Commands::new(
-    &[runtime::CommandSpec::new(0, "c")],
-);
-/// What a server does, a trait for each schema file.
-pub mod server {
-    pub use super::modules::inline::server::*;
-}
-/// What a server does for every command.
-pub trait Server: server::Inline {}
-impl<T: server::Inline> Server for T {}
-/// Checks the arguments of `command`, runs it on `server`, and gives its answer.
-///
-/// # Errors
-/// That of the command, of its arguments, or that there is none of this name.
-pub async fn dispatch<S: Server>(
-    server: &S,
-    command: &str,
-    arguments: runtime::Object,
-) -> Result<runtime::Value, runtime::Error> {
-    match COMMANDS.number(command)? {
-        0 => runtime::run(arguments, |command| server::Inline::c(server, command)).await,
-        _ => Err(runtime::not_found(command)),
-    }
-}
-/// Answers a message, or what was wrong with it; `None` where nothing is to be
-/// answered. Commands that came out of band run like the others.
-pub async fn answer<S: Server>(
-    server: &S,
-    session: runtime::Session,
-    message: Result<runtime::Value, runtime::Error>,
-) -> Option<runtime::Value> {
-    match runtime::Request::read(message, session, COMMANDS) {
-        Err(refusal) => Some(refusal.into_reply()),
-        Ok(request) => {
-            let runtime::Request { id, command, arguments, .. } = request;
-            let result = dispatch(server, command.name, arguments).await;
-            command.reply(id, result)
-        }
-    }
-}
-/// Any event of the schema.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// `E`.
-    E(events::E),
-}
-impl Event {
-    /// Names of all events, in schema order.
-    pub const NAMES: &'static [&'static str] = &["E"];
-    /// Its name on the wire.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::E(_) => "E",
-        }
-    }
-    /// What it carries.
-    pub fn data(&self) -> runtime::Object {
-        use runtime::Fields as _;
-        let mut object = runtime::Object::new();
-        match self {
-            Self::E(data) => data.put(&mut object),
-        }
-        object
-    }
-    /// The message that tells clients, for something that happened at `at`.
-    pub fn to_value(&self, at: runtime::Timestamp) -> runtime::Value {
-        at.event(self.name(), self.data())
-    }
-    /// Reads event `name` with `data`; `None` for one that the schema does not have.
+
+    /// The schema, as a value: an array of `SchemaInfo`.
     ///
     /// # Errors
-    /// When the data does not fit the schema. Members it does not have are skipped.
-    pub fn decode(
-        name: &str,
-        data: runtime::Object,
-    ) -> Result<Option<Self>, runtime::Invalid> {
-        use runtime::Wire as _;
-        let data = runtime::Value::Object(data);
-        let unknown = runtime::Unknown::Ignore;
-        Ok(
-            Some(
-                match name {
-                    "E" => Self::E(events::E::decode(data, unknown)?),
-                    _ => return Ok(None),
-                },
-            ),
-        )
+    /// None: the text is JSON.
+    pub fn value() -> Result<Value, Error> {
+        Value::from_json(JSON)
+    }
+
+    /// What the schema's documentation says: the name of an entry of [`value`], the name
+    /// of its member or value, or nothing for the entry itself, and the text.
+    pub const DOCS: &[(&str, &str, &str)] = &[];
+}
+
+/// The schema as a whole: server, events, names.
+#[allow(clippy::all, dead_code, deprecated, unused_imports)]
+pub(crate) mod interface {
+    use super::runtime;
+    use super::events;
+    use super::server;
+
+    /// Every command.
+    pub const COMMANDS: &runtime::Commands = &runtime::Commands::new(&[
+        runtime::CommandSpec::new(0, "c"),
+    ]);
+
+    /// What a server does for every command.
+    pub trait Server: server::Inline {}
+
+    impl<T: server::Inline> Server for T {}
+
+    /// Checks the arguments of `command`, runs it on `server`, and gives its answer.
+    ///
+    /// # Errors
+    /// That of the command, of its arguments, or that there is none of this name.
+    pub async fn dispatch<S: Server>(
+        server: &S,
+        command: &str,
+        arguments: runtime::Object,
+    ) -> Result<runtime::Value, runtime::Error> {
+        match COMMANDS.number(command)? {
+            0 => runtime::run(arguments, |command| server::Inline::c(server, command)).await,
+            _ => Err(runtime::not_found(command)),
+        }
+    }
+
+    /// Answers a message, or what was wrong with it; `None` where nothing is to be
+    /// answered. Commands that came out of band run like the others.
+    pub async fn answer<S: Server>(
+        server: &S,
+        session: runtime::Session,
+        message: Result<runtime::Value, runtime::Error>,
+    ) -> Option<runtime::Value> {
+        match runtime::Request::read(message, session, COMMANDS) {
+            Err(refusal) => Some(refusal.into_reply()),
+            Ok(request) => {
+                let runtime::Request { id, command, arguments, .. } = request;
+                let result = dispatch(server, command.name, arguments).await;
+                command.reply(id, result)
+            }
+        }
+    }
+
+    /// Any event of the schema.
+    #[derive(Debug, Clone, PartialEq)]
+    #[non_exhaustive]
+    pub enum Event {
+        /// `E`.
+        E(events::E),
+    }
+
+    impl Event {
+        /// Names of all events, in schema order.
+        pub const NAMES: &'static [&'static str] = &["E"];
+
+        /// Its name on the wire.
+        pub fn name(&self) -> &'static str {
+            match self {
+                Self::E(_) => "E",
+            }
+        }
+
+        /// What it carries.
+        pub fn data(&self) -> runtime::Object {
+            use runtime::Fields as _;
+            let mut object = runtime::Object::new();
+            match self {
+                Self::E(data) => data.put(&mut object),
+            }
+            object
+        }
+
+        /// The message that tells clients, for something that happened at `at`.
+        pub fn to_value(&self, at: runtime::Timestamp) -> runtime::Value {
+            at.event(self.name(), self.data())
+        }
+
+        /// Reads event `name` with `data`; `None` for one that the schema does not have.
+        ///
+        /// # Errors
+        /// When the data does not fit the schema. Members it does not have are skipped.
+        pub fn decode(name: &str, data: runtime::Object) -> Result<Option<Self>, runtime::Invalid> {
+            use runtime::Wire as _;
+            let data = runtime::Value::Object(data);
+            let unknown = runtime::Unknown::Ignore;
+            Ok(Some(match name {
+                "E" => Self::E(events::E::decode(data, unknown)?),
+                _ => return Ok(None),
+            }))
+        }
+    }
+
+    impl runtime::Events for Event {
+        fn decode(name: &str, data: runtime::Object) -> Result<Option<Self>, runtime::Invalid> {
+            Self::decode(name, data)
+        }
+    }
+
+    impl From<events::E> for Event {
+        fn from(data: events::E) -> Self {
+            Self::E(data)
+        }
     }
 }
-impl runtime::Events for Event {
-    fn decode(
-        name: &str,
-        data: runtime::Object,
-    ) -> Result<Option<Self>, runtime::Invalid> {
-        Self::decode(name, data)
-    }
-}
-impl From<events::E> for Event {
-    fn from(data: events::E) -> Self {
-        Self::E(data)
-    }
-}
+
+use crate::runtime as runtime;
+
+#[allow(unused_imports)]
+pub use self::interface::*;

@@ -3,5 +3,5 @@
 
 /// The schema of this crate.
 pub mod qapi {
-    qapi_macros::schema!("../qapi/paint.json");
+    qapi_macros::schema!("../qapi/paint.json", unknown = closed);
 }

@@ -1,5 +1,0 @@
-mod qapi {
-    qapi_macros::schema!("name_clash.json");
-}
-
-fn main() {}
