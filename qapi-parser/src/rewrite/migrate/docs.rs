@@ -74,7 +74,8 @@ pub(super) fn take(mut lead: Lead, name: &str) -> Taken {
             behind,
         };
     };
-    let behind = lead.comments.split_off(close + 1);
+    let mut behind = lead.comments.split_off(close + 1);
+    directive(&mut behind);
     let lines: Vec<Comment> = lead.comments.split_off(open);
     if !is_accepted(&lead.comments, Next::Other) {
         lead.comments.iter_mut().for_each(quiet);

@@ -48,13 +48,13 @@ pub struct Migrated {
 pub fn migrate(root: impl AsRef<Path>) -> Result<Migration, Diagnostics> {
     let root = root.as_ref();
     let loader = Loader::new();
-    let (schema, is_told) = match loader.load(root) {
-        Ok(schema) => (schema, false),
+    let (schema, refused) = match loader.load(root) {
+        Ok(schema) => (schema, None),
         // Where nothing tells the dialects apart, today's is taken, which is stricter.
-        Err(errors) => {
-            let legacy = loader.dialect(Dialect::Legacy).load(root);
-            (legacy.map_err(|_| errors)?, true)
-        }
+        Err(errors) => match loader.dialect(Dialect::Legacy).load(root) {
+            Ok(schema) => (schema, Some(errors)),
+            Err(_) => return Err(errors),
+        },
     };
     let mut definitions = Definitions::new(&schema);
     let mut files = Vec::new();
@@ -66,12 +66,17 @@ pub fn migrate(root: impl AsRef<Path>) -> Result<Migration, Diagnostics> {
         files.push((path.clone(), text, tree));
     }
     let listed = pragmas(files.iter().map(|(.., tree)| tree));
+    let has_modern = |tree: &File| tree.items.iter().any(|item| is_modern(&item.object));
+    let any_modern = files.iter().any(|(.., tree)| has_modern(tree));
+    let is_told = refused.is_some();
+    if let Some(errors) = refused.filter(|_| any_modern) {
+        return Err(errors);
+    }
     let is_migrated = is_told || files.iter().any(|(.., tree)| is_legacy(tree));
     let mut trees = Vec::new();
     for (.., tree) in &files {
         let mut tree = tree.clone();
-        let has_modern = tree.items.iter().any(|item| is_modern(&item.object));
-        if is_legacy(&tree) || is_migrated && !has_modern {
+        if is_legacy(&tree) || is_migrated && !has_modern(&tree) {
             let items = tree.items.into_iter();
             let rewrite = |item: Item| {
                 if is_modern(&item.object) {

@@ -5,6 +5,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::super::tree::{Node, Pair, Value};
+use crate::check::name::{Fault, Style, check};
 use crate::schema::{Builtin, Schema};
 
 /// Types of the 2.1 dialect that stand for any JSON.
@@ -72,12 +73,14 @@ impl Names {
     pub(super) fn member(&mut self, owner: &str, name: &str) -> String {
         let (prefix, stem) = stem(name);
         let is_foreign = |c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_';
-        if !stem.contains(is_foreign) {
-            return name.to_owned();
-        }
         let new = format!("{prefix}{}", stem.replace(is_foreign, "_"));
-        let note =
-            format!("`{name}` of `{owner}` is called `{new}`: names have no such characters");
+        let note = if judge(&new, Style::EXCUSED).is_err() {
+            format!("`{new}` of `{owner}` is no name that today's rules take")
+        } else if new == name {
+            return new;
+        } else {
+            format!("`{name}` of `{owner}` is called `{new}`: names have no such characters")
+        };
         if !self.notes.contains(&note) {
             self.notes.push(note);
         }
@@ -127,18 +130,21 @@ fn stem(name: &str) -> (&str, &str) {
     name.split_at(at)
 }
 
-/// Whether a member, value or command may be called `name` without exception.
+/// Whether a member, value or command called `name` needs no exception, or none helps.
 pub(super) fn is_lower(name: &str) -> bool {
-    let (_, stem) = stem(name);
-    !stem.contains('_') && !stem.contains(|c: char| c.is_ascii_uppercase())
+    judge(name, Style::LOWER) != Err(Fault::Style)
+}
+
+/// Judges `name`; values may start with a digit.
+fn judge(name: &str, style: Style) -> Result<(), Fault> {
+    if name.starts_with(|first: char| first.is_ascii_digit()) {
+        return check(&format!("d{name}"), style);
+    }
+    check(name, style)
 }
 
 fn is_type_name(name: &str) -> bool {
-    let (_, stem) = stem(name);
-    stem.starts_with(|c: char| c.is_ascii_uppercase())
-        && stem.chars().all(|c| c.is_ascii_alphanumeric())
-        && stem.contains(|c: char| c.is_ascii_lowercase())
-        && !stem.ends_with("List")
+    check(name, Style::Camel).is_ok() && !name.ends_with("List")
 }
 
 fn type_name(name: &str) -> String {
