@@ -7,6 +7,10 @@
 //! Two dialects are read, told apart by what an expression can only be: QEMU 2.1's and today's.
 //! Knows nothing of Rust code: that is `qapi-codegen`.
 
+// The grammar's generated code names it, since pest is taken without its guard of the stack, which
+// costs a system's look at every rule: depth is bounded before the grammar starts.
+extern crate alloc;
+
 mod source;
 
 mod cut;
