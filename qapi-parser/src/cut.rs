@@ -85,7 +85,7 @@ pub(crate) fn cut(file: FileId, text: &str) -> Cut {
         open: Vec::new(),
         flaws: Vec::new(),
         flawed_to: 0,
-        is_too_deep: false,
+        told_once: Vec::new(),
         next_start: None,
     };
     let mut out = Cut::default();
@@ -122,7 +122,8 @@ struct Cutter<'t> {
     flaws: Vec<Flaw>,
     /// The end of the last line that has a flaw.
     flawed_to: usize,
-    is_too_deep: bool,
+    /// What is told once of the expression being read, and was.
+    told_once: Vec<FlawKind>,
     /// The first `{` in the first column within the expression being read.
     next_start: Option<usize>,
 }
@@ -169,7 +170,7 @@ impl Cutter<'_> {
     fn expression(&mut self) -> Option<usize> {
         let bytes = self.text.as_bytes();
         self.open.clear();
-        self.is_too_deep = false;
+        self.told_once.clear();
         self.next_start = None;
         let first = self.at;
         while let Some(&byte) = bytes.get(self.at) {
@@ -223,14 +224,16 @@ impl Cutter<'_> {
     }
 
     /// Keeps `flaw`, unless another makes it no news: the first of a line that no dialect allows
-    /// tells it all, and depth is told once.
+    /// tells it all; depth and documentation are told once.
     fn note(&mut self, flaw: Flaw) {
-        let deep = flaw.kind == FlawKind::TooDeep;
-        let is_news = flaw.start >= self.flawed_to && !(deep && self.is_too_deep);
-        if !is_news || self.flaws.len() >= MAX_FLAWS {
+        let once = matches!(flaw.kind, FlawKind::TooDeep | FlawKind::Documentation);
+        let is_told = once && self.told_once.contains(&flaw.kind);
+        if is_told || flaw.start < self.flawed_to || self.flaws.len() >= MAX_FLAWS {
             return;
         }
-        self.is_too_deep |= deep;
+        if once {
+            self.told_once.push(flaw.kind);
+        }
         if !flaw.kind.is_modern() {
             self.flawed_to = line_end(self.text, flaw.start);
         }

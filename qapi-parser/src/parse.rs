@@ -31,7 +31,7 @@ pub(crate) struct Parsed {
 pub(crate) fn schema(file: FileId, text: &str, diagnostics: &mut Diagnostics) -> Parsed {
     let pieces = cut(file, text);
     for flaw in &pieces.flaws {
-        diagnostics.push(flaw_error(file, text, flaw));
+        diagnostics.push(flaw_error(text, flaw.start, file, flaw));
     }
     let mut expressions = Vec::with_capacity(pieces.chunks.len());
     for chunk in pieces.chunks {
@@ -80,13 +80,13 @@ fn expression(
         }
     }
     for flaw in &chunk.flaws {
-        diagnostics.push(flaw_error(file, text, flaw));
+        diagnostics.push(flaw_error(text, chunk.start, file, flaw));
     }
     None
 }
 
-/// What is wrong with a token of `text`.
-pub(crate) fn flaw_error(file: FileId, text: &str, flaw: &Flaw) -> Diagnostic {
+/// What is wrong with a token of `text`, the text of `file`, in the expression from `start` on.
+pub(crate) fn flaw_error(text: &str, start: usize, file: FileId, flaw: &Flaw) -> Diagnostic {
     let span = |start, end| Span { file, start, end };
     let whole = span(flaw.start, flaw.end);
     let token = span(flaw.token, flaw.end);
@@ -99,7 +99,17 @@ pub(crate) fn flaw_error(file: FileId, text: &str, flaw: &Flaw) -> Diagnostic {
         FlawKind::TooDeep => Diagnostic::too_deep(whole, MAX_DEPTH),
         FlawKind::Character => Diagnostic::bad_character(whole, token),
         FlawKind::Escape => Diagnostic::bad_escape(whole, token, shown),
-        FlawKind::Documentation => Diagnostic::inner_documentation(whole),
+        FlawKind::Documentation => {
+            // What the reference expects in its place is what the grammar does.
+            let reader = Reader {
+                file,
+                offset: start,
+            };
+            let before = &text[start..flaw.token];
+            let read = reader.read(Rule::expression, before, &mut Diagnostics::default());
+            let words = read.map_or_else(|stop| reference_words(&stop.expected), |_| "");
+            Diagnostic::inner_documentation(whole, words)
+        }
     }
 }
 

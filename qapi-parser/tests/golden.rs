@@ -2,7 +2,8 @@
 //! stands what is expected. `BLESS=1` rewrites the expectations, for review.
 //!
 //! `case.overlay.json` beside `case.json` is merged into it. A case whose expressions could be of
-//! either dialect may say which it means in its first line: `# dialect: legacy`.
+//! either dialect may say which it means in its first line: `# dialect: legacy`. Refusals end with
+//! what QEMU's compiler says, or with the first of ours where it has no words.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,10 @@ fn valid_schemas_are_read() {
 fn invalid_schemas_are_refused_with_the_place() {
     run("err", |loaded| match loaded {
         Ok(schema) => panic!("accepted:\n{}", dump(&schema)),
-        Err(errors) => errors.to_string().replace(&format!("{ROOT}/"), ""),
+        Err(errors) => {
+            let text = format!("{errors}\nQEMU: {}", errors.reference());
+            text.replace(&format!("{ROOT}/"), "")
+        }
     });
 }
 

@@ -25,6 +25,11 @@ const KINDS: [(&str, &str, &[&str]); 5] = [
     ("event", "an event", &["data"]),
 ];
 
+/// Whether `object` has a key that tells its kind.
+pub(super) fn has_kind(object: &Object) -> bool {
+    KINDS.iter().any(|(key, ..)| object.find(key).is_some())
+}
+
 /// The definitions that `object`, of file `module`, makes: inline structs first.
 pub(super) fn check(object: &Object, module: &str, diagnostics: &mut Diagnostics) -> Vec<Draft> {
     let kind = KINDS.iter().find(|(key, ..)| object.find(key).is_some());

@@ -49,6 +49,11 @@ pub(crate) fn check(
     }
     let mut drafts = Vec::with_capacity(files.items.len());
     for item in files.items {
+        // QEMU 2.1's compiler passes over what it does not know. Where the caller does not ask for
+        // just that, it is more likely a mistake.
+        if dialect == Dialect::Legacy && !legacy::has_kind(&item.expression.object) {
+            continue;
+        }
         match languages.of(&item.expression.object) {
             Language::Legacy => checker.legacy(&item, &mut drafts),
             Language::Modern => drafts.extend(checker.modern(item)),
@@ -86,7 +91,8 @@ impl Checker<'_> {
         if !expression.flaws.is_empty() {
             let text = Arc::clone(&self.diagnostics.sources.file(file).text);
             for flaw in &expression.flaws {
-                self.diagnostics.push(parse::flaw_error(file, &text, flaw));
+                let error = parse::flaw_error(&text, object.span.start, file, flaw);
+                self.diagnostics.push(error);
             }
         }
         let block = match comments {

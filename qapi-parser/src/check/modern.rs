@@ -439,8 +439,7 @@ impl Checker<'_> {
         let optional = at.text.strip_prefix('*');
         let name = optional.unwrap_or(&at.text);
         self.name(at, name, of, style);
-        let mangled = name::mangle(name);
-        if mangled == "u" || mangled.starts_with("has_") {
+        if name == "u" || name.starts_with("has_") || name.starts_with("has-") {
             let error = Diagnostic::reserved_name(self.scope, at.span, of);
             self.diagnostics.push(error);
         }

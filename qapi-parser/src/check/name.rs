@@ -2,6 +2,10 @@
 //! Called by `modern.rs` and `resolve`. A name is a stem behind an optional `__RFQDN_` of whoever
 //! adds to a schema downstream, and an optional `x-`; rules about case are about the stem.
 
+use std::hash::{Hash, Hasher};
+
+use crate::check::draft::Language;
+
 /// Which names a kind of thing may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
@@ -83,12 +87,42 @@ fn stem(name: &str) -> Option<&str> {
         .or_else(|| Some(rest).filter(|stem| is_stem(stem)))
 }
 
-/// `name` as an identifier of C; two members whose identifiers are the same clash.
-pub(crate) fn mangle(name: &str) -> String {
-    let keep = |character: char| character.is_ascii_alphanumeric() || character == '_';
-    name.chars()
-        .map(|character| if keep(character) { character } else { '_' })
-        .collect()
+/// A name as others of its kind are told from it: two whose identifiers in C are the same clash.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Key<'a> {
+    name: &'a str,
+    /// The old dialect has no rule about identifiers.
+    exact: bool,
+}
+
+impl<'a> Key<'a> {
+    pub(crate) fn new(name: &'a str, language: Language) -> Self {
+        Self {
+            name,
+            exact: language == Language::Legacy,
+        }
+    }
+
+    fn bytes(self) -> impl Iterator<Item = u8> {
+        self.name.bytes().map(move |byte| match byte {
+            b'-' | b'.' if !self.exact => b'_',
+            byte => byte,
+        })
+    }
+}
+
+impl PartialEq for Key<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes().eq(other.bytes())
+    }
+}
+
+impl Eq for Key<'_> {}
+
+impl Hash for Key<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.bytes().for_each(|byte| state.write_u8(byte));
+    }
 }
 
 #[cfg(test)]

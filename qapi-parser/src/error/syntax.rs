@@ -54,10 +54,10 @@ impl Diagnostic {
         Self::token(span, token, message, words)
     }
 
-    pub(crate) fn inner_documentation(span: Span) -> Self {
+    pub(crate) fn inner_documentation(span: Span, words: &str) -> Self {
         let message =
             "documentation cannot stand within an expression: a comment starts with one `#`";
-        Self::token(span, span, message, "expected ',' or '}'")
+        Self::token(span, span, message, words)
     }
 
     pub(crate) fn too_deep(span: Span, limit: usize) -> Self {

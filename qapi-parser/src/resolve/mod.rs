@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use crate::check::draft::{Draft, Language, Origin, Scope};
-use crate::check::name;
+use crate::check::name::Key;
 use crate::doc;
 use crate::error::{Described, Diagnostic, Diagnostics};
 use crate::pragma::Pragmas;
@@ -324,8 +324,8 @@ impl<'a> Resolver<'a> {
     }
 
     /// Reports `part` if one before it had its name.
-    fn distinct(&mut self, seen: &mut HashMap<String, Part<'a>>, part: Part<'a>, origin: &Origin) {
-        let key = key(part.name, origin.language);
+    fn distinct(&mut self, seen: &mut HashMap<Key<'a>, Part<'a>>, part: Part<'a>, origin: &Origin) {
+        let key = Key::new(part.name, origin.language);
         if let Some(other) = seen.get(&key) {
             let error = Diagnostic::clash(&origin.scope, part.span, &part, other);
             self.diagnostics.push(error);
@@ -377,14 +377,6 @@ fn arguments_in_place(arguments: &Arguments) -> &[Member] {
     match arguments {
         Arguments::Members(members) => members,
         Arguments::Type(_) => &[],
-    }
-}
-
-/// By what names are compared: the old dialect has no rule about names.
-fn key(name: &str, language: Language) -> String {
-    match language {
-        Language::Legacy => name.to_owned(),
-        Language::Modern => name::mangle(name),
     }
 }
 

@@ -3,9 +3,10 @@
 use std::rc::Rc;
 
 use crate::check::draft::{Language, Origin};
+use crate::check::name::Key;
 use crate::error::Diagnostic;
 use crate::resolve::shape::Shape;
-use crate::resolve::{Found, Part, Progress, Resolver, Role, branch, describe, key};
+use crate::resolve::{Found, Part, Progress, Resolver, Role, branch, describe};
 use crate::schema::{Base, Branch, Entity, Enum, FlatUnion, Kind, Member, Type};
 use crate::source::Span;
 
@@ -103,8 +104,8 @@ impl<'a> Resolver<'a> {
                 part.words(&origin.scope)
             });
             self.features(&member.features, &member.name, member.span, origin);
-            let key = key(&member.name, origin.language);
-            if let Some((other, _)) = shape.get(&key) {
+            let key = Key::new(&member.name, origin.language);
+            if let Some((other, _)) = shape.get(key) {
                 let error = Diagnostic::clash(&origin.scope, part.span, &part, other);
                 self.diagnostics.push(error);
                 continue;
@@ -162,12 +163,12 @@ impl<'a> Resolver<'a> {
         &mut self,
         entity: &Entity,
         origin: &Origin,
-        union: &FlatUnion,
+        union: &'a FlatUnion,
         shape: &Shape<'a>,
     ) -> Option<(&'a Entity, &'a Enum)> {
         let name = union.discriminator.as_str();
         let (scope, span) = (&origin.scope, origin.discriminator.unwrap_or(entity.span));
-        let member = shape.get(&key(name, origin.language));
+        let member = shape.get(Key::new(name, origin.language));
         let Some((part, member)) = member.filter(|(part, _)| part.name == name) else {
             let error = Diagnostic::discriminator_unknown(scope, span, name);
             self.diagnostics.push(error);

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use indexmap::IndexMap;
 
+use crate::check::name::Key;
 use crate::resolve::Part;
 use crate::schema::Member;
 
@@ -14,7 +15,7 @@ pub(super) struct Shape<'a> {
     /// What the base has.
     pub(super) base: Option<Rc<Shape<'a>>>,
     /// Own members, by the name under which they would clash.
-    pub(super) own: IndexMap<String, (Part<'a>, &'a Member)>,
+    pub(super) own: IndexMap<Key<'a>, (Part<'a>, &'a Member)>,
     /// What the branches have, of a union.
     pub(super) branches: Vec<Rc<Shape<'a>>>,
     /// Whether a member is there under a condition only.
@@ -23,10 +24,10 @@ pub(super) struct Shape<'a> {
 
 impl<'a> Shape<'a> {
     /// The member that every value of the type has under `key`.
-    pub(super) fn get(&self, key: &str) -> Option<&(Part<'a>, &'a Member)> {
+    pub(super) fn get(&self, key: Key<'a>) -> Option<&(Part<'a>, &'a Member)> {
         let mut at = Some(self);
         while let Some(shape) = at {
-            if let Some(found) = shape.own.get(key) {
+            if let Some(found) = shape.own.get(&key) {
                 return Some(found);
             }
             at = shape.base.as_deref();
@@ -55,7 +56,7 @@ impl<'a> Shape<'a> {
         inherited
             .or_else(|| {
                 let mut own = self.own.iter();
-                own.find_map(|(key, (part, _))| Some((*part, other.get(key)?.0)))
+                own.find_map(|(key, (part, _))| Some((*part, other.get(*key)?.0)))
             })
             .or_else(|| {
                 let mut branches = self.branches.iter();
