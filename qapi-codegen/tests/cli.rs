@@ -232,3 +232,18 @@ fn old_schemas_are_said_in_todays_words() {
     let root = out.join("ok/include.json");
     check(&["check", "--dialect", "modern", path(&root)]);
 }
+
+#[test]
+fn findings_come_in_four_formats() {
+    let found = |format: &str| {
+        let ended = run(&["check", "--format", format, "err/base_unknown.json"]);
+        assert_eq!((ended.status, ended.out.as_str()), (1, ""));
+        ended.err
+    };
+    assert!(found("human").contains("--> err/base_unknown.json:1:"));
+    assert!(found("gcc").contains("\nerr/base_unknown.json:1:24: error: "));
+    assert!(found("qemu").starts_with("err/base_unknown.json:"));
+    assert!(found("json").trim_start().starts_with(['[', '{']));
+    let right = run(&["check", "--format", "json", "ok/base.json"]);
+    assert_eq!((right.status, right.err.as_str()), (0, ""));
+}
