@@ -142,3 +142,8 @@ impl Loader {
 pub fn parse(path: impl AsRef<Path>) -> Result<Schema, Diagnostics> {
     Loader::new().load(path)
 }
+
+/// Compiles what the README shows.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
