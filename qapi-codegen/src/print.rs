@@ -375,7 +375,7 @@ impl Printer {
         }
         match &elements(inner)[..] {
             // What stands alone hugs its parentheses.
-            [_] if delimiter == Delimiter::Parenthesis => self.flow(inner),
+            [only] if delimiter == Delimiter::Parenthesis && !documented(only) => self.flow(inner),
             elements => {
                 self.out.push('\n');
                 self.indent += 1;
@@ -391,6 +391,11 @@ impl Printer {
         }
         self.out.push(close);
     }
+}
+
+/// Whether an attribute stands at the start.
+fn documented(tokens: &[Token]) -> bool {
+    tokens.first().is_some_and(|first| first.is_mark("#"))
 }
 
 /// The group to be written over several lines: a block, or the longest list.
@@ -481,6 +486,9 @@ fn flat_group(
 ) -> bool {
     let brace = delimiter == Delimiter::Brace;
     if brace && !inner.is_empty() && !is_literal(before, inner) && end != usize::MAX {
+        return false;
+    }
+    if delimiter == Delimiter::Parenthesis && documented(inner) {
         return false;
     }
     let (open, close) = marks(delimiter);
@@ -689,6 +697,14 @@ mod tests {
             &format!(
                 "fn f() {{\n    call(\n        {long},\n        {long},\n    ).await?;\n    Ok(Self {{\n        {long},\n        {long},\n    }})\n}}\n"
             ),
+        );
+    }
+
+    #[test]
+    fn fields_without_names_keep_their_attributes() {
+        check(
+            "pub struct X(#[doc = \" One.\"] pub u8,);",
+            "pub struct X(\n    /// One.\n    pub u8,\n);\n",
         );
     }
 

@@ -152,7 +152,10 @@ pub mod commands {
 
         /// `by-type`.
         #[derive(Debug, Clone, PartialEq)]
-        pub struct ByType(#[doc = r" Its members."] pub types::S);
+        pub struct ByType(
+            /// Its members.
+            pub types::S,
+        );
 
         impl runtime::Wire for ByType {
             fn read(
@@ -186,7 +189,10 @@ pub mod commands {
 
         /// `raw`.
         #[derive(Debug, Clone, PartialEq)]
-        pub struct Raw(#[doc = r" Its members."] pub runtime::Object);
+        pub struct Raw(
+            /// Its members.
+            pub runtime::Object,
+        );
 
         impl runtime::Wire for Raw {
             fn read(
@@ -220,7 +226,10 @@ pub mod commands {
 
         /// `raw2`.
         #[derive(Debug, Clone, PartialEq)]
-        pub struct Raw2(#[doc = r" Its members."] pub runtime::Object);
+        pub struct Raw2(
+            /// Its members.
+            pub runtime::Object,
+        );
 
         impl runtime::Wire for Raw2 {
             fn read(

@@ -133,7 +133,10 @@ pub mod events {
 
         /// `BY_TYPE`.
         #[derive(Debug, Clone, PartialEq)]
-        pub struct ByType(#[doc = r" Its members."] pub types::S);
+        pub struct ByType(
+            /// Its members.
+            pub types::S,
+        );
 
         impl runtime::Wire for ByType {
             fn read(

@@ -374,6 +374,39 @@ pub fn find_name<T: Copy>(
     found.ok_or_else(|| UnknownName(text.to_owned()))
 }
 
+/// Reads an enum that keeps names which the schema does not have: the one of `all` whose name is
+/// `value`, else `other` of it, where unknown names are not refused.
+///
+/// # Errors
+/// When it is not a string, or none has this name and that is refused.
+pub fn read_open_name<T: Clone>(
+    value: Value,
+    context: Context,
+    all: &[T],
+    name: fn(&T) -> &str,
+    other: fn(String) -> T,
+) -> Result<T, Invalid> {
+    let text = String::read(value, context)?;
+    match (find_open_name(&text, all, name), context.unknown) {
+        (Ok(found), _) => Ok(found),
+        (Err(_), Unknown::Ignore) => Ok(other(text)),
+        (Err(_), Unknown::Refuse) => Err(Invalid::new(Reason::NotAName(text))),
+    }
+}
+
+/// The one of `all` whose name is `text`.
+///
+/// # Errors
+/// When none has this name.
+pub fn find_open_name<T: Clone>(
+    text: &str,
+    all: &[T],
+    name: fn(&T) -> &str,
+) -> Result<T, UnknownName> {
+    let found = all.iter().find(|value| name(value) == text);
+    found.cloned().ok_or_else(|| UnknownName(text.to_owned()))
+}
+
 /// JSON's `null`, as a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Null;
