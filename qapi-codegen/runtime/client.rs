@@ -5,7 +5,7 @@
 use std::io::{self, Read, Write};
 use std::marker::PhantomData;
 
-use super::call::{CallError, Command, OutOfBand, decode_answer};
+use super::call::{CallError, Command, OutOfBand, Reply, decode_answer};
 use super::connection::{CallId, Connection, ConnectionError, Greeting};
 use super::event::RawEvent;
 use super::value::{Object, Value};
@@ -28,8 +28,8 @@ const READ_LEN: usize = 32 << 10;
 /// is dropped. [`submit`](Self::submit) and [`wait`](Self::wait) keep it.
 #[derive(Debug)]
 pub struct Client<S> {
-    stream: S,
-    connection: Connection,
+    pub(super) stream: S,
+    pub(super) connection: Connection,
     buffer: Box<[u8]>,
 }
 
@@ -171,7 +171,7 @@ impl<S: Read + Write> Client<S> {
         }
     }
 
-    fn reply(&mut self, id: CallId) -> Result<super::call::Reply, ConnectionError> {
+    pub(super) fn reply(&mut self, id: CallId) -> Result<Reply, ConnectionError> {
         loop {
             // A command without a reply has one at once; it has to leave nevertheless.
             if let Some(reply) = self.connection.reply(id) {

@@ -65,8 +65,8 @@ pub use file::GeneratedFile;
 use hooks::Hooks;
 use names::{Names, Unnamed};
 pub use options::{
-    Change, Conditions, Futures, Growth, Hook, Missing, Only, Options, Runtime, Serde, Server,
-    Unknown, feature_name,
+    Change, Client, Conditions, Futures, Growth, Hook, Missing, Only, Options, Part, Runtime,
+    Serde, Server, Unknown, feature_name,
 };
 pub use paths::paths;
 use plan::Plan;

@@ -23,6 +23,33 @@ pub struct Options {
     pub hooks: Vec<Hook>,
     /// What servers write.
     pub server: Server,
+    /// What the runtime has for clients beyond the blocking one.
+    pub client: Client,
+}
+
+/// What an emitted runtime has for clients beyond the blocking one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Client {
+    /// A client that does not block, for any executor. The two below need it, and imply it.
+    pub asynchronous: Part,
+    /// tokio's streams for it; the crate depends on tokio.
+    pub tokio: Part,
+    /// Streams of `futures-io` for it; the crate depends on that.
+    pub futures: Part,
+    /// Descriptors sent over Unix sockets; the crate depends on rustix, with its feature `net`.
+    pub descriptors: Part,
+}
+
+/// Whether a part of the runtime is emitted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Part {
+    /// It is not.
+    #[default]
+    Off,
+    /// It is.
+    On,
+    /// It is, and compiled when the crate's cargo feature of this name is on.
+    Feature(String),
 }
 
 /// What the traits of servers are like.

@@ -96,6 +96,9 @@
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//! [`AsyncClient`] is the same for any executor: over tokio's streams with the feature `tokio`, those
+//! of `futures-io` with `futures`, or whatever implements [`Transport`]. With the feature
+//! `descriptors`, a client on a Unix socket sends file descriptors along (`Client::call_with`).
 //! [`Connection`] is the same without I/O, for callers that have their own. Each command's type
 //! implements [`Command`]: [`Command::request`] is the message to send, [`decode_reply`] reads the
 //! answer. Members and events that this schema does not know are skipped or kept as they came.
@@ -109,11 +112,15 @@ mod ext;
 #[rustfmt::skip]
 mod generated;
 
+#[cfg(feature = "futures")]
+pub use generated::runtime::Futures;
+#[cfg(feature = "tokio")]
+pub use generated::runtime::Tokio;
 pub use generated::runtime::{
-    Call, CallError, Client, Command, CommandSpec, Connection, ConnectionError, Context, Error,
-    ErrorClass, Events, Fields, Greeting, Invalid, JsonStream, Members, Null, Object, OutOfBand,
-    RawEvent, Received, Refusal, Reply, Request, Session, Timestamp, Unknown, UnknownName, Value,
-    Wire, already_negotiated, decode_reply, not_built_in, reply,
+    AsyncClient, Call, CallError, Client, Command, CommandSpec, Connection, ConnectionError,
+    Context, Error, ErrorClass, Events, Fields, Greeting, Invalid, JsonStream, Members, Null,
+    Object, OutOfBand, RawEvent, Received, Refusal, Reply, Request, Session, Timestamp, Transport,
+    Unknown, UnknownName, Value, Wire, already_negotiated, decode_reply, not_built_in, reply,
 };
 pub use generated::{
     COMMANDS, Event, Server, answer, commands, dispatch, events, introspect, runtime, server, types,

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use qapi_codegen::{Missing, Options, Serde, Server, Unknown, generate};
+use qapi_codegen::{Client, Missing, Options, Part, Serde, Server, Unknown, generate};
 use qapi_parser::Loader;
 
 /// What the first line of each file names, and what `--check` says to run.
@@ -43,6 +43,12 @@ fn make() -> Result<Files, String> {
         .map_err(|errors| errors.to_string())?;
     let options = Options {
         serde: Serde::Feature("serde".to_owned()),
+        client: Client {
+            asynchronous: Part::On,
+            tokio: Part::Feature("tokio".to_owned()),
+            futures: Part::Feature("futures".to_owned()),
+            descriptors: Part::Feature("descriptors".to_owned()),
+        },
         server: Server {
             missing: Missing::NotBuiltIn,
             ..Server::default()

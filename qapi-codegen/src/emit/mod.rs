@@ -84,7 +84,10 @@ pub(crate) fn emit(context: &Context<'_>) -> Module {
     root.add(introspect::emit(context));
     let runtime_use = match &context.options.runtime {
         Runtime::Inline => {
-            root.add(runtime::emit(&context.options.serde));
+            root.add(runtime::emit(
+                &context.options.serde,
+                &context.options.client,
+            ));
             quote!()
         }
         Runtime::Path(path) => match path.parse::<TokenStream>() {

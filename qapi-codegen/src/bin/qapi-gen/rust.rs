@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use qapi_codegen::{
-    Change, Conditions, Futures, Growth, Hook, Missing, Only, Options, Runtime, Serde, Server,
-    Unknown, generate, generate_text,
+    Change, Client, Conditions, Futures, Growth, Hook, Missing, Only, Options, Part, Runtime,
+    Serde, Server, Unknown, generate, generate_text,
 };
 
 use super::load::Input;
@@ -71,6 +71,22 @@ pub(crate) struct Arguments {
     /// Let the futures of a server's methods run on any thread
     #[arg(long)]
     send: bool,
+
+    /// Also emit a client that does not block, for any executor
+    #[arg(long)]
+    asynchronous: bool,
+
+    /// The same with tokio's streams; with FEATURE, when the crate's cargo feature is on
+    #[arg(long, value_name = "FEATURE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    tokio: Option<String>,
+
+    /// The same with streams of futures-io
+    #[arg(long, value_name = "FEATURE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    futures: Option<String>,
+
+    /// Let clients send descriptors, by rustix
+    #[arg(long, value_name = "FEATURE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    descriptors: Option<String>,
 
     /// Derive a trait for a definition too: NAME=TRAIT
     #[arg(long, value_name = "NAME=TRAIT", value_parser = split)]
@@ -167,6 +183,16 @@ impl Arguments {
                 names => Only::Named(names.iter().cloned().collect()),
             },
             hooks: self.hooks(),
+            client: Client {
+                asynchronous: if self.asynchronous {
+                    Part::On
+                } else {
+                    Part::Off
+                },
+                tokio: part(self.tokio.as_deref()),
+                futures: part(self.futures.as_deref()),
+                descriptors: part(self.descriptors.as_deref()),
+            },
             server: Server {
                 missing: match self.missing {
                     Absent::NotFound => Missing::NotFound,
@@ -197,6 +223,15 @@ impl Arguments {
         all.extend(hooks(&self.attribute, Change::Attribute));
         all.extend(hooks(&self.replace, Change::Replace));
         all
+    }
+}
+
+/// A part that may have the name of a cargo feature.
+fn part(argument: Option<&str>) -> Part {
+    match argument {
+        None => Part::Off,
+        Some("") => Part::On,
+        Some(feature) => Part::Feature(feature.to_owned()),
     }
 }
 

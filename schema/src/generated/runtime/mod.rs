@@ -32,7 +32,23 @@ pub use request::{
 };
 pub use value::{Object, Value};
 
+mod asynchronous;
+pub use self::asynchronous::{AsyncClient, Transport};
+
+#[cfg(feature = "descriptors")]
+mod descriptors;
+
+#[cfg(feature = "futures")]
+mod futures;
+#[cfg(feature = "futures")]
+pub use self::futures::Futures;
+
 #[cfg(feature = "serde")]
 mod serde;
 #[cfg(feature = "serde")]
-pub(crate) use serde::serde_adapters;
+pub(crate) use self::serde::serde_adapters;
+
+#[cfg(feature = "tokio")]
+mod tokio;
+#[cfg(feature = "tokio")]
+pub use self::tokio::Tokio;
