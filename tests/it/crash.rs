@@ -5,7 +5,7 @@
 use block_core::driver::Repair;
 use block_core::engine::sim::{CrashOptions, CrashState, Sim};
 
-use crate::support::machine::{self, BACKING, CLUSTER, Machine, SECTOR, SIZE, Step};
+use crate::support::machine::{self, BACKING, CLUSTER, Content, Machine, SECTOR, SIZE, Step};
 use crate::support::{self, Random};
 
 /// The disk after some steps, and where in the journal they ended.
@@ -25,7 +25,10 @@ struct History {
 
 impl History {
     fn new(sim: Sim, queues: usize, seed: u64) -> History {
-        let machine = Machine::new(sim, queues);
+        History::of(Machine::new(sim, queues), seed)
+    }
+
+    fn of(machine: Machine, seed: u64) -> History {
         let slots = machine.open();
         let start = Moment {
             ended: machine.sim.journal_len(),
@@ -83,7 +86,7 @@ impl History {
     /// Opens what a cut left: no corruption, and each sector as the last flush left it or as some
     /// later step made it.
     fn survives(&self, state: &CrashState) {
-        let machine = Machine::new(state.boot(self.seed), 1);
+        let machine = Machine::new(state.boot(self.seed), 1).with_content(self.machine.content());
         let slots = machine.open();
         let found = machine.read_all(&slots);
         let last_flush = self
@@ -120,6 +123,40 @@ fn check(seed: u64, script: &[Step]) {
     let mut history = History::new(machine::fresh(seed), 1, seed);
     for step in script {
         history.together(&[*step]);
+    }
+    history.cut_everywhere(usize::MAX, 24);
+}
+
+#[test]
+fn encrypted_writes_keep_the_order_of_plain_ones() {
+    let seed = 4;
+    let sim = machine::fresh_with(seed, Content::Encrypted);
+    let machine = Machine::new(sim, 1).with_content(Content::Encrypted);
+    let mut history = History::of(machine, seed);
+    for step in [
+        Step::Write {
+            at: 1024,
+            len: 512,
+            byte: 0xaa,
+        },
+        Step::Flush,
+        Step::Write {
+            at: 1536,
+            len: 512,
+            byte: 0xbb,
+        },
+        Step::Discard {
+            at: 0,
+            len: CLUSTER,
+        },
+        Step::Write {
+            at: 8 * CLUSTER + 100,
+            len: 300,
+            byte: 0xcc,
+        },
+        Step::Flush,
+    ] {
+        history.together(&[step]);
     }
     history.cut_everywhere(usize::MAX, 24);
 }

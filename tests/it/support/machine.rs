@@ -8,6 +8,7 @@ use block_core::driver::{CheckReport, Repair};
 use block_core::engine::SimFile;
 use block_core::engine::sim::{Sim, SimEngine};
 use block_core::graph::{Node, NodeFacts, NodeId};
+use block_core::secret::Secret;
 use block_core::{BackendSlot, IoBuf, Layer, Queue, Request, Result};
 use block_drivers::format::qcow2;
 use block_drivers::protocol::file::FileDriver;
@@ -29,6 +30,16 @@ pub(crate) struct Machine {
     pub(crate) sim: Sim,
     pub(crate) layer: Layer,
     pub(crate) queues: Vec<Queue>,
+    content: Content,
+}
+
+/// How the image stores the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// As it is.
+    Plain,
+    /// Encrypted.
+    Encrypted,
 }
 
 impl Machine {
@@ -37,7 +48,27 @@ impl Machine {
         let layer = super::layer();
         let queue = || layer.new_queue(Box::new(SimEngine::new(&sim))).start();
         let queues = (0..queues).map(|_| queue()).collect();
-        Machine { sim, layer, queues }
+        let content = Content::Plain;
+        Machine {
+            sim,
+            layer,
+            queues,
+            content,
+        }
+    }
+
+    /// For an image whose disk is stored so.
+    #[must_use]
+    pub(crate) fn with_content(self, content: Content) -> Machine {
+        if content == Content::Encrypted {
+            let added = self.layer.secrets().add("key", key());
+            added.expect("the first secret");
+        }
+        Machine { content, ..self }
+    }
+
+    pub(crate) fn content(&self) -> Content {
+        self.content
     }
 
     /// The queue that verbs run on.
@@ -64,9 +95,15 @@ impl Machine {
             self.add_file("file", IMAGE);
             self.add_file("base", BASE);
         }
-        let json = r#"{"driver": "qcow2", "id": "disk", "node-name": "top", "discard": "unmap",
-                       "file": "file", "backing": "base"}"#;
-        let backend = super::try_open(self.queue(), json, "disk")?;
+        let encrypt = match self.content {
+            Content::Plain => "",
+            Content::Encrypted => r#""encrypt": {"format": "aes", "key-secret": "key"},"#,
+        };
+        let json = format!(
+            r#"{{"driver": "qcow2", "id": "disk", "node-name": "top", "discard": "unmap",
+                 {encrypt} "file": "file", "backing": "base"}}"#
+        );
+        let backend = super::try_open(self.queue(), &json, "disk")?;
         Ok(self.queues.iter().map(|q| q.attach(&backend)).collect())
     }
 
@@ -126,8 +163,17 @@ impl Machine {
     }
 }
 
+fn key() -> Secret {
+    Secret::new(b"key".to_vec())
+}
+
 /// A simulator with a fresh image over a backing file.
 pub(crate) fn fresh(seed: u64) -> Sim {
+    fresh_with(seed, Content::Plain)
+}
+
+/// As [`fresh`], with the disk stored so. The old method of encryption needs no large header.
+pub(crate) fn fresh_with(seed: u64, content: Content) -> Sim {
     let sim = Sim::new(seed);
     sim.create_file(&[]);
     sim.create_file(&vec![BACKING; super::usize(SIZE)]);
@@ -136,6 +182,10 @@ pub(crate) fn fresh(seed: u64) -> Sim {
     let options = qcow2::CreateOptions {
         size: SIZE,
         cluster_size: CLUSTER,
+        encryption: match content {
+            Content::Plain => None,
+            Content::Encrypted => Some(qcow2::CreateEncryption::Aes(key())),
+        },
         ..qcow2::CreateOptions::default()
     };
     let work = async {

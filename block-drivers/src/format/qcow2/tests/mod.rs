@@ -9,8 +9,9 @@ use std::process::Command;
 
 use block_core::IoBuf;
 use block_core::driver::{Preallocation, Repair, ZeroFlags};
+use block_core::secret::Secret;
 
-use super::create::{CreateOptions, create};
+use super::create::{CreateEncryption, CreateOptions, create};
 use super::header::{Compression, Extension, Header, UPDATE_OFFSET, Version};
 use super::image::{Image, OpenOptions};
 use crate::kit::testing::{Bench, Event, MemoryFile, Random, apply, block_on, run_all};
@@ -21,6 +22,8 @@ struct Disk {
     image: Image,
     model: Vec<u8>,
     options: OpenOptions,
+    /// What opens it, if it is encrypted.
+    key: Option<Secret>,
 }
 
 fn bench(bytes: Vec<u8>, backing: Option<Vec<u8>>) -> Bench {
@@ -46,12 +49,19 @@ impl Disk {
         model.resize(size, 0);
         let bench = bench(Vec::new(), backing);
         block_on(create(&bench, options)).unwrap();
-        let image = block_on(Image::open(&bench, "test", small_cache())).unwrap();
+        let key = options
+            .encryption
+            .as_ref()
+            .map(|encryption| match encryption {
+                CreateEncryption::Aes(key) | CreateEncryption::Luks(_, key) => key.clone(),
+            });
+        let image = opened_with(&bench, small_cache(), key.as_ref());
         Disk {
             bench,
             image,
             model,
             options: small_cache(),
+            key,
         }
     }
 
@@ -63,6 +73,7 @@ impl Disk {
             image,
             model,
             options: small_cache(),
+            key: None,
         }
     }
 
@@ -142,7 +153,7 @@ impl Disk {
 
     fn reopen(&mut self) {
         block_on(self.image.flush_all(&self.bench)).unwrap();
-        self.image = block_on(Image::open(&self.bench, "test", self.options)).unwrap();
+        self.image = opened_with(&self.bench, self.options, self.key.as_ref());
     }
 
     #[track_caller]
@@ -196,6 +207,14 @@ impl Disk {
             );
         }
     }
+}
+
+fn opened_with(bench: &Bench, options: OpenOptions, key: Option<&Secret>) -> Image {
+    let image = block_on(Image::open(bench, "test", options)).unwrap();
+    if let Some(key) = key {
+        block_on(image.unlock(bench, key)).unwrap();
+    }
+    image
 }
 
 fn number(text: &str) -> u64 {
@@ -908,5 +927,6 @@ fn a_header_keeps_what_it_does_not_know() {
 }
 
 mod damaged;
+mod encrypted;
 mod on_a_graph;
 mod snapshots;

@@ -32,7 +32,7 @@ fn options(node: &str, driver: BlockdevOptionsBranch) -> BlockdevOptions {
     }
 }
 
-fn qcow2(node: &str, path: &str) -> BlockdevOptions {
+pub(super) fn qcow2(node: &str, path: &str) -> BlockdevOptions {
     let filename = path.to_owned();
     let file = BlockdevOptionsBranch::File(BlockdevOptionsFile {
         filename,
@@ -60,12 +60,12 @@ fn qcow2(node: &str, path: &str) -> BlockdevOptions {
     options(node, driver)
 }
 
-fn rig(policy: impl OpenPolicy + 'static) -> Rig {
+pub(super) fn rig(policy: impl OpenPolicy + 'static) -> Rig {
     Rig::of(Layer::with_drivers(Arc::new(Drivers), Arc::new(policy)))
 }
 
 /// Makes an image in a file.
-fn create_file(rig: &Rig, path: &str, options: &CreateOptions) {
+pub(super) fn create_file(rig: &Rig, path: &str, options: &CreateOptions) {
     let mode = Preallocation::Off;
     crate::protocol::file::create(&crate::protocol::file::CreateOptions {
         path: path.into(),
@@ -84,7 +84,7 @@ fn create_file(rig: &Rig, path: &str, options: &CreateOptions) {
     });
 }
 
-fn folder(name: &str) -> Scratch {
+pub(super) fn folder(name: &str) -> Scratch {
     let dir = std::env::temp_dir().join(format!("qcow2-{}-{name}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     Scratch(dir)
