@@ -62,8 +62,7 @@ impl Session {
             .map_err(|e| Failure::new(format!("Could not start threads: {e}")))?;
         let layer = Layer::with_drivers(Arc::new(Drivers), args.policy.policy());
         for text in &args.object {
-            add_object(&layer, text)
-                .map_err(|failure| Failure::new(format!("--object: {}", failure.text())))?;
+            add_object(&layer, text)?;
         }
         let engine = engine(&pool)?;
         let queue = layer.new_queue(Box::new(engine)).start();

@@ -148,7 +148,9 @@ impl EncryptOptions {
     }
 }
 
+/// Tools have always told such a value's key without what is before the dot.
 fn not_accepted(key: &str, value: &str) -> Failure {
+    let key = key.strip_prefix("encrypt.").unwrap_or(key);
     Failure::new(format!("Parameter '{key}' does not accept value '{value}'"))
 }
 
@@ -230,7 +232,7 @@ mod tests {
         check(
             &[("format", "luks"), key, ("hash-alg", "crc")],
             None,
-            "Parameter 'encrypt.hash-alg' does not accept value 'crc'",
+            "Parameter 'hash-alg' does not accept value 'crc'",
         );
         check(
             &[("format", "luks"), key, ("iter-time", "0")],

@@ -6,5 +6,6 @@ mod commands;
 mod interop;
 mod nbd_guest;
 mod rig;
+mod secrets;
 mod session;
 mod snapshots;
