@@ -227,7 +227,7 @@ fn wrong_command_lines_get_the_answers_of_qemu_img() {
 fn what_is_not_built_in_fails_by_its_name() {
     let bench = Bench::new();
     let lines: &[(&[&str], &str)] = &[
-        (&["info", "--object", "secret", "x"], "'--object'"),
+        (&["info", "--object", "iothread,id=i", "x"], "'iothread'"),
         (&["convert", "-c", "x", "y"], "'-c'"),
         (&["convert", "-r", "1M", "x", "y"], "'-r'"),
         (&["convert", "--bitmaps", "x", "y"], "'--bitmaps'"),
@@ -235,8 +235,10 @@ fn what_is_not_built_in_fails_by_its_name() {
             &["create", "-f", "qcow2", "-o", "extended_l2=on", "x", "1M"],
             "'extended_l2'",
         ),
-        (&["serve", "--object", "secret,id=x"], "'--object'"),
-        (&["snapshot", "-l", "x"], "snapshot"),
+        (
+            &["serve", "--object", "throttle-group,id=t"],
+            "'throttle-group'",
+        ),
     ];
     for (line, name) in lines {
         let said = bench.ours("qblk", line);

@@ -31,7 +31,6 @@ fn objects_answer_as_in_qemu() {
     let wanted = answers(&mut theirs);
     drop(oracle);
     assert_eq!(answers(&mut rig.client()), wanted);
-    rig.join();
 }
 
 #[test]
@@ -97,5 +96,4 @@ fn an_image_opened_without_its_key_takes_it_by_block_passwd() {
     let refused = client
         .error(r#"{"execute": "block_passwd", "arguments": {"node-name": "p", "password": "x"}}"#);
     assert_eq!(refused, "GenericError: Device 'p' is not encrypted");
-    rig.join();
 }
