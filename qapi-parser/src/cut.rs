@@ -147,8 +147,10 @@ impl Cutter<'_> {
                 }
                 b'\'' => {
                     self.string();
-                    self.flaws.clear();
-                    self.flaw(start, FlawKind::NoObject);
+                    // What is wrong with the string says more than that it stands here.
+                    if self.flaws.is_empty() {
+                        self.flaw(start, FlawKind::NoObject);
+                    }
                 }
                 _ => match self.literal() {
                     true => self.flaw(start, FlawKind::NoObject),
@@ -234,7 +236,7 @@ impl Cutter<'_> {
         if once {
             self.told_once.push(flaw.kind);
         }
-        if !flaw.kind.is_modern() {
+        if !flaw.kind.is_modern() && flaw.kind != FlawKind::NoObject {
             self.flawed_to = line_end(self.text, flaw.start);
         }
         self.flaws.push(flaw);
@@ -326,6 +328,18 @@ pub(crate) fn string_end(bytes: &[u8], mut at: usize, quote: u8) -> Result<usize
         }
     }
     Err(bytes.len())
+}
+
+/// Where the first token from `at` on stands, or the end: comments are none.
+pub(crate) fn next_token(text: &str, mut at: usize) -> usize {
+    loop {
+        let rest = text[at..].trim_start();
+        at = text.len() - rest.len();
+        if !rest.starts_with('#') || rest.starts_with("##") {
+            return at;
+        }
+        at = line_end(text, at);
+    }
 }
 
 fn line_end(text: &str, from: usize) -> usize {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::check::draft::Scope;
-use crate::doc::Gap;
+use crate::doc::{Gap, Next};
 use crate::error::{Diagnostic, Diagnostics};
 use crate::parse;
 use crate::pragma::Pragmas;
@@ -32,11 +32,14 @@ pub(crate) struct Item {
     pub(crate) comments: Comments,
 }
 
-/// Comments that no definition follows.
+/// Comments that no definition follows, or none that could be read.
 pub(crate) struct Loose {
     pub(crate) file: FileId,
     pub(crate) module: Arc<str>,
     pub(crate) gap: Gap,
+    pub(crate) next: Next,
+    /// Where what follows ends.
+    pub(crate) end: usize,
 }
 
 /// Reads a schema's files.
@@ -119,10 +122,10 @@ impl Reader<'_> {
         for expression in parsed.expressions {
             let object = &expression.object;
             if object.find("include").is_some() {
-                loose.push(expression.gap);
+                loose.push((expression.gap, object.span.end));
                 self.include(path, &expression.object);
             } else if object.find("pragma").is_some() {
-                loose.push(expression.gap);
+                loose.push((expression.gap, object.span.end));
                 self.out.pragmas.obey(&expression.object, self.diagnostics);
             } else {
                 self.out.items.push(Item {
@@ -132,13 +135,20 @@ impl Reader<'_> {
                 });
             }
         }
-        loose.push(parsed.rest);
+        loose.push((parsed.rest, text.len()));
         if comments == Comments::Read {
-            self.out.loose.extend(loose.into_iter().map(|gap| Loose {
-                file,
-                module: Arc::clone(&module),
-                gap,
-            }));
+            let lost = parsed.lost.into_iter();
+            let lost = lost.map(|gap| (gap, Next::Definition, 0));
+            let loose = loose.into_iter().map(|(gap, end)| (gap, Next::Other, end));
+            for (gap, next, end) in lost.chain(loose) {
+                self.out.loose.push(Loose {
+                    file,
+                    module: Arc::clone(&module),
+                    gap,
+                    next,
+                    end,
+                });
+            }
         }
     }
 

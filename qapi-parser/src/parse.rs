@@ -10,7 +10,7 @@ use pest::Parser as _;
 use pest::error::{ErrorVariant, InputLocation};
 use pest::iterators::Pair;
 
-use crate::cut::{Chunk, Flaw, FlawKind, MAX_DEPTH, cut, too_deep};
+use crate::cut::{Chunk, Flaw, FlawKind, MAX_DEPTH, cut, next_token, too_deep};
 use crate::doc::Gap;
 use crate::error::{Diagnostic, Diagnostics};
 use crate::source::{FileId, Span};
@@ -25,6 +25,8 @@ pub(crate) struct Parsed {
     pub(crate) expressions: Vec<Expression>,
     /// Documentation after the last.
     pub(crate) rest: Gap,
+    /// Documentation before what could not be read.
+    pub(crate) lost: Vec<Gap>,
 }
 
 /// Reads schema file `file`, whose text is `text`.
@@ -34,21 +36,27 @@ pub(crate) fn schema(file: FileId, text: &str, diagnostics: &mut Diagnostics) ->
         diagnostics.push(flaw_error(text, flaw.start, file, flaw));
     }
     let mut expressions = Vec::with_capacity(pieces.chunks.len());
+    let mut lost = Vec::new();
     for chunk in pieces.chunks {
-        expressions.extend(expression(file, text, chunk, diagnostics));
+        match expression(file, text, chunk, diagnostics) {
+            Ok(expression) => expressions.push(expression),
+            Err(gap) => lost.push(gap),
+        }
     }
     Parsed {
         expressions,
         rest: pieces.rest,
+        lost,
     }
 }
 
+/// The expression `chunk`; what stands before it where it cannot be read.
 fn expression(
     file: FileId,
     text: &str,
     chunk: Chunk,
     diagnostics: &mut Diagnostics,
-) -> Option<Expression> {
+) -> Result<Expression, Gap> {
     let fatal = chunk.flaws.iter().find(|flaw| !flaw.kind.is_modern());
     let end = fatal.map_or(chunk.end, |flaw| flaw.token);
     let reader = Reader {
@@ -57,7 +65,7 @@ fn expression(
     };
     match reader.read(Rule::expression, &text[chunk.start..end], diagnostics) {
         Ok(Node::Object(object)) if fatal.is_none() => {
-            return Some(Expression {
+            return Ok(Expression {
                 object,
                 before: chunk.before,
                 gap: chunk.gap,
@@ -67,7 +75,8 @@ fn expression(
         Ok(_) => {
             if fatal.is_none() {
                 let span = reader.span_of(0, 1);
-                diagnostics.push(Diagnostic::not_an_object(span));
+                let next = next_token(text, chunk.end);
+                diagnostics.push(Diagnostic::not_an_object(span, next));
             }
         }
         Err(error) => {
@@ -82,7 +91,7 @@ fn expression(
     for flaw in &chunk.flaws {
         diagnostics.push(flaw_error(text, chunk.start, file, flaw));
     }
-    None
+    Err(chunk.gap)
 }
 
 /// What is wrong with a token of `text`, the text of `file`, in the expression from `start` on.
@@ -95,7 +104,7 @@ pub(crate) fn flaw_error(text: &str, start: usize, file: FileId, flaw: &Flaw) ->
         FlawKind::Unterminated => Diagnostic::unterminated_string(whole),
         FlawKind::Stray => Diagnostic::stray(whole, shown),
         FlawKind::NoExpression => Diagnostic::no_expression(whole),
-        FlawKind::NoObject => Diagnostic::not_an_object(whole),
+        FlawKind::NoObject => Diagnostic::not_an_object(whole, next_token(text, flaw.end)),
         FlawKind::TooDeep => Diagnostic::too_deep(whole, MAX_DEPTH),
         FlawKind::Character => Diagnostic::bad_character(whole, token),
         FlawKind::Escape => Diagnostic::bad_escape(whole, token, shown),

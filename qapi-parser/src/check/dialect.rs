@@ -86,8 +86,8 @@ fn told(object: &Object) -> Option<Language> {
     if has("union") {
         return union(object);
     }
-    let flags = ["gen", "success-response"].into_iter();
-    for flag in flags.filter_map(|key| object.find(key)) {
+    let mut flags = ["gen", "success-response"].into_iter();
+    if let Some(flag) = flags.find_map(|key| object.find(key)) {
         return Some(match flag.node {
             Node::Bool(_) => Language::Modern,
             Node::String(_) | Node::List(_) | Node::Object(_) => Language::Legacy,

@@ -1,7 +1,7 @@
 //! Comments between expressions of today's dialect: what of them is wrong, what is about which.
 
 use crate::check::Checker;
-use crate::doc::{Block, Fault, Gap, Next};
+use crate::doc::{Block, Fault, Gap, Next, Problem};
 use crate::error::Diagnostic;
 use crate::include::Loose;
 use crate::syntax::Object;
@@ -9,8 +9,20 @@ use crate::syntax::Object;
 impl Checker<'_> {
     /// Takes comments that no definition follows.
     pub(super) fn loose(&mut self, loose: Loose) {
-        let found = loose.gap.close(Next::Other);
+        let mut found = loose.gap.close(loose.next);
+        // Whether a definition follows is not known of what could not be read.
+        found
+            .faults
+            .retain(|fault| fault.problem != Problem::NotAboutDefinition);
+        // That the last is followed by no definition is found at what does follow.
+        let last = found
+            .faults
+            .pop_if(|fault| matches!(fault.problem, Problem::NoDefinition(_)));
         self.faults(found.faults);
+        if let Some(fault) = last {
+            let finding = Diagnostic::documentation(fault, None);
+            self.diagnostics.push(finding.not_before(loose.end));
+        }
         self.free(&loose.module, &found.free);
     }
 
@@ -38,7 +50,7 @@ impl Checker<'_> {
         let mut reached = 0;
         for fault in faults {
             let finding = Diagnostic::documentation(fault, None).not_before(reached);
-            reached = finding.found();
+            reached = finding.reached();
             self.diagnostics.push(finding);
         }
     }

@@ -46,7 +46,7 @@ pub(crate) fn check(name: &str, style: Style) -> Result<(), Fault> {
     if name.starts_with("q_") || name.starts_with("q-") {
         return Err(Fault::Invalid);
     }
-    let has = |test: fn(&u8) -> bool| stem.as_bytes().iter().any(|byte| test(byte));
+    let has = |test: fn(&u8) -> bool| stem.as_bytes().iter().any(test);
     let fits = match style {
         Style::Camel => {
             stem.starts_with(|first: char| first.is_ascii_uppercase())

@@ -22,7 +22,7 @@ use crate::schema::{
 use crate::source::Span;
 
 pub(crate) use check::{Subject, expression, resolved, unknown};
-pub(crate) use fault::{Fault, Stage};
+pub(crate) use fault::{Fault, Problem, Stage};
 pub(crate) use gap::{Gap, Next};
 pub(crate) use lenient::lenient;
 pub(crate) use parse::Block;

@@ -29,13 +29,15 @@ impl Diagnostic {
     }
 
     /// The reference finds this no earlier than at byte `offset` of the file.
-    pub(crate) fn not_before(self, offset: usize) -> Self {
-        let found = self.found_at.map_or(0, |(_, found)| found);
-        self.found_at(found.max(offset))
+    pub(crate) fn not_before(mut self, offset: usize) -> Self {
+        if let Some(found) = &mut self.found {
+            found.offset = found.offset.max(offset);
+        }
+        self
     }
 
     /// How far the reference has read when it finds this.
-    pub(crate) fn found(&self) -> usize {
-        self.found_at.map_or(0, |(_, offset)| offset)
+    pub(crate) fn reached(&self) -> usize {
+        self.found.map_or(0, |found| found.offset)
     }
 }

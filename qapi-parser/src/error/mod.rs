@@ -36,9 +36,18 @@ pub struct Diagnostic {
     /// Other places and what they have to do with it.
     pub notes: Vec<(Span, String)>,
     pass: Pass,
-    /// How far the reference has read when it finds this; of findings of its first pass.
-    found_at: Option<(FileId, usize)>,
+    /// When the reference finds this; of findings of its first pass.
+    found: Option<Moment>,
     reference: Option<Box<Reference>>,
+}
+
+/// How far the reference has read a file.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    file: FileId,
+    offset: usize,
+    /// Whether it has looked at the token there, and found it to be one.
+    after: bool,
 }
 
 /// What is wrong with a schema, with the sources it is shown from.
@@ -84,24 +93,38 @@ impl Diagnostics {
     pub(crate) fn sort(&mut self) {
         let sources = &self.sources;
         self.list.sort_by_cached_key(|finding| {
-            let at = finding.found_at.filter(|_| finding.pass == Pass::Parse);
-            (finding.pass, at.map(|at| reading_order(sources, at)))
+            let found = finding.found.filter(|_| finding.pass == Pass::Parse);
+            (
+                finding.pass,
+                found.map(|found| reading_order(sources, found)),
+            )
         });
     }
 }
 
-/// Byte `offset` of `file` as a key in the order in which includes are read: the root, then where
-/// each file on the way is included.
-fn reading_order(sources: &Sources, (file, offset): (FileId, usize)) -> Vec<usize> {
-    let mut key = vec![offset];
-    let mut root = file;
+impl Moment {
+    /// When it comes to the token at `span`.
+    fn token(span: Span) -> Self {
+        Self {
+            file: span.file,
+            offset: span.start,
+            after: false,
+        }
+    }
+}
+
+/// A moment as a key in the order in which includes are read: the root, then where each file on
+/// the way is included.
+fn reading_order(sources: &Sources, found: Moment) -> (Vec<usize>, bool) {
+    let mut key = vec![found.offset];
+    let mut root = found.file;
     while let Some(asked) = sources.file(root).included_at {
         key.push(asked.start);
         root = asked.file;
     }
     key.push(root.0);
     key.reverse();
-    key
+    (key, found.after)
 }
 
 impl Diagnostic {
@@ -111,7 +134,7 @@ impl Diagnostic {
             span: Some(span),
             notes: Vec::new(),
             pass,
-            found_at: Some((span.file, span.start)),
+            found: Some(Moment::token(span)),
             reference: None,
         }
     }
@@ -123,7 +146,7 @@ impl Diagnostic {
             span,
             notes: Vec::new(),
             pass: Pass::Parse,
-            found_at: span.map(|span| (span.file, span.start)),
+            found: span.map(Moment::token),
             reference: None,
         }
     }
@@ -139,7 +162,7 @@ impl Diagnostic {
     fn refers_to_token(mut self, span: Span, words: String) -> Self {
         let place = Place::token(span);
         self.reference = Some(Box::new(Reference::new(Some(place), words)));
-        self.found_at = Some((span.file, span.start));
+        self.found = Some(Moment::token(span));
         self
     }
 
@@ -148,9 +171,13 @@ impl Diagnostic {
         self.refers(&Scope::anonymous(span), words)
     }
 
-    /// It finds this when it has read as far as `offset`, in the file of the finding.
+    /// It finds this when it has the token at `offset`, in the file of the finding.
     fn found_at(mut self, offset: usize) -> Self {
-        self.found_at = self.found_at.map(|(file, _)| (file, offset));
+        self.found = self.found.map(|found| Moment {
+            offset,
+            after: true,
+            ..found
+        });
         self
     }
 

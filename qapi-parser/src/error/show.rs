@@ -60,7 +60,10 @@ impl Diagnostics {
             .map(|character| if character == '\t' { '\t' } else { ' ' })
             .collect();
         let rest = &shown[left..];
-        let end = rest.floor_char_boundary((span.end - span.start).min(rest.len()));
+        let mut end = (span.end - span.start).min(rest.len());
+        while !rest.is_char_boundary(end) {
+            end -= 1;
+        }
         let width = rest[..end].chars().count().max(1);
         writeln!(out, "{margin} |\n{number} | {shown}")?;
         let mut carets = format!("{margin} | {padding}{}", "^".repeat(width));

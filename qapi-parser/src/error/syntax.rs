@@ -16,15 +16,28 @@ impl Diagnostic {
         Self::at(Pass::Parse, span, message).refers_to_token(token, words.into())
     }
 
-    pub(crate) fn not_an_object(span: Span) -> Self {
+    /// As [`Self::token`], where the token as such is good.
+    fn misplaced(
+        span: Span,
+        token: Span,
+        message: impl Into<String>,
+        words: impl Into<String>,
+    ) -> Self {
+        Self::token(span, token, message, words).found_at(token.start)
+    }
+
+    /// `next`: where the token after it stands, which the reference has read by then.
+    pub(crate) fn not_an_object(span: Span, next: usize) -> Self {
         let message = "expected `{`: a schema is a sequence of objects";
         let words = "top-level expression must be an object".to_owned();
-        Self::at(Pass::Parse, span, message).refers_to_line(span, words)
+        Self::at(Pass::Parse, span, message)
+            .refers_to_line(span, words)
+            .found_at(next)
     }
 
     pub(crate) fn no_expression(span: Span) -> Self {
         let message = "expected `{`: a schema is a sequence of objects";
-        Self::token(span, span, message, NO_EXPRESSION)
+        Self::misplaced(span, span, message, NO_EXPRESSION)
     }
 
     pub(crate) fn stray(span: Span, text: &str) -> Self {
@@ -57,7 +70,7 @@ impl Diagnostic {
     pub(crate) fn inner_documentation(span: Span, words: &str) -> Self {
         let message =
             "documentation cannot stand within an expression: a comment starts with one `#`";
-        Self::token(span, span, message, words)
+        Self::misplaced(span, span, message, words)
     }
 
     pub(crate) fn too_deep(span: Span, limit: usize) -> Self {
@@ -71,16 +84,16 @@ impl Diagnostic {
     /// `unclosed`: the bracket that is still open where the text ends.
     pub(crate) fn grammar(span: Span, expected: &str, words: &str, unclosed: Option<Span>) -> Self {
         let Some(bracket) = unclosed else {
-            return Self::token(span, span, format!("expected {expected}"), words);
+            return Self::misplaced(span, span, format!("expected {expected}"), words);
         };
         let message = format!("expected {expected} before the end of the file");
-        Self::token(span, span, message, words).with(bracket, "this expression never ends")
+        Self::misplaced(span, span, message, words).with(bracket, "this expression never ends")
     }
 
     /// `value`: what follows the key, where the reference compiler sees it.
     pub(crate) fn duplicate_key(span: Span, key: &str, first: Span, value: Span) -> Self {
         let message = format!("key `{key}` is given twice");
         let words = format!("duplicate key '{key}'");
-        Self::token(span, value, message, words).with(first, "first given here")
+        Self::misplaced(span, value, message, words).with(first, "first given here")
     }
 }
