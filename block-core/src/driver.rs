@@ -152,6 +152,17 @@ pub struct BackingName {
     pub format: Option<String>,
 }
 
+/// What of an existing image's format is to be changed; `None` stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AmendOptions {
+    /// The level of compatibility, as the format names it.
+    pub compat: Option<String>,
+    /// Bits of a refcount.
+    pub refcount_bits: Option<u64>,
+    /// Whether refcounts may be updated late.
+    pub lazy_refcounts: Option<bool>,
+}
+
 /// Which internal snapshot is meant: the first of which all holds that is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotKey {
@@ -301,6 +312,22 @@ pub trait Driver: Send + Sync + 'static {
     /// Sets the length. Runs drained.
     fn resize<'a>(&'a self, cx: &'a Cx, _len: u64, _preallocation: Preallocation) -> Pending<'a> {
         unsupported(cx, "resizing")
+    }
+
+    /// Names another backing file in the image, or none; the one that is open stays open.
+    /// Runs drained.
+    fn name_backing<'a>(&'a self, cx: &'a Cx, _backing: Option<BackingName>) -> Pending<'a> {
+        unsupported(cx, "naming a backing file")
+    }
+
+    /// Forgets what the image itself holds: its backing file shows through. Runs drained.
+    fn make_empty<'a>(&'a self, cx: &'a Cx) -> Pending<'a> {
+        unsupported(cx, "emptying an image")
+    }
+
+    /// Changes the image's format; afterwards the node only reads. Runs drained.
+    fn amend<'a>(&'a self, cx: &'a Cx, _options: AmendOptions) -> Pending<'a> {
+        unsupported(cx, "amending options")
     }
 
     /// Changes the internal snapshots; returns the one concerned. Runs drained.

@@ -15,7 +15,9 @@ use block_schema::types::SnapshotInfo;
 use parking_lot::Mutex;
 
 use crate::backend::Backend;
-use crate::driver::{CheckReport, Preallocation, Repair, SnapshotChange};
+use crate::driver::{
+    AmendOptions, BackingName, CheckReport, Preallocation, Repair, SnapshotChange,
+};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::events::Events;
@@ -511,6 +513,58 @@ impl Layer {
         }
         let _drained = self.drain(&[id]).await;
         child.node().driver().snapshot(&child.cx(), change).await
+    }
+
+    /// Names another backing file in an image, or none, drained; the one that is open stays open.
+    ///
+    /// # Errors
+    /// `ReadOnly`; what the driver answers.
+    pub async fn name_backing(
+        &self,
+        queue: &LocalQueue,
+        id: NodeId,
+        backing: Option<BackingName>,
+    ) -> Result<()> {
+        let _change = self.change().await;
+        let child = self.writable_node(queue, id)?;
+        let _drained = self.drain(&[id]).await;
+        child
+            .node()
+            .driver()
+            .name_backing(&child.cx(), backing)
+            .await
+    }
+
+    /// Lets an image forget what it holds itself, drained: its backing file shows through.
+    ///
+    /// # Errors
+    /// `ReadOnly`; what the driver answers.
+    pub async fn make_empty(&self, queue: &LocalQueue, id: NodeId) -> Result<()> {
+        let _change = self.change().await;
+        let child = self.writable_node(queue, id)?;
+        let _drained = self.drain(&[id]).await;
+        child.node().driver().make_empty(&child.cx()).await
+    }
+
+    /// Changes the format of an image, drained; afterwards the node only reads.
+    ///
+    /// # Errors
+    /// `ReadOnly`; what the driver answers.
+    pub async fn amend(&self, queue: &LocalQueue, id: NodeId, options: AmendOptions) -> Result<()> {
+        let _change = self.change().await;
+        let child = self.writable_node(queue, id)?;
+        let _drained = self.drain(&[id]).await;
+        child.node().driver().amend(&child.cx(), options).await
+    }
+
+    fn writable_node(&self, queue: &LocalQueue, id: NodeId) -> Result<Child> {
+        let child = self.node(queue, id)?;
+        match child.is_read_only() {
+            false => Ok(child),
+            true => Err(Error::ReadOnly {
+                node: child.node_name().to_owned(),
+            }),
+        }
     }
 
     /// A node of the current graph, for requests level by level: status, maintenance.
