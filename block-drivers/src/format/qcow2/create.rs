@@ -71,7 +71,7 @@ impl Default for CreateOptions {
 
 impl CreateOptions {
     /// Cluster size and refcount width, checked with everything else that a header must keep.
-    fn check(&self) -> Result<Geometry> {
+    pub(super) fn check(&self) -> Result<Geometry> {
         let (cluster_size, bits) = (self.cluster_size, self.refcount_bits);
         if !cluster_size.is_power_of_two() || !(512..=2 << 20).contains(&cluster_size) {
             let reason = "Cluster size must be a power of two between 512 and 2048k";

@@ -446,32 +446,132 @@ impl Header {
     /// # Errors
     /// When it does not fit into one cluster.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, ImageError> {
-        let mut tail = Vec::new();
+        let end = self.extensions_end();
+        let mut bytes = self.head_bytes(end as u64);
+        bytes.extend_from_slice(self.name_bytes());
+        self.check_fit(bytes.len())?;
+        Ok(bytes)
+    }
+
+    fn check_fit(&self, len: usize) -> Result<(), ImageError> {
+        if len as u64 > self.geometry.cluster_size() {
+            return Err(ImageError::Field {
+                field: "header_length",
+                value: len as u64,
+                range: "within one cluster, with extensions and backing file name",
+            });
+        }
+        Ok(())
+    }
+
+    fn name_bytes(&self) -> &[u8] {
+        self.backing_file.as_deref().unwrap_or_default().as_bytes()
+    }
+
+    /// Behind the extensions and their end marker.
+    fn extensions_end(&self) -> usize {
+        self.head_bytes(0).len()
+    }
+
+    /// Fixed part and extensions, with the backing file's name at `name_offset`.
+    fn head_bytes(&self, name_offset: u64) -> Vec<u8> {
+        let mut bytes = self.fixed_bytes(name_offset);
         for e in &self.extensions {
             let len = u32::try_from(e.data.len()).unwrap_or(u32::MAX);
             let raw = RawExtension {
                 kind: U32::new(e.kind),
                 len: U32::new(len),
             };
-            tail.extend_from_slice(raw.as_bytes());
-            tail.extend_from_slice(&e.data);
-            tail.resize(tail.len().next_multiple_of(8), 0);
+            bytes.extend_from_slice(raw.as_bytes());
+            bytes.extend_from_slice(&e.data);
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
         }
-        tail.extend_from_slice(&[0; 8]);
-        let fixed_len = self.fixed_bytes(0).len();
-        let name_offset = fixed_len.saturating_add(tail.len());
-        let mut bytes = self.fixed_bytes(name_offset as u64);
-        bytes.extend(tail);
-        bytes.extend_from_slice(self.backing_file.as_deref().unwrap_or_default().as_bytes());
-        let len = bytes.len() as u64;
-        if len > self.geometry.cluster_size() {
-            return Err(ImageError::Field {
-                field: "header_length",
-                value: len,
-                range: "within one cluster, with extensions and backing file name",
-            });
+        bytes.extend_from_slice(&[0; 8]);
+        bytes
+    }
+}
+
+/// Bytes that a disk writes whole, or not at all.
+const SECTOR: usize = 512;
+
+/// Bytes left before a name, where the extension with the backing file's format may come.
+const FORMAT_ROOM: usize = 32;
+
+/// How a header takes the place of another one so that a power cut leaves one of them.
+pub(super) struct Rewrite {
+    cluster: Vec<u8>,
+    /// Bytes of the cluster that the new header needs.
+    end: usize,
+    /// Whether the old header does without everything behind the first sector that changes.
+    in_two_steps: bool,
+}
+
+impl Rewrite {
+    /// Plans to write `new` over `old`, whose cluster is `cluster`.
+    ///
+    /// The new name goes where the old header has nothing, if there is room, and extensions behind
+    /// the first sector must not move; else all is one write.
+    ///
+    /// # Errors
+    /// When it does not fit into one cluster.
+    pub(super) fn plan(cluster: &[u8], old: &Header, new: &Header) -> Result<Rewrite, ImageError> {
+        let ends = (old.extensions_end(), new.extensions_end());
+        let name_len = new.name_bytes().len();
+        let old_name = old_name(cluster);
+        let behind_all = ends.0.max(ends.1).max(old_name.end);
+        let tight = ends.1.max(ends.0);
+        let free = |at: usize| {
+            let end = at.saturating_add(name_len);
+            end <= cluster.len() && (end <= old_name.start || old_name.end <= at)
+        };
+        let roomy = |at: usize| at.saturating_add(FORMAT_ROOM);
+        let places = [roomy(tight), roomy(behind_all), tight, behind_all];
+        let place = places.into_iter().find(|&at| free(at));
+        let at = place.unwrap_or(ends.1);
+        let head = new.head_bytes(at as u64);
+        let end = at.saturating_add(name_len);
+        new.check_fit(end)?;
+        let mut bytes = cluster.to_vec();
+        let uses = |n: usize| n < ends.0 || old_name.contains(&n);
+        let changed = |n: usize| head.get(n) != cluster.get(n);
+        let in_two_steps = place.is_some() && !(SECTOR..head.len()).any(|n| uses(n) && changed(n));
+        put(&mut bytes, 0, &head);
+        put(&mut bytes, at, new.name_bytes());
+        Ok(Rewrite {
+            cluster: bytes,
+            end,
+            in_two_steps,
+        })
+    }
+
+    /// What is written where, with a barrier behind each.
+    pub(super) fn steps(&self) -> Vec<(u64, &[u8])> {
+        let used = self.cluster.get(..self.end).unwrap_or(&self.cluster);
+        match used.split_at_checked(SECTOR) {
+            Some((first, rest)) if self.in_two_steps && !rest.is_empty() => {
+                vec![(SECTOR as u64, rest), (0, first)]
+            }
+            Some(_) | None => vec![(0, used)],
         }
-        Ok(bytes)
+    }
+}
+
+fn put(bytes: &mut [u8], at: usize, new: &[u8]) {
+    for (old, new) in bytes.iter_mut().skip(at).zip(new) {
+        *old = *new;
+    }
+}
+
+/// Where the backing file's name is that a cluster's header names; empty when it names none.
+fn old_name(cluster: &[u8]) -> std::ops::Range<usize> {
+    let Some(raw) = read_struct::<RawHeader>(cluster, 0) else {
+        return 0..0;
+    };
+    let at = usize::try_from(raw.backing_file_offset.get()).unwrap_or(usize::MAX);
+    let len = usize::try_from(raw.backing_file_size.get()).unwrap_or(usize::MAX);
+    match at {
+        0 => 0..0,
+        at => at..at.saturating_add(len),
     }
 }
 

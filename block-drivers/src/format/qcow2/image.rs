@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use block_core::sync::AsyncMutex;
 use block_core::{Error, Result};
 use parking_lot::Mutex;
+use rustix::io::Errno;
 
 use super::alloc::Refcounts;
 use super::cache::Dirty;
 use super::crypt::Crypt;
 use super::error::ImageError;
 use super::geometry::Geometry;
-use super::header::{Compression, Header, UPDATE_OFFSET, Version, header_cluster_size};
+use super::header::{Compression, Header, Rewrite, UPDATE_OFFSET, Version, header_cluster_size};
 use super::layout::incompatible;
 use super::map::L1Table;
 use super::snapshot_table::{Snapshots, read_snapshots};
@@ -80,6 +81,8 @@ pub(super) struct Image {
     /// change of snapshots has gone through them all.
     trust_copied: AtomicBool,
     started: AtomicBool,
+    /// Whether the disk has another format than memory knows.
+    amended: AtomicBool,
     starting: AsyncMutex,
     /// Held while a shared L2 table is replaced by a copy.
     pub(super) copying: AsyncMutex,
@@ -161,6 +164,7 @@ impl Image {
             trust_copied: AtomicBool::new(header.snapshot_count == 0),
             header: Mutex::new(header),
             started: AtomicBool::new(false),
+            amended: AtomicBool::new(false),
             starting: AsyncMutex::new(),
             copying: AsyncMutex::new(),
             updating: AsyncMutex::new(),
@@ -200,6 +204,12 @@ impl Image {
         self.started.load(Ordering::Acquire)
     }
 
+    /// Says that the disk has another format than memory knows: nothing is written any more.
+    pub(super) fn set_amended(&self) {
+        self.amended.store(true, Ordering::Release);
+        self.started.store(false, Ordering::Release);
+    }
+
     /// Makes the image ready to be changed: clears the autoclear bits, durably, once.
     ///
     /// # Errors
@@ -208,7 +218,7 @@ impl Image {
         if self.may_overwrite() {
             return Ok(());
         }
-        if !self.options.writable {
+        if !self.options.writable || self.amended.load(Ordering::Acquire) {
             return Err(Error::ReadOnly {
                 node: self.node.clone(),
             });
@@ -242,6 +252,36 @@ impl Image {
             .write_bytes(UPDATE_OFFSET as u64, &header.update_bytes())
             .await?;
         env.file().flush().await?;
+        *self.header.lock() = header;
+        Ok(())
+    }
+
+    /// Changes anything in the header, durably; what the fields refer to is durable before.
+    ///
+    /// What the new header needs behind its first sector is written first, to bytes that the old one
+    /// does not use, and then that sector; see [`Rewrite`].
+    ///
+    /// # Errors
+    /// `InvalidOption` when it does not fit into the cluster; errors of the file.
+    pub(super) async fn rewrite_header<E: Surroundings>(
+        &self,
+        env: &E,
+        change: impl FnOnce(&mut Header),
+    ) -> Result<()> {
+        let _one = self.updating.lock().await;
+        let old = self.header.lock().clone();
+        let mut header = old.clone();
+        change(&mut header);
+        let cluster = env
+            .file()
+            .read_bytes(0, self.geometry.cluster_len())
+            .await?;
+        let rewrite = Rewrite::plan(&cluster, &old, &header);
+        let rewrite = rewrite.map_err(|_| self.no_space(Errno::NOSPC))?;
+        for (offset, bytes) in rewrite.steps() {
+            env.file().write_bytes(offset, bytes).await?;
+            env.file().flush().await?;
+        }
         *self.header.lock() = header;
         Ok(())
     }

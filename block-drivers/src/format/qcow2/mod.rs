@@ -6,8 +6,8 @@
 use std::ops::Range;
 
 use block_core::driver::{
-    BackingName, CheckReport, Child, ClaimKind, Cx, Description, Driver, Pending, Preallocation,
-    Repair, SnapshotChange, Status, StatusKind, ZeroFlags,
+    AmendOptions, BackingName, CheckReport, Child, ClaimKind, Cx, Description, Driver, Pending,
+    Preallocation, Repair, SnapshotChange, Status, StatusKind, ZeroFlags,
 };
 use block_core::graph::open::{ImplicitRef, Opener};
 use block_core::graph::perm::Role;
@@ -22,6 +22,7 @@ use block_schema::types::{
 };
 
 mod alloc;
+mod amend;
 mod cache;
 mod check;
 mod create;
@@ -33,6 +34,7 @@ mod header;
 mod image;
 mod layout;
 mod map;
+mod measure;
 mod options;
 mod read;
 mod resize;
@@ -50,6 +52,7 @@ pub use crate::kit::crypto::{
 pub use create::{CreateEncryption, CreateOptions};
 pub use error::{DecompressErrorSource, ImageError};
 pub use header::{Compression, Version};
+pub use measure::fully_allocated;
 
 use crate::kit::image_file::OnQueue;
 use header::{Encryption, Header};
@@ -333,6 +336,18 @@ impl Driver for Qcow2 {
                 .resize(&self.around(cx), len, preallocation)
                 .await
         })
+    }
+
+    fn name_backing<'a>(&'a self, cx: &'a Cx, backing: Option<BackingName>) -> Pending<'a> {
+        Box::pin(async move { self.image.name_backing(&self.around(cx), backing).await })
+    }
+
+    fn make_empty<'a>(&'a self, cx: &'a Cx) -> Pending<'a> {
+        Box::pin(async move { self.image.make_empty(&self.around(cx)).await })
+    }
+
+    fn amend<'a>(&'a self, cx: &'a Cx, options: AmendOptions) -> Pending<'a> {
+        Box::pin(async move { self.image.amend(&self.around(cx), &options).await })
     }
 
     fn snapshot<'a>(&'a self, cx: &'a Cx, change: SnapshotChange) -> Pending<'a, SnapshotInfo> {

@@ -926,6 +926,7 @@ fn a_header_keeps_what_it_does_not_know() {
     assert_eq!(Header::parse(&updated, 1 << 20), Ok(header));
 }
 
+mod amend;
 mod damaged;
 mod encrypted;
 mod on_a_graph;

@@ -1,0 +1,226 @@
+//! Changes of the format: what the disk and its snapshots hold stays, and a power cut leaves one
+//! header or the other.
+
+use block_core::driver::{AmendOptions, BackingName, SnapshotChange};
+
+use block_schema::types::SnapshotInfo;
+
+use super::super::header::Rewrite;
+use super::*;
+
+fn amend(disk: &Disk, options: &AmendOptions) -> block_core::Result<()> {
+    block_on(disk.image.amend(&disk.bench, options))
+}
+
+fn compat(level: &str) -> AmendOptions {
+    AmendOptions {
+        compat: Some(level.to_owned()),
+        ..AmendOptions::default()
+    }
+}
+
+fn bits(refcount_bits: u64) -> AmendOptions {
+    AmendOptions {
+        refcount_bits: Some(refcount_bits),
+        ..AmendOptions::default()
+    }
+}
+
+/// Amends an image after a script; it holds what it held, and is clean for us and for `qemu-img`.
+#[track_caller]
+fn check_amended(create: &CreateOptions, script: &str, options: &AmendOptions, name: &str) -> Disk {
+    let backing = create.backing_file.as_ref().map(|_| noise(3, 200 << 10));
+    let mut disk = Disk::create(create, backing);
+    disk.run(script);
+    amend(&disk, options).unwrap();
+    let refused = block_on(disk.image.write(&disk.bench, 0, IoBuf::zeroed(512)));
+    let changed = options.compat.is_some() || options.refcount_bits.is_some();
+    assert_eq!(refused.is_err(), changed, "memory knows another format");
+    disk.reopen();
+    disk.expect_model();
+    disk.expect_clean();
+    disk.run("write 10k+20k 77; flush");
+    disk.expect_model();
+    disk.expect_qemu_agrees(name);
+    disk
+}
+
+#[test]
+fn versions_change_both_ways() {
+    for cluster_size in [512, 4096, 65536] {
+        let script = "write 0+100k 11; zero 20k+30k; unmap 120k+64k; flush";
+        let v3 = CreateOptions {
+            cluster_size,
+            ..over_backing(256 << 10)
+        };
+        let name = format!("amend-{cluster_size}");
+        let mut disk = check_amended(&v3, script, &compat("0.10"), &name);
+        assert_eq!(disk.image.version, Version::V2);
+        amend(&disk, &compat("1.1")).unwrap();
+        disk.reopen();
+        disk.expect_model();
+        assert_eq!(disk.image.version, Version::V3);
+        disk.expect_qemu_agrees(&name);
+        let alone = CreateOptions {
+            cluster_size,
+            ..sized(256 << 10)
+        };
+        check_amended(&alone, script, &compat("0.10"), &name);
+    }
+}
+
+#[test]
+fn refcounts_change_their_width() {
+    for (from, to) in [(16, 1), (1, 64), (64, 8), (16, 2)] {
+        let create = CreateOptions {
+            cluster_size: 512,
+            refcount_bits: from,
+            ..sized(1 << 20)
+        };
+        let script = "write 0+600k 11; discard 100k+50k; flush; write 900k+10k 22";
+        let disk = check_amended(&create, script, &bits(to), &format!("bits-{from}-{to}"));
+        assert_eq!(1 << disk.image.geometry.refcount_order, to);
+    }
+}
+
+#[test]
+fn counts_that_do_not_fit_refuse_a_width() {
+    let mut disk = check(&sized(256 << 10), None, "write 0+100k 11");
+    let info = SnapshotInfo {
+        id: String::new(),
+        name: "a".to_owned(),
+        vm_state_size: 0,
+        date_sec: 0,
+        date_nsec: 0,
+        vm_clock_sec: 0,
+        vm_clock_nsec: 0,
+        icount: None,
+    };
+    block_on(
+        disk.image
+            .snapshot(&disk.bench, SnapshotChange::Create(info)),
+    )
+    .unwrap();
+    let refused = amend(&disk, &bits(1)).unwrap_err();
+    assert!(
+        refused.to_string().contains("has a refcount of 2"),
+        "{refused}"
+    );
+    disk.run("write 0+10k 22; flush");
+    disk.expect_model();
+    disk.reopen();
+    disk.expect_model();
+    let report = block_on(disk.image.check(&disk.bench, Repair::None)).unwrap();
+    assert_eq!(report.corruptions, 0, "{:#?}", report.messages);
+}
+
+#[test]
+fn what_a_version_cannot_have_is_refused() {
+    let disk = check(&sized(1 << 20), None, "");
+    let refused = |options: AmendOptions| amend(&disk, &options).unwrap_err().to_string();
+    assert!(refused(compat("0.9")).contains("Unknown compatibility level"));
+    assert!(refused(bits(3)).contains("power of two"));
+    let lazy = AmendOptions {
+        lazy_refcounts: Some(true),
+        ..compat("0.10")
+    };
+    assert!(refused(lazy).contains("Lazy refcounts only"));
+    let wide = AmendOptions {
+        refcount_bits: Some(8),
+        ..compat("0.10")
+    };
+    assert!(refused(wide).contains("require compatibility level 1.1"));
+}
+
+fn backing(name: &str, format: Option<&str>) -> Option<BackingName> {
+    Some(BackingName {
+        filename: name.to_owned(),
+        format: format.map(str::to_owned),
+    })
+}
+
+/// Every sector that a header's change writes may be lost: the old or the new header is left.
+#[test]
+fn another_backing_name_comes_with_one_sector() {
+    let names = [
+        backing("next.qcow2", Some("qcow2")),
+        backing("x", Some("raw")),
+        None,
+        backing(
+            "a-much-longer-name-that-does-not-fit-where-the-last-one-was.raw",
+            None,
+        ),
+        backing("backing.raw", Some("raw")),
+    ];
+    let disk = Disk::create(&over_backing(1 << 20), Some(vec![1; 512]));
+    for name in names {
+        let old = disk.bench.file.bytes();
+        let before = Header::parse(&old[..65536], old.len() as u64).unwrap();
+        disk.bench.file.record();
+        block_on(disk.image.name_backing(&disk.bench, name.clone())).unwrap();
+        let new = disk.bench.file.bytes();
+        let after = Header::parse(&new[..65536], new.len() as u64).unwrap();
+        assert_eq!(
+            after.backing_file,
+            name.as_ref().map(|name| name.filename.clone())
+        );
+        assert_eq!(after.backing_format(), name.and_then(|name| name.format));
+        // Between any two sectors of any write.
+        let mut now = old.clone();
+        for event in disk.bench.file.events() {
+            let Event::Write(at, bytes) = event else {
+                continue;
+            };
+            for (n, sector) in bytes.chunks(512).enumerate() {
+                apply(
+                    &mut now,
+                    &Event::Write(at + n as u64 * 512, sector.to_vec()),
+                );
+                let found = Header::parse(&now[..65536], now.len() as u64);
+                assert!(
+                    found == Ok(before.clone()) || found == Ok(after.clone()),
+                    "{found:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_header_without_room_stays_as_it_was() {
+    let create = CreateOptions {
+        cluster_size: 512,
+        ..over_backing(1 << 20)
+    };
+    let disk = Disk::create(&create, Some(vec![1; 512]));
+    let before = disk.bench.file.bytes();
+    let long = backing(&"n".repeat(600), Some("raw"));
+    let refused = block_on(disk.image.name_backing(&disk.bench, long)).unwrap_err();
+    assert_eq!(refused.errno(), rustix::io::Errno::NOSPC);
+    assert_eq!(disk.bench.file.bytes(), before);
+    let header = disk.image.header.lock().clone();
+    let plan = Rewrite::plan(&before[..512], &header, &header).unwrap();
+    assert_eq!(
+        plan.steps().len(),
+        1,
+        "a cluster of one sector is one write"
+    );
+}
+
+#[test]
+fn an_emptied_image_shows_its_backing_file_and_keeps_its_length() {
+    let backing = noise(5, 200 << 10);
+    let mut disk = check(
+        &over_backing(256 << 10),
+        Some(backing.clone()),
+        "write 0+256k 11; zero 100k+64k; flush",
+    );
+    block_on(disk.image.make_empty(&disk.bench)).unwrap();
+    disk.model = backing;
+    disk.model.resize(256 << 10, 0);
+    disk.expect_model();
+    disk.run("write 30k+1k 22; flush");
+    disk.expect_model();
+    disk.expect_clean();
+    disk.expect_qemu_agrees("emptied");
+}
