@@ -215,11 +215,15 @@ impl NewImage {
     }
 
     /// Bytes of the guest's disk; disks are made of sectors.
-    fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.options.size.unwrap_or(0).next_multiple_of(512)
     }
 
-    fn qcow2_options(&self, session: &Session) -> Result<qcow2::CreateOptions, Failure> {
+    /// The options of a qcow2 image.
+    ///
+    /// # Errors
+    /// What is wrong with them, or not built in.
+    pub(crate) fn qcow2_options(&self, session: &Session) -> Result<qcow2::CreateOptions, Failure> {
         let given = &self.options;
         let absent = [
             (given.data_file.is_some(), "data_file"),

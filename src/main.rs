@@ -3,8 +3,11 @@
 //! `qblk SUBCOMMAND …`; called by a link named `qemu-img`, `qemu-io` or `qemu-storage-daemon` it
 //! is that tool. Each subcommand is a file; the shapes of their options are in `opts/`.
 
+mod amend;
 mod bench;
+mod chain;
 mod check;
+mod commit;
 mod compare;
 mod convert;
 mod create;
@@ -13,9 +16,11 @@ mod image;
 mod info;
 mod io;
 mod map;
+mod measure;
 mod opts;
 mod progress;
 mod qmp;
+mod rebase;
 mod report;
 mod resize;
 mod serve;
@@ -43,15 +48,19 @@ struct Program {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    Amend(amend::Args),
     Bench(bench::Args),
     Check(check::Args),
+    Commit(commit::Args),
     Compare(compare::Args),
     Convert(Box<convert::Args>),
     Create(create::Args),
     Info(info::Args),
     Io(io::Args),
     Map(map::Args),
+    Measure(measure::Args),
     Qmp(qmp::Args),
+    Rebase(rebase::Args),
     Resize(resize::Args),
     Serve(serve::Args),
     Snapshot(snapshot::Args),
@@ -102,15 +111,19 @@ fn dispatch(words: Vec<OsString>) -> Outcome {
 
 fn run(command: Command) -> Outcome {
     match command {
+        Command::Amend(args) => amend::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Check(args) => check::run(args),
+        Command::Commit(args) => commit::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Convert(args) => convert::run(*args),
         Command::Create(args) => create::run(args),
         Command::Info(args) => info::run(args),
         Command::Io(args) => io::run(args),
         Command::Map(args) => map::run(args),
+        Command::Measure(args) => measure::run(args),
         Command::Qmp(args) => qmp::run(args),
+        Command::Rebase(args) => rebase::run(args),
         Command::Resize(args) => resize::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Snapshot(args) => snapshot::run(args),

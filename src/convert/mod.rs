@@ -192,8 +192,15 @@ async fn open_sources(
     Ok(sources)
 }
 
-/// Lets a source be what it was in a snapshot.
-async fn show_snapshot(session: &Session, image: &Image, text: &str) -> Result<(), Failure> {
+/// Lets a source be what it was in a snapshot, by ID, name, or `snapshot.id=…,snapshot.name=…`.
+///
+/// # Errors
+/// `Failed to load snapshot: …`.
+pub(crate) async fn show_snapshot(
+    session: &Session,
+    image: &Image,
+    text: &str,
+) -> Result<(), Failure> {
     let failed = |why: &str| Failure::new(format!("Failed to load snapshot: {why}"));
     let key = match text.starts_with("snapshot.") {
         true => snapshot_key(text)?,

@@ -7,6 +7,7 @@
 mod encrypted;
 mod images;
 mod io;
+mod offline;
 mod qmp;
 mod serve;
 mod snapshots;
