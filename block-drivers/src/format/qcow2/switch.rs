@@ -169,8 +169,14 @@ impl<E: Surroundings> Switch<'_, E> {
         }
         for (at, weight) in changed {
             self.add(self.image.geometry.cluster_of(at), weight)?;
-            for entry in self.read_table(at).await? {
-                self.count_entry(entry, weight)?;
+            // Sparse disks have tables of mostly nothing.
+            for word in self
+                .read_table(at)
+                .await?
+                .into_iter()
+                .filter(|&word| word != 0)
+            {
+                self.count_entry(L2Entry(word), weight)?;
             }
         }
         Ok(())
@@ -198,10 +204,10 @@ impl<E: Surroundings> Switch<'_, E> {
         added.ok_or_else(|| self.too_many_references())
     }
 
-    async fn read_table(&self, at: HostOffset) -> Result<Vec<L2Entry>> {
+    async fn read_table(&self, at: HostOffset) -> Result<Vec<u64>> {
         let len = self.image.geometry.cluster_len();
         let bytes = self.env.file().read_bytes(at.0, len).await?;
-        Ok(words_be(&bytes).into_iter().map(L2Entry).collect())
+        Ok(words_be(&bytes))
     }
 
     async fn write(&self, at: HostOffset, bytes: &[u8]) -> Result<()> {
@@ -216,9 +222,9 @@ impl<E: Surroundings> Switch<'_, E> {
             let Some(at) = self.image.table_of(next.l1[index], index as u64)? else {
                 continue;
             };
-            let mut entries = self.read_table(at).await?;
-            if self.correct_flags(&mut entries).await? {
-                batch.push((index, entries.into_iter().map(|entry| entry.0).collect()));
+            let mut words = self.read_table(at).await?;
+            if self.correct_flags(&mut words).await? {
+                batch.push((index, words));
             }
             if batch.len() >= batch_len {
                 self.write_tables(next, std::mem::take(&mut batch)).await?;
@@ -228,19 +234,19 @@ impl<E: Surroundings> Switch<'_, E> {
     }
 
     /// Makes copied flags right; returns whether any was not.
-    async fn correct_flags(&self, entries: &mut [L2Entry]) -> Result<bool> {
+    async fn correct_flags(&self, words: &mut [u64]) -> Result<bool> {
         let mut changed = false;
         let mut counts = Counts::new(self);
-        for entry in entries {
-            let (Cluster::Data(host) | Cluster::Zero(Some(host))) =
-                self.image.understand(*entry)?
+        for word in words.iter_mut().filter(|word| **word != 0) {
+            let entry = L2Entry(*word);
+            let (Cluster::Data(host) | Cluster::Zero(Some(host))) = self.image.understand(entry)?
             else {
                 continue;
             };
             let Host { offset, owned } = host;
             let alone = counts.of(self.image.geometry.cluster_of(offset)).await? == 1;
             if alone != owned {
-                *entry = entry.with_copied(alone);
+                *word = entry.with_copied(alone).0;
                 changed = true;
             }
         }
