@@ -241,7 +241,8 @@ impl SectorCipher {
         for tweak in &mut tweaks {
             *tweak = next;
             // Times x, in GF(2^128) with the polynomial x^128 + x^7 + x^2 + x + 1.
-            next = (next << 1) ^ ((next >> 127) * 0x87);
+            let carry = if next >> 127 == 0 { 0 } else { 0x87 };
+            next = (next << 1) ^ carry;
         }
         xor_all(blocks, &tweaks);
         match direction {
@@ -321,7 +322,10 @@ mod tests {
     }
 
     fn from_hex(hex: &str) -> Vec<u8> {
-        let digits: Vec<u8> = hex.chars().map(|c| c.to_digit(16).unwrap() as u8).collect();
+        let digits: Vec<u8> = hex
+            .chars()
+            .map(|c| c.to_digit(16).unwrap().to_le_bytes()[0])
+            .collect();
         digits
             .chunks(2)
             .map(|pair| pair[0] << 4 | pair[1])
@@ -389,7 +393,7 @@ mod tests {
             for mode in [CipherMode::Xts, CipherMode::Cbc] {
                 for iv in ALL_IVS {
                     let spec = spec(algorithm, mode, iv);
-                    let key: Vec<u8> = (0..spec.key_len()).map(|b| b as u8).collect();
+                    let key: Vec<u8> = (0_u8..).take(spec.key_len()).collect();
                     let cipher = SectorCipher::new(&spec, &key).unwrap();
                     let plain = vec![7; 3 * SECTOR];
                     let mut bytes = plain.clone();

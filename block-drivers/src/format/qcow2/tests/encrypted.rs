@@ -268,8 +268,9 @@ fn damaged_encryption_headers_are_typed_errors_and_nothing_worse() {
 
 fn with_key(mut options: BlockdevOptions, id: Option<&str>) -> BlockdevOptions {
     if let BlockdevOptionsBranch::Qcow2(qcow2) = &mut options.driver {
-        let mut key = QCryptoBlockOptionsLUKS::default();
-        key.key_secret = id.map(str::to_owned);
+        let key = QCryptoBlockOptionsLUKS {
+            key_secret: id.map(str::to_owned),
+        };
         let format = BlockdevQcow2EncryptionBranch::Luks(key);
         qcow2.encrypt = Some(BlockdevQcow2Encryption::new(format));
     }

@@ -161,7 +161,7 @@ fn rounds(wanted: u64) -> u32 {
 
 /// A length of few megabytes, in sectors.
 fn sectors(bytes: u64) -> U32 {
-    U32::new(u32::try_from(bytes / SECTOR as u64).unwrap_or(u32::MAX))
+    U32::new(u32::try_from(bytes >> SECTOR.trailing_zeros()).unwrap_or(u32::MAX))
 }
 
 fn free_slot(offset: u64) -> RawSlot {

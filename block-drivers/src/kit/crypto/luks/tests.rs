@@ -15,7 +15,7 @@ fn made(options: &LuksOptions) -> Vec<u8> {
     let mut area = vec![0; usize::try_from(options.area_len()).unwrap()];
     area[..HEADER_LEN].copy_from_slice(&new.header);
     let at = usize::try_from(new.material_offset).unwrap();
-    area[at..at + new.material.len()].copy_from_slice(&new.material);
+    area[at..][..new.material.len()].copy_from_slice(&new.material);
     area
 }
 
@@ -88,7 +88,7 @@ fn a_key_that_fills_no_sector_is_not_made() {
 #[track_caller]
 fn check(offset: usize, bytes: &[u8], want: &str) {
     let mut area = made(&LuksOptions::default());
-    area[offset..offset + bytes.len()].copy_from_slice(bytes);
+    area[offset..][..bytes.len()].copy_from_slice(bytes);
     let got = match Header::parse(&area, area.len() as u64) {
         Ok(_) => "a header".to_owned(),
         Err(error) => error.to_string(),
