@@ -52,6 +52,15 @@ pub fn introspect(schema: &Schema, names: TypeNames, config: &Config) -> Value {
     Value::Array(resolve(&entries, config))
 }
 
+/// The same as JSON text in pieces, each with when it is there. A piece that is a comma is
+/// left out behind an opening bracket.
+pub(crate) fn pieces(schema: &Schema, names: TypeNames) -> Vec<(Cond, String)> {
+    let (entries, _) = walk::entries(schema, names);
+    let mut pieces = Pieces::default();
+    pieces.tree(&Tree::List(entries));
+    pieces.out
+}
+
 /// What the schema's documentation says of the entries of [`introspect`], called by `names`.
 pub fn documentation(schema: &Schema, names: TypeNames) -> Vec<Documented> {
     let (_, docs) = walk::entries(schema, names);
@@ -89,6 +98,11 @@ impl Item {
         let (tree, cond) = (tree.into(), cond.clone());
         Self { tree, cond }
     }
+
+    /// Whether it has a condition.
+    fn may_go(&self) -> bool {
+        !self.cond.is_always()
+    }
 }
 
 impl Tree {
@@ -119,6 +133,66 @@ impl From<String> for Tree {
 impl From<Vec<Item>> for Tree {
     fn from(items: Vec<Item>) -> Self {
         Self::List(items)
+    }
+}
+
+#[derive(Default)]
+struct Pieces {
+    out: Vec<(Cond, String)>,
+    /// What must hold here, outermost first.
+    conds: Vec<Cond>,
+}
+
+impl Pieces {
+    fn text(&mut self, text: &str) {
+        let cond = self.cond();
+        match self.out.last_mut() {
+            Some((last, piece)) if *last == cond && piece != "," => piece.push_str(text),
+            _ => self.out.push((cond, text.to_owned())),
+        }
+    }
+
+    fn tree(&mut self, tree: &Tree) {
+        match tree {
+            Tree::Value(value) => self.text(&value.to_ascii_json()),
+            Tree::Object(members) => {
+                for (index, (name, member)) in members.iter().enumerate() {
+                    let before = if index == 0 { "{" } else { ", " };
+                    self.text(&format!("{before}\"{name}\": "));
+                    self.tree(member);
+                }
+                self.text("}");
+            }
+            Tree::List(items) => {
+                self.text("[");
+                for (index, Item { tree, cond }) in items.iter().enumerate() {
+                    // What stands before may not be there: then the comma is dropped.
+                    let starts_piece = !cond.is_always() || items[..index].iter().any(Item::may_go);
+                    if !cond.is_always() {
+                        self.conds.push(cond.clone());
+                    }
+                    if starts_piece {
+                        self.out.push((self.cond(), ",".to_owned()));
+                    } else if index > 0 {
+                        self.text(", ");
+                    }
+                    self.tree(tree);
+                    if !cond.is_always() {
+                        self.conds.pop();
+                    }
+                }
+                self.text("]");
+            }
+        }
+    }
+
+    /// What must hold here.
+    fn cond(&self) -> Cond {
+        match self.conds.as_slice() {
+            [] => Cond::Always,
+            [cond] => cond.clone(),
+            conds => Cond::All(conds.to_vec()),
+        }
     }
 }
 

@@ -3,12 +3,20 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use qapi_codegen::{Builder, Unknown};
+use qapi_codegen::{Builder, Conditions, Options, Unknown};
 
 fn main() {
     Builder::new("../../../schema/block-core.json")
         .unknown(Unknown::Closed)
         .file("seed.rs")
+        .build();
+
+    Builder::new("qapi/conditions.json")
+        .options(Options {
+            conditions: Conditions::Features,
+            ..Options::default()
+        })
+        .file("conditions.rs")
         .build();
 
     let folder = Path::new("../../schemas/ok");

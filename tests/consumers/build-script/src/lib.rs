@@ -6,6 +6,11 @@ pub mod seed {
     include!(concat!(env!("OUT_DIR"), "/seed.rs"));
 }
 
+/// A schema whose conditions are cargo features.
+pub mod conditions {
+    include!(concat!(env!("OUT_DIR"), "/conditions.rs"));
+}
+
 /// Every valid case of the schema tests: that it compiles is the test.
 pub mod cases {
     include!(concat!(env!("OUT_DIR"), "/cases.rs"));
