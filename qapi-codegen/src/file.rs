@@ -174,7 +174,7 @@ impl Visibility {
     fn quiet(self) -> TokenStream {
         match self {
             Self::Public | Self::Internal => quote! {
-                #[allow(clippy::all, dead_code, deprecated, unused_imports)]
+                #[allow(clippy::all, deprecated, unused)]
             },
             Self::Private => quote!(),
         }

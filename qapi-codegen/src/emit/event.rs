@@ -58,14 +58,14 @@ pub(super) fn event(context: &Context<'_>) -> TokenStream {
 
             /// Its name on the wire.
             pub fn name(&self) -> &'static str {
-                match self { #(#cfgs Self::#idents(_) => #names,)* }
+                match *self { #(#cfgs Self::#idents(_) => #names,)* }
             }
 
             /// What it carries.
             pub fn data(&self) -> runtime::Object {
                 use runtime::Fields as _;
                 let mut object = runtime::Object::new();
-                match self { #(#cfgs Self::#idents(data) => data.put(&mut object),)* }
+                match *self { #(#cfgs Self::#idents(ref data) => data.put(&mut object),)* }
                 object
             }
 

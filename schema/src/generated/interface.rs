@@ -256,7 +256,7 @@ impl Event {
 
     /// Its name on the wire.
     pub fn name(&self) -> &'static str {
-        match self {
+        match *self {
             Self::BlockIoError(_) => "BLOCK_IO_ERROR",
             Self::BlockJobCompleted(_) => "BLOCK_JOB_COMPLETED",
             Self::BlockJobCancelled(_) => "BLOCK_JOB_CANCELLED",
@@ -273,16 +273,16 @@ impl Event {
     pub fn data(&self) -> runtime::Object {
         use runtime::Fields as _;
         let mut object = runtime::Object::new();
-        match self {
-            Self::BlockIoError(data) => data.put(&mut object),
-            Self::BlockJobCompleted(data) => data.put(&mut object),
-            Self::BlockJobCancelled(data) => data.put(&mut object),
-            Self::BlockJobError(data) => data.put(&mut object),
-            Self::BlockJobReady(data) => data.put(&mut object),
-            Self::BlockImageCorrupted(data) => data.put(&mut object),
-            Self::QuorumFailure(data) => data.put(&mut object),
-            Self::QuorumReportBad(data) => data.put(&mut object),
-            Self::BlockExportDeleted(data) => data.put(&mut object),
+        match *self {
+            Self::BlockIoError(ref data) => data.put(&mut object),
+            Self::BlockJobCompleted(ref data) => data.put(&mut object),
+            Self::BlockJobCancelled(ref data) => data.put(&mut object),
+            Self::BlockJobError(ref data) => data.put(&mut object),
+            Self::BlockJobReady(ref data) => data.put(&mut object),
+            Self::BlockImageCorrupted(ref data) => data.put(&mut object),
+            Self::QuorumFailure(ref data) => data.put(&mut object),
+            Self::QuorumReportBad(ref data) => data.put(&mut object),
+            Self::BlockExportDeleted(ref data) => data.put(&mut object),
         }
         object
     }

@@ -1,5 +1,5 @@
 /// Every type of the schema.
-#[allow(clippy::all, dead_code, deprecated, unused_imports)]
+#[allow(clippy::all, deprecated, unused)]
 pub mod types {
     /// From `event.json`.
     mod event {
@@ -48,12 +48,12 @@ pub mod types {
 }
 
 /// Every command of the schema: its arguments, as a type.
-#[allow(clippy::all, dead_code, deprecated, unused_imports)]
+#[allow(clippy::all, deprecated, unused)]
 pub mod commands {
 }
 
 /// Every event of the schema: its data, as a type.
-#[allow(clippy::all, dead_code, deprecated, unused_imports)]
+#[allow(clippy::all, deprecated, unused)]
 pub mod events {
     /// From `event.json`.
     mod event {
@@ -166,12 +166,12 @@ pub mod events {
 }
 
 /// What a server does, a trait for each schema file.
-#[allow(clippy::all, dead_code, deprecated, unused_imports)]
+#[allow(clippy::all, deprecated, unused)]
 pub mod server {
 }
 
 /// The schema as `query-qmp-schema` tells it.
-#[allow(clippy::all, dead_code, deprecated, unused_imports)]
+#[allow(clippy::all, deprecated, unused)]
 pub mod introspect {
     use super::runtime::{Error, Value};
 
@@ -201,7 +201,7 @@ pub mod introspect {
 }
 
 /// The schema as a whole: server, events, names.
-#[allow(clippy::all, dead_code, deprecated, unused_imports)]
+#[allow(clippy::all, deprecated, unused)]
 pub(crate) mod interface {
     use super::runtime;
     use super::events;
@@ -264,7 +264,7 @@ pub(crate) mod interface {
 
         /// Its name on the wire.
         pub fn name(&self) -> &'static str {
-            match self {
+            match *self {
                 Self::Plain(_) => "PLAIN",
                 Self::WithData(_) => "WITH_DATA",
                 Self::ByType(_) => "BY_TYPE",
@@ -275,10 +275,10 @@ pub(crate) mod interface {
         pub fn data(&self) -> runtime::Object {
             use runtime::Fields as _;
             let mut object = runtime::Object::new();
-            match self {
-                Self::Plain(data) => data.put(&mut object),
-                Self::WithData(data) => data.put(&mut object),
-                Self::ByType(data) => data.put(&mut object),
+            match *self {
+                Self::Plain(ref data) => data.put(&mut object),
+                Self::WithData(ref data) => data.put(&mut object),
+                Self::ByType(ref data) => data.put(&mut object),
             }
             object
         }
