@@ -241,8 +241,7 @@ impl SectorCipher {
         for tweak in &mut tweaks {
             *tweak = next;
             // Times x, in GF(2^128) with the polynomial x^128 + x^7 + x^2 + x + 1.
-            let carry = if next >> 127 == 0 { 0 } else { 0x87 };
-            next = (next << 1) ^ carry;
+            next = (next << 1) ^ (next >> 127).wrapping_mul(0x87);
         }
         xor_all(blocks, &tweaks);
         match direction {
