@@ -205,7 +205,9 @@ impl Image {
 
     /// Gives clusters of zeroes what version 2 can say: bytes, or nothing where no backing file is.
     async fn expand_zeroes<E: Surroundings>(&self, env: &E) -> Result<()> {
-        for snapshot in self.snapshots.lock().entries.clone() {
+        // A copy, so that no lock is held over the reads.
+        let snapshots = self.snapshots.lock().entries.clone();
+        for snapshot in snapshots {
             let l1 = self
                 .read_l1(env, snapshot.l1_table, snapshot.l1_size)
                 .await?;
