@@ -614,7 +614,7 @@ impl<T: Fields> Fields for Box<T> {
 impl Object {
     /// Adds member `name`, which is not there yet.
     pub fn put<T: Wire>(&mut self, name: &'static str, value: &T) {
-        self.push(name.to_owned(), value.encode());
+        self.push(name, value.encode());
     }
 
     /// Adds member `name`, which is not there yet, if there is a value.

@@ -115,6 +115,11 @@ impl JsonStream {
         let mut out = Vec::new();
         let mut rest = bytes;
         while let Some((&byte, after)) = rest.split_first() {
+            let whole = self.whole_token(byte, rest, &mut out);
+            if whole > 0 {
+                rest = &rest[whole..];
+                continue;
+            }
             let plain = self.plain(rest);
             if plain > 0 {
                 self.token.extend_from_slice(&rest[..plain]);
@@ -125,6 +130,39 @@ impl JsonStream {
             }
         }
         out
+    }
+
+    /// Reads a token that `rest`, whose first byte is `byte`, holds whole, without copying it: the
+    /// common case. Gives its length; 0 where it takes the way byte by byte.
+    fn whole_token(&mut self, byte: u8, rest: &[u8], out: &mut Vec<Outcome>) -> usize {
+        if self.state != State::Start || self.skipping || self.bom != BomState::Past {
+            return 0;
+        }
+        let (token, len) = match byte {
+            b' ' | b'\t' | b'\r' | b'\n' => return 1,
+            b'{' | b'}' | b'[' | b']' | b',' | b':' => (Token::Punctuation(byte), 1),
+            b'"' | b'\'' => {
+                let ends = |other: &u8| *other == byte || *other == b'\\' || !is_text(*other);
+                let end = rest.iter().skip(1).position(ends).map(|end| end + 1);
+                match end {
+                    Some(end) if rest.get(end) == Some(&byte) => (Token::String, end + 1),
+                    _ => return 0,
+                }
+            }
+            b'1'..=b'9' => {
+                let end = rest.iter().position(|digit| !digit.is_ascii_digit());
+                match end.and_then(|end| Some((end, *rest.get(end)?))) {
+                    Some((end, b' ' | b',' | b'}' | b']' | b'\r' | b'\n')) => (Token::Number, end),
+                    _ => return 0,
+                }
+            }
+            _ => return 0,
+        };
+        if self.builder.bytes + len > MAX_BYTES {
+            return 0;
+        }
+        self.token_done(token, &rest[..len], out);
+        len
     }
 
     /// How many bytes of `rest` are plain text of the string being read, within the limit.
@@ -185,7 +223,7 @@ impl JsonStream {
                     self.state = State::Escape { quote };
                 } else if byte == quote {
                     self.state = State::Start;
-                    self.token_done(Token::String, out);
+                    self.collected(Token::String, out);
                 }
             }
             State::Escape { quote } => {
@@ -195,7 +233,7 @@ impl JsonStream {
             State::Keyword if byte.is_ascii_lowercase() => self.push(byte, out),
             State::Keyword => {
                 self.state = State::Start;
-                self.token_done(Token::Keyword, out);
+                self.collected(Token::Keyword, out);
                 self.start(byte, out);
             }
             State::Number(number) => match number.next(byte) {
@@ -205,7 +243,7 @@ impl JsonStream {
                 }
                 None if number.ends(byte) => {
                     self.state = State::Start;
-                    self.token_done(Token::Number, out);
+                    self.collected(Token::Number, out);
                     self.start(byte, out);
                 }
                 None if is_reset(byte) => self.abort(byte, out),
@@ -238,7 +276,7 @@ impl JsonStream {
             b'a'..=b'z' => self.begin(byte, State::Keyword, out),
             b'{' | b'}' | b'[' | b']' | b',' | b':' => {
                 self.push(byte, out);
-                self.token_done(Token::Punctuation(byte), out);
+                self.collected(Token::Punctuation(byte), out);
             }
             _ if is_reset(byte) => self.abort(byte, out),
             _ => self.stray(&[byte], out),
@@ -308,8 +346,13 @@ impl JsonStream {
         }
     }
 
-    fn token_done(&mut self, token: Token, out: &mut Vec<Outcome>) {
+    /// A token that was put together byte by byte.
+    fn collected(&mut self, token: Token, out: &mut Vec<Outcome>) {
         let text = std::mem::take(&mut self.token);
+        self.token_done(token, &text, out);
+    }
+
+    fn token_done(&mut self, token: Token, text: &[u8], out: &mut Vec<Outcome>) {
         if !self.skipping {
             if self.builder.tokens >= MAX_TOKENS {
                 self.fail(Error::generic("JSON token count limit exceeded"), out);
@@ -327,13 +370,13 @@ impl JsonStream {
                 self.fail(Error::generic("JSON nesting depth limit exceeded"), out);
                 return;
             }
-            self.builder.add(token, &text);
+            self.builder.add(token, text);
         }
         // A limit that struck outside of brackets leaves nothing to skip.
         if ended || (self.skipping && self.builder.depth() == 0) {
-            let builder = std::mem::take(&mut self.builder);
+            let outcome = self.builder.finish();
             if !std::mem::take(&mut self.skipping) {
-                out.push(builder.finish());
+                out.push(outcome);
             }
         }
     }
@@ -377,7 +420,7 @@ struct Builder {
 enum Frame {
     Object {
         object: Object,
-        keys: HashSet<String>,
+        keys: Option<HashSet<String>>,
         key: Option<String>,
         next: Next,
     },
@@ -428,8 +471,13 @@ impl Builder {
         self.braces < 0 || self.brackets < 0 || (self.braces == 0 && self.brackets == 0)
     }
 
-    fn finish(self) -> Outcome {
-        match (self.error, self.root) {
+    /// What was built; the next value can begin. Room for brackets is kept.
+    fn finish(&mut self) -> Outcome {
+        let mut open = std::mem::take(&mut self.open);
+        open.clear();
+        let done = std::mem::take(self);
+        self.open = open;
+        match (done.error, done.root) {
             (Some(error), _) => Err(error),
             (None, Some(value)) => Ok(value),
             (None, None) => Err(parse_error("expecting value")),
@@ -443,7 +491,7 @@ impl Builder {
         let result = match token {
             Token::Punctuation(b'{') => self.open_frame(Frame::Object {
                 object: Object::new(),
-                keys: HashSet::new(),
+                keys: None,
                 key: None,
                 next: Next::First,
             }),
@@ -585,14 +633,12 @@ impl Builder {
 }
 
 /// Few keys are compared one by one, many are hashed: input decides how many there are.
-fn is_duplicate(object: &Object, keys: &mut HashSet<String>, name: &str) -> bool {
+fn is_duplicate(object: &Object, keys: &mut Option<HashSet<String>>, name: &str) -> bool {
     if object.len() < MANY_KEYS {
         return object.contains(name);
     }
-    if keys.is_empty() {
-        keys.extend(object.iter().map(|(key, _)| key.to_owned()));
-    }
-    !keys.insert(name.to_owned())
+    let known = || object.iter().map(|(key, _)| key.to_owned()).collect();
+    !keys.get_or_insert_with(known).insert(name.to_owned())
 }
 
 fn keyword(text: &[u8]) -> Result<Value, Error> {
@@ -609,7 +655,7 @@ fn keyword(text: &[u8]) -> Result<Value, Error> {
 
 /// A number's token: `i64`, else `u64`, else a double.
 fn number(text: &[u8]) -> Value {
-    let text = String::from_utf8_lossy(text);
+    let text = std::str::from_utf8(text).unwrap_or_default();
     if let Ok(number) = text.parse::<i64>() {
         return Value::Int(number);
     }
@@ -624,6 +670,9 @@ fn string(token: &[u8]) -> Result<String, Error> {
     let inside = token
         .get(1..token.len().saturating_sub(1))
         .unwrap_or_default();
+    if inside.iter().all(|byte| byte.is_ascii() && *byte != b'\\') {
+        return Ok(String::from_utf8_lossy(inside).into_owned());
+    }
     let text =
         std::str::from_utf8(inside).map_err(|_| parse_error("invalid UTF-8 sequence in string"))?;
     let mut out = String::with_capacity(text.len());

@@ -245,11 +245,11 @@ impl Refusal {
 pub fn reply(id: Option<Value>, result: Result<Value, Error>) -> Value {
     let mut object = Object::new();
     match result {
-        Ok(value) => object.insert("return", value),
-        Err(error) => object.insert("error", error.to_value()),
+        Ok(value) => object.push("return", value),
+        Err(error) => object.push("error", error.to_value()),
     }
     if let Some(id) = id {
-        object.insert("id", id);
+        object.push("id", id);
     }
     Value::Object(object)
 }

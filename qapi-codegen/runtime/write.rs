@@ -13,6 +13,11 @@ impl Value {
         out
     }
 
+    /// Adds what [`to_ascii_json`](Self::to_ascii_json) gives to `out`.
+    pub fn write_ascii_json(&self, out: &mut String) {
+        write_value(out, self, None);
+    }
+
     /// JSON over several lines, indented by four spaces a level, in ASCII.
     pub fn to_pretty_json(&self) -> String {
         let mut out = String::new();
@@ -27,8 +32,13 @@ fn write_value(out: &mut String, value: &Value, level: Option<usize>) {
         Value::Null => out.push_str("null"),
         Value::Bool(true) => out.push_str("true"),
         Value::Bool(false) => out.push_str("false"),
-        Value::Int(number) => write_display(out, number),
-        Value::Uint(number) => write_display(out, number),
+        Value::Int(number) => {
+            if *number < 0 {
+                out.push('-');
+            }
+            write_integer(out, number.unsigned_abs());
+        }
+        Value::Uint(number) => write_integer(out, *number),
         // JSON has no infinities.
         Value::Float(number) if !number.is_finite() => out.push_str("null"),
         Value::Float(number) => write_display(out, &format_args!("{number:?}")),
@@ -54,6 +64,21 @@ fn write_value(out: &mut String, value: &Value, level: Option<usize>) {
             out.push('}');
         }
     }
+}
+
+/// Digits without the machinery of formatting, which is most of a small reply's cost.
+fn write_integer(out: &mut String, mut number: u64) {
+    let mut digits = ['0'; 20];
+    let mut first = digits.len();
+    for (index, digit) in digits.iter_mut().enumerate().rev() {
+        *digit = char::from_digit(u32::try_from(number % 10).unwrap_or(0), 10).unwrap_or('0');
+        number /= 10;
+        first = index;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend(digits.iter().skip(first));
 }
 
 fn write_display(out: &mut String, number: &impl std::fmt::Display) {
@@ -87,7 +112,17 @@ fn write_line(out: &mut String, level: usize) {
 
 fn write_string(out: &mut String, text: &str) {
     out.push('"');
-    for character in text.chars() {
+    let mut rest = text;
+    loop {
+        let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+        let plain = rest.bytes().position(|byte| !is_plain(byte));
+        let (plain, special) = rest.split_at(plain.unwrap_or(rest.len()));
+        out.push_str(plain);
+        let mut characters = special.chars();
+        let Some(character) = characters.next() else {
+            break;
+        };
+        rest = characters.as_str();
         match character {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),
@@ -96,7 +131,6 @@ fn write_string(out: &mut String, text: &str) {
             '\t' => out.push_str("\\t"),
             '\u{8}' => out.push_str("\\b"),
             '\u{c}' => out.push_str("\\f"),
-            ' '..='~' => out.push(character),
             _ => {
                 let mut units = [0; 2];
                 for unit in character.encode_utf16(&mut units) {

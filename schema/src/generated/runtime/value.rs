@@ -4,6 +4,7 @@
 //! Made by `json.rs` from bytes and by `convert.rs` from typed data.
 //! Invariant: an integer that fits `i64` is an `Int`; keys of an object are unique.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// A JSON value.
@@ -30,8 +31,12 @@ pub enum Value {
 /// Members of a JSON object, in order. Equality does not look at the order.
 #[derive(Debug, Clone, Default)]
 pub struct Object {
-    members: Vec<(String, Value)>,
+    /// Names that a schema knows are not copied.
+    pub(super) members: Vec<Entry>,
 }
+
+/// A member as it is kept.
+type Entry = (Cow<'static, str>, Value);
 
 impl Object {
     /// An object without members.
@@ -52,13 +57,13 @@ impl Object {
         let (name, value) = (name.into(), value.into());
         match self.members.iter_mut().find(|(key, _)| *key == name) {
             Some((_, old)) => *old = value,
-            None => self.members.push((name, value)),
+            None => self.members.push((Cow::Owned(name), value)),
         }
     }
 
     /// Adds member `name`, which the caller knows to be new.
-    pub(super) fn push(&mut self, name: String, value: Value) {
-        self.members.push((name, value));
+    pub(super) fn push(&mut self, name: impl Into<Cow<'static, str>>, value: Value) {
+        self.members.push((name.into(), value));
     }
 
     /// Takes member `name` out.
@@ -86,7 +91,7 @@ impl Object {
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.members
             .iter()
-            .map(|(key, value)| (key.as_str(), value))
+            .map(|(key, value)| (&**key, value))
     }
 }
 
@@ -101,10 +106,11 @@ impl PartialEq for Object {
 
 impl IntoIterator for Object {
     type Item = (String, Value);
-    type IntoIter = std::vec::IntoIter<(String, Value)>;
+    type IntoIter = std::iter::Map<std::vec::IntoIter<Entry>, fn(Entry) -> (String, Value)>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.members.into_iter()
+        let own = |(name, value): Entry| (name.into_owned(), value);
+        self.members.into_iter().map(own)
     }
 }
 
