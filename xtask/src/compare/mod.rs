@@ -10,6 +10,7 @@
 mod files;
 mod measure;
 mod rows;
+mod schema;
 mod table;
 mod work;
 
@@ -22,13 +23,15 @@ use rows::{Row, rows};
 use work::{Programs, run_once};
 
 const USAGE: &str = "usage: cargo xtask compare [ROW…] [--quick] [--json] [--dir DIR] [--list]
+       cargo xtask compare --schema
 
   ROW      only rows whose name contains this
   --quick  less work and fewer rounds: for a first look, not for a claim
   --json   every round's numbers as JSON
   --dir    where the files go (a folder of its own below DIR, removed at the end); 5 GiB
   --program PATH  instead of building qblk, compares this one
-  --list   only names the rows";
+  --list   only names the rows
+  --schema  compares the schema compiler instead, with QEMU's and qapi-rs";
 
 /// What was asked for.
 #[derive(Default)]
@@ -84,6 +87,9 @@ enum Outcome {
 
 /// Runs the chore.
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
+    if arguments == ["--schema"] {
+        return schema::compare();
+    }
     let options = parse(arguments)?;
     let rows: Vec<Row> = rows(options.size)
         .into_iter()

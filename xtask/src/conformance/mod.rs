@@ -21,22 +21,19 @@ const USAGE: &str = "usage: cargo xtask conformance [--source DIR] [--legacy DIR
 
 /// Runs the chore.
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
-    let mut tree = std::env::var_os(VARIABLE).map(PathBuf::from);
+    let mut given = None;
     let mut legacy = None;
     let mut detail = suite::Detail::Names;
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         match argument.as_str() {
-            "--source" => tree = Some(PathBuf::from(rest.next().ok_or(USAGE)?)),
+            "--source" => given = Some(PathBuf::from(rest.next().ok_or(USAGE)?)),
             "--legacy" => legacy = Some(PathBuf::from(rest.next().ok_or(USAGE)?)),
             "--verbose" => detail = suite::Detail::Texts,
             _ => return Err(USAGE.to_owned()),
         }
     }
-    let tree = match tree {
-        Some(tree) => tree,
-        None => source::bring()?,
-    };
+    let tree = given.map_or_else(tree, Ok)?;
     print!("{}", suite::run(&tree, legacy.as_deref(), detail)?);
     for step in [introspect::run, round_trip::run] {
         for line in step(&tree)? {
@@ -44,4 +41,12 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Where QEMU's source is, when the command line does not say.
+pub(crate) fn tree() -> Result<PathBuf, String> {
+    match std::env::var_os(VARIABLE) {
+        Some(tree) => Ok(tree.into()),
+        None => source::bring(),
+    }
 }
