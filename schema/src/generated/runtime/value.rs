@@ -89,9 +89,7 @@ impl Object {
 
     /// The members, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.members
-            .iter()
-            .map(|(key, value)| (&**key, value))
+        self.members.iter().map(|(key, value)| (&**key, value))
     }
 }
 
