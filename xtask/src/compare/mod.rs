@@ -23,7 +23,7 @@ use rows::{Row, rows};
 use work::{Programs, run_once};
 
 const USAGE: &str = "usage: cargo xtask compare [ROW…] [--quick] [--json] [--dir DIR] [--list]
-       cargo xtask compare --schema
+       cargo xtask compare --schema [--source DIR] [--program PATH] [--quick]
 
   ROW      only rows whose name contains this
   --quick  less work and fewer rounds: for a first look, not for a claim
@@ -31,7 +31,7 @@ const USAGE: &str = "usage: cargo xtask compare [ROW…] [--quick] [--json] [--d
   --dir    where the files go (a folder of its own below DIR, removed at the end); 5 GiB
   --program PATH  instead of building qblk, compares this one
   --list   only names the rows
-  --schema  compares the schema compiler instead, with QEMU's and qapi-rs";
+  --schema  compares the schema compiler and QMP instead, with QEMU's and qapi-rs";
 
 /// What was asked for.
 #[derive(Default)]
@@ -87,8 +87,10 @@ enum Outcome {
 
 /// Runs the chore.
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
-    if arguments == ["--schema"] {
-        return schema::compare();
+    if let [first, rest @ ..] = arguments
+        && first == "--schema"
+    {
+        return schema::compare(rest);
     }
     let options = parse(arguments)?;
     let rows: Vec<Row> = rows(options.size)

@@ -162,7 +162,8 @@ fn serve(work: &Work, programs: &Programs, files: &Files) -> Result<Cost, String
     })
 }
 
-fn await_listener(server: &mut Server, socket: &Path) -> Result<(), String> {
+/// Waits until the server takes connections at the socket.
+pub(super) fn await_listener(server: &mut Server, socket: &Path) -> Result<(), String> {
     let start = Instant::now();
     while UnixStream::connect(socket).is_err() {
         server.check()?;
