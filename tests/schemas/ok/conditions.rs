@@ -383,26 +383,76 @@ pub mod server {
 pub mod introspect {
     use super::runtime::{Error, Value};
 
+    const PIECES: &[&str] = &[
+        r####"["####,
+        #[cfg(feature = "config-c")]
+        r####","####,
+        #[cfg(feature = "config-c")]
+        r####"{"name": "do-it", "meta-type": "command", "arg-type": "0", "ret-type": "1", "features": ["unstable"]}"####,
+        #[cfg(feature = "config-c")]
+        r####","####,
+        #[cfg(feature = "config-c")]
+        r####"{"name": "DONE", "meta-type": "event", "arg-type": "2"}"####,
+        #[cfg(feature = "config-c")]
+        r####","####,
+        #[cfg(feature = "config-c")]
+        r####"{"name": "0", "meta-type": "object", "members": [{"name": "what", "type": "3"}]}"####,
+        r####","####,
+        r####"{"name": "1", "meta-type": "object", "members": []}"####,
+        #[cfg(feature = "config-c")]
+        r####","####,
+        #[cfg(feature = "config-c")]
+        r####"{"name": "2", "meta-type": "object", "members": [{"name": "a", "type": "4"}]}"####,
+        r####","####,
+        r####"{"name": "3", "meta-type": "object", "members": [{"name": "kind", "type": "5"}], "tag": "kind", "variants": [{"case": "a", "type": "4"}"####,
+        #[cfg(feature = "config-b")]
+        r####","####,
+        #[cfg(feature = "config-b")]
+        r####"{"case": "b", "type": "4"}"####,
+        r####"]}"####,
+        r####","####,
+        r####"{"name": "4", "meta-type": "object", "members": [{"name": "x", "type": "int"}"####,
+        #[cfg(any(feature = "config-b", not(feature = "config-c")))]
+        r####","####,
+        #[cfg(any(feature = "config-b", not(feature = "config-c")))]
+        r####"{"name": "y", "type": "str", "default": null, "features": ["deprecated"]}"####,
+        r####"]}"####,
+        r####","####,
+        r####"{"name": "5", "meta-type": "enum", "members": [{"name": "a"}"####,
+        #[cfg(feature = "config-b")]
+        r####","####,
+        #[cfg(feature = "config-b")]
+        r####"{"name": "b"}"####,
+        r####"], "values": ["a""####,
+        #[cfg(feature = "config-b")]
+        r####","####,
+        #[cfg(feature = "config-b")]
+        r####""b""####,
+        r####"]}"####,
+        r####","####,
+        r####"{"name": "int", "meta-type": "builtin", "json-type": "int"}"####,
+        r####","####,
+        r####"{"name": "str", "meta-type": "builtin", "json-type": "string"}]"####,
+    ];
+
     /// The schema, as JSON text.
-    pub const JSON: &str = r####"[
-{"name": "do-it", "meta-type": "command", "arg-type": "0", "ret-type": "1", "features": ["unstable"]},
-{"name": "DONE", "meta-type": "event", "arg-type": "2"},
-{"name": "0", "meta-type": "object", "members": [{"name": "what", "type": "3"}]},
-{"name": "1", "meta-type": "object", "members": []},
-{"name": "2", "meta-type": "object", "members": [{"name": "a", "type": "4"}]},
-{"name": "3", "meta-type": "object", "members": [{"name": "kind", "type": "5"}], "tag": "kind", "variants": [{"case": "a", "type": "4"}, {"case": "b", "type": "4"}]},
-{"name": "4", "meta-type": "object", "members": [{"name": "x", "type": "int"}, {"name": "y", "type": "str", "default": null, "features": ["deprecated"]}]},
-{"name": "5", "meta-type": "enum", "members": [{"name": "a"}, {"name": "b"}], "values": ["a", "b"]},
-{"name": "int", "meta-type": "builtin", "json-type": "int"},
-{"name": "str", "meta-type": "builtin", "json-type": "string"}
-]"####;
+    pub fn json() -> String {
+        let mut text = String::new();
+        for piece in PIECES {
+            if *piece == "," && text.ends_with('[') {
+                continue;
+            }
+            text.push_str(piece);
+        }
+        text
+    }
 
     /// The schema, as a value: an array of `SchemaInfo`.
     ///
     /// # Errors
     /// None: the text is JSON.
     pub fn value() -> Result<Value, Error> {
-        Value::from_json(JSON)
+        Value::from_json(&json())
     }
 
     /// What the schema's documentation says: the name of an entry of [`value`], the name
