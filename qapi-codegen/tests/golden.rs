@@ -23,7 +23,7 @@ fn load(case: &str) -> Schema {
         .unwrap_or_else(|errors| panic!("{errors}"))
 }
 
-const CASES: [&str; 14] = [
+const CASES: [&str; 15] = [
     "anonymous_union",
     "base",
     "builtins",
@@ -35,6 +35,7 @@ const CASES: [&str; 14] = [
     "event",
     "flat_union",
     "inline",
+    "out_of_band",
     "overlay",
     "recursion",
     "simple_union",
