@@ -73,7 +73,9 @@ fn write_integer(out: &mut String, mut number: u64) {
     let mut digits = ['0'; 20];
     let mut first = digits.len();
     for (index, digit) in digits.iter_mut().enumerate().rev() {
-        *digit = char::from_digit(u32::try_from(number % 10).unwrap_or(0), 10).unwrap_or('0');
+        // Edition 2018 has no `TryFrom` in scope.
+        let value = <u32 as std::convert::TryFrom<u64>>::try_from(number % 10).unwrap_or(0);
+        *digit = char::from_digit(value, 10).unwrap_or('0');
         number /= 10;
         first = index;
         if number == 0 {
