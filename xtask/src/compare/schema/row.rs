@@ -8,7 +8,7 @@ use crate::compare::table::median;
 
 /// What the columns of [`Row::line`] are; a ratio above 1 says that we do better.
 pub(super) const HEADER: &str = "\
-row                        unit        by CPU       peer  ratio     by wall       peer  ratio     MiB   peer";
+row                          unit        by CPU       peer  ratio     by wall       peer  ratio     MiB   peer";
 
 /// After so long, a row is content with the rounds it has.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -134,7 +134,7 @@ impl Row {
             Unit::PerSecond => (ours.cpu / peer.cpu, ours.wall / peer.wall),
         };
         let mut line = format!(
-            "{:26} {unit:8} {} {} {} {} {} {} {} {}",
+            "{:28} {unit:8} {} {} {} {} {} {} {} {}",
             self.name,
             number(ours.cpu, 10, ""),
             number(peer.cpu, 10, ""),

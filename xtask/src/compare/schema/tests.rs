@@ -25,13 +25,13 @@ fn ratios_above_one_are_in_our_favour_in_either_unit() {
     check(
         &row(Unit::Milliseconds, 0.5, 1.0),
         expect_test::expect![
-            "a                          ms            500.0       1000   2.0x        1000       2000   2.0x     3.0    3.0"
+            "a                            ms            500.0       1000   2.0x        1000       2000   2.0x     3.0    3.0"
         ],
     );
     check(
         &row(Unit::PerSecond, 0.5, 1.0).aim_factor(3.0),
         expect_test::expect![
-            "a                          a second        2.0        1.0   2.0x         1.0        0.5   2.0x     3.0    3.0  ≥ 3x: behind"
+            "a                            a second        2.0        1.0   2.0x         1.0        0.5   2.0x     3.0    3.0  ≥ 3x: behind"
         ],
     );
 }
@@ -44,7 +44,7 @@ fn a_failing_side_is_told_and_does_not_hide_the_other() {
     check(
         &row,
         expect_test::expect![
-            "a                          ms            500.0          –      –        1000          –      –     3.0      –  peer: does not build: no"
+            "a                            ms            500.0          –      –        1000          –      –     3.0      –  peer: does not build: no"
         ],
     );
     let row = Row::of("a", Unit::Milliseconds, 3).compare(side(Err("no")), side(Ok(1.0)));
