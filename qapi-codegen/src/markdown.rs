@@ -265,7 +265,7 @@ impl Writer<'_> {
                     // reST's escape is markdown's.
                     let next = rest[1..].chars().next();
                     let next = next.filter(|next| next.is_ascii_punctuation());
-                    out.push_str("\\");
+                    out.push('\\');
                     out.push(next.unwrap_or('\\'));
                     Some(1 + next.map_or(0, char::len_utf8))
                 }
@@ -347,7 +347,7 @@ fn end_of_block(lines: &[&str], at: usize, depth: usize) -> usize {
     let ends = |line: &&str| !line.is_empty() && indent(line) < depth;
     lines[at..]
         .iter()
-        .position(|line| ends(line))
+        .position(ends)
         .map_or(lines.len(), |end| at + end)
 }
 

@@ -331,7 +331,7 @@ fn inner(schema: &Schema, entity: &qapi_parser::Entity, unnamed: &mut Vec<Unname
     inner
 }
 
-fn all<'a, T>(members: Vec<(&'a Member, T)>) -> Vec<&'a Member> {
+fn all<T>(members: Vec<(&Member, T)>) -> Vec<&Member> {
     members.into_iter().map(|(member, _)| member).collect()
 }
 

@@ -6,7 +6,7 @@ use qapi_parser::{Diagnostics, Loader};
 #[track_caller]
 fn check(case: &str, form: fn(&Diagnostics) -> String, want: Expect) {
     let path = format!("../tests/schemas/err/{case}.json");
-    let errors = Loader::new().load(&path).unwrap_err();
+    let errors = Loader::new().load(&path).expect_err("the schema is wrong");
     want.assert_eq(&form(&errors).replace("../tests/schemas/", ""));
 }
 
@@ -54,7 +54,7 @@ fn findings_are_bounded_whatever_the_schema() {
     std::fs::create_dir_all(&folder).unwrap();
     let path = folder.join("flood.json");
     std::fs::write(&path, "{ 'struct': 'lower', 'data': {} }\n".repeat(5000)).unwrap();
-    let errors = Loader::new().load(&path).unwrap_err();
+    let errors = Loader::new().load(&path).expect_err("the schema is wrong");
     std::fs::remove_dir_all(&folder).unwrap();
     assert_eq!(errors.iter().count(), 1000);
     assert_eq!(errors.left_out(), 4000 + 4999);

@@ -29,26 +29,26 @@ struct Ends {
 
 impl Pipe {
     fn send(&self, text: &str) {
-        let mut ends = self.0.lock().unwrap();
+        let mut ends = self.0.lock().expect("no test panics in here");
         ends.incoming.extend(text.as_bytes());
         wake(ends.waker.take());
     }
 
     fn close(&self) {
-        let mut ends = self.0.lock().unwrap();
+        let mut ends = self.0.lock().expect("no test panics in here");
         ends.closed = true;
         wake(ends.waker.take());
     }
 
     fn make_room(&self, room: usize) {
-        let mut ends = self.0.lock().unwrap();
+        let mut ends = self.0.lock().expect("no test panics in here");
         ends.room = room;
         wake(ends.waker.take());
     }
 
     fn sent(&self) -> String {
-        let outgoing = std::mem::take(&mut self.0.lock().unwrap().outgoing);
-        String::from_utf8(outgoing).unwrap()
+        let outgoing = std::mem::take(&mut self.0.lock().expect("no test panics in here").outgoing);
+        String::from_utf8(outgoing).expect("JSON is UTF-8")
     }
 }
 
@@ -64,14 +64,14 @@ impl Transport for Pipe {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let mut ends = self.0.lock().unwrap();
+        let mut ends = self.0.lock().expect("no test panics in here");
         if ends.incoming.is_empty() && !ends.closed {
             ends.waker = Some(context.waker().clone());
             return Poll::Pending;
         }
         let count = ends.incoming.len().min(buffer.len());
         for slot in &mut buffer[..count] {
-            *slot = ends.incoming.pop_front().unwrap();
+            *slot = ends.incoming.pop_front().expect("there are so many");
         }
         Poll::Ready(Ok(count))
     }
@@ -81,7 +81,7 @@ impl Transport for Pipe {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let mut ends = self.0.lock().unwrap();
+        let mut ends = self.0.lock().expect("no test panics in here");
         let count = bytes.len().min(ends.room);
         if count == 0 {
             ends.waker = Some(context.waker().clone());
@@ -148,7 +148,7 @@ fn connected() -> (Pipe, AsyncClient<Pipe>) {
     assert!(connecting.run().is_none());
     assert!(pipe.sent().contains("qmp_capabilities"));
     pipe.send(r#"{"return": {}, "id": 1}"#);
-    let client = connecting.run().expect("it was woken").unwrap();
+    let client = connecting.run().expect("it was woken").expect("a greeting");
     drop(connecting);
     assert!(client.has_oob());
     (pipe, client)
@@ -176,7 +176,7 @@ fn a_reply_that_another_call_reads_wakes_its_owner() {
     let mut version = Task::new(client.call(QueryVersion {}));
     assert!(version.poll().is_none());
     // The stream has it already when the second call reads for the first time.
-    pipe.0.lock().unwrap().waker = None;
+    pipe.0.lock().expect("no test panics in here").waker = None;
     pipe.send(&format!(r#"{{"return": {VERSION}, "id": 2}}"#));
     let mut exports = Task::new(client.call(QueryBlockExports {}));
     assert!(exports.poll().is_none());

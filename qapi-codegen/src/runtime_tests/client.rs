@@ -421,9 +421,7 @@ fn a_guest_agent_that_lost_step_is_brought_back() {
     let _ = sent(&mut connection);
     connection.sync();
     let number = number_asked(&mut connection);
-    connection
-        .receive(format!("\u{1}{{'return': 3}}").as_bytes())
-        .unwrap();
+    connection.receive("\u{1}{'return': 3}".as_bytes()).unwrap();
     connection.receive(&[0xff]).unwrap();
     connection
         .receive(format!("{{'return': {number}}}").as_bytes())
