@@ -174,7 +174,7 @@ impl Visibility {
     fn quiet(self) -> TokenStream {
         match self {
             Self::Public | Self::Internal => quote! {
-                #[allow(clippy::all, deprecated, unused)]
+                #[allow(clippy::all, clippy::allow_attributes, deprecated, unused)]
             },
             Self::Private => quote!(),
         }

@@ -105,10 +105,6 @@
 #![forbid(unsafe_code)]
 
 mod ext;
-#[expect(
-    clippy::allow_attributes,
-    reason = "generated code does not know which of its lints apply"
-)]
 #[rustfmt::skip]
 mod generated;
 

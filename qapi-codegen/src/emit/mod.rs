@@ -98,7 +98,7 @@ pub(crate) fn emit(context: &Context<'_>) -> Module {
     root.add(interface(context));
     root.with(quote! {
         #runtime_use
-        #[allow(unused_imports)]
+        #[allow(clippy::allow_attributes, unused_imports)]
         pub use self::interface::*;
     })
 }

@@ -16,7 +16,7 @@ fn main() {
             conditions: Conditions::Features,
             ..Options::default()
         })
-        .file("conditions.rs")
+        .file("by_feature.rs")
         .build();
 
     let folder = Path::new("../../schemas/ok");

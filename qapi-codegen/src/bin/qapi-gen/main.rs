@@ -34,7 +34,7 @@ Exit status: 0 done, 1 the schema is wrong or a file cannot be read or written, 
 #[derive(Subcommand)]
 enum Command {
     Check(check::Arguments),
-    Rust(rust::Arguments),
+    Rust(Box<rust::Arguments>),
     Introspect(introspect::Arguments),
     Fmt(fmt::Arguments),
     Migrate(migrate::Arguments),

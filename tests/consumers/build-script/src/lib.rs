@@ -8,7 +8,7 @@ pub mod seed {
 
 /// A schema whose conditions are cargo features.
 pub mod conditions {
-    include!(concat!(env!("OUT_DIR"), "/conditions.rs"));
+    include!(concat!(env!("OUT_DIR"), "/by_feature.rs"));
 }
 
 /// Every valid case of the schema tests: that it compiles is the test.

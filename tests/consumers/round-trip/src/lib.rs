@@ -67,11 +67,6 @@ macro_rules! round_trip {
 use round_trip;
 
 /// The schemas, each as a module.
-#[expect(
-    clippy::large_enum_variant,
-    clippy::module_inception,
-    reason = "schemas of tests name what they like"
-)]
 pub mod schemas {
     use crate::Tested;
 
