@@ -1,5 +1,5 @@
 /// Every type of the schema.
-#[allow(clippy::all, deprecated, unused)]
+#[allow(clippy::all, clippy::allow_attributes, deprecated, unused)]
 pub mod types {
     /// From `anonymous_union.json`.
     mod anonymous_union {
@@ -138,22 +138,22 @@ pub mod types {
 }
 
 /// Every command of the schema: its arguments, as a type.
-#[allow(clippy::all, deprecated, unused)]
+#[allow(clippy::all, clippy::allow_attributes, deprecated, unused)]
 pub mod commands {
 }
 
 /// Every event of the schema: its data, as a type.
-#[allow(clippy::all, deprecated, unused)]
+#[allow(clippy::all, clippy::allow_attributes, deprecated, unused)]
 pub mod events {
 }
 
 /// What a server does, a trait for each schema file.
-#[allow(clippy::all, deprecated, unused)]
+#[allow(clippy::all, clippy::allow_attributes, deprecated, unused)]
 pub mod server {
 }
 
 /// The schema as `query-qmp-schema` tells it.
-#[allow(clippy::all, deprecated, unused)]
+#[allow(clippy::all, clippy::allow_attributes, deprecated, unused)]
 pub mod introspect {
     use super::runtime::{Error, Value};
 
@@ -175,7 +175,7 @@ pub mod introspect {
 }
 
 /// The schema as a whole: server, events, names.
-#[allow(clippy::all, deprecated, unused)]
+#[allow(clippy::all, clippy::allow_attributes, deprecated, unused)]
 pub(crate) mod interface {
     use super::runtime;
 
@@ -222,5 +222,5 @@ pub(crate) mod interface {
 
 use crate::runtime as runtime;
 
-#[allow(unused_imports)]
+#[allow(clippy::allow_attributes, unused_imports)]
 pub use self::interface::*;

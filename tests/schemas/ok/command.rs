@@ -1,5 +1,5 @@
 /// Every type of the schema.
-#[allow(clippy::all, deprecated, unused)]
+#[allow(clippy::all, clippy::allow_attributes, deprecated, unused)]
 pub mod types {
     /// From `command.json`.
     mod command {
@@ -48,7 +48,7 @@ pub mod types {
 }
 
 /// Every command of the schema: its arguments, as a type.
-#[allow(clippy::all, deprecated, unused)]
+#[allow(clippy::all, clippy::allow_attributes, deprecated, unused)]
 pub mod commands {
     /// From `command.json`.
     mod command {
@@ -307,12 +307,12 @@ pub mod commands {
 }
 
 /// Every event of the schema: its data, as a type.
-#[allow(clippy::all, deprecated, unused)]
+#[allow(clippy::all, clippy::allow_attributes, deprecated, unused)]
 pub mod events {
 }
 
 /// What a server does, a trait for each schema file.
-#[allow(clippy::all, deprecated, unused)]
+#[allow(clippy::all, clippy::allow_attributes, deprecated, unused)]
 pub mod server {
     /// From `command.json`.
     mod command {
@@ -385,7 +385,7 @@ pub mod server {
 }
 
 /// The schema as `query-qmp-schema` tells it.
-#[allow(clippy::all, deprecated, unused)]
+#[allow(clippy::all, clippy::allow_attributes, deprecated, unused)]
 pub mod introspect {
     use super::runtime::{Error, Value};
 
@@ -422,7 +422,7 @@ pub mod introspect {
 }
 
 /// The schema as a whole: server, events, names.
-#[allow(clippy::all, deprecated, unused)]
+#[allow(clippy::all, clippy::allow_attributes, deprecated, unused)]
 pub(crate) mod interface {
     use super::runtime;
     use super::server;
@@ -485,5 +485,5 @@ pub(crate) mod interface {
 
 use crate::runtime as runtime;
 
-#[allow(unused_imports)]
+#[allow(clippy::allow_attributes, unused_imports)]
 pub use self::interface::*;
