@@ -175,7 +175,7 @@ fn hooks_change_what_they_name() {
         ..options("")
     };
     let text = generate_text(&load("conditions"), &options).unwrap();
-    assert!(text.contains("#[derive(Debug, Clone, PartialEq, my::Trait)]"));
+    assert!(text.contains("#[derive(Clone, PartialEq, my::Trait)]"));
     assert!(text.contains("pub x: my::Number"));
     assert!(text.contains("#[my::attribute]"));
 }

@@ -4,12 +4,12 @@ use proc_macro2::TokenStream;
 use qapi_parser::{Alternate, Entity, JsonType};
 use quote::quote;
 
-use super::{Context, docs, union_};
+use super::{Context, debug, docs, union_};
 
 pub(super) fn emit(context: &Context<'_>, entity: &Entity, alternate: &Alternate) -> TokenStream {
     let head = context.head(entity);
     let entity_cfg = context.cfg(&entity.cond);
-    let derives = context.derives(entity, &quote!(Debug, Clone, PartialEq));
+    let derives = context.derives(entity, &quote!(Clone, PartialEq));
     let growth = context.growth();
     let ident = context.names.ty(&entity.name);
     let name = &entity.name;
@@ -42,11 +42,14 @@ pub(super) fn emit(context: &Context<'_>, entity: &Entity, alternate: &Alternate
         .iter()
         .any(|branch| context.schema.json_type(&branch.ty) == JsonType::Value);
     let refuse = (!takes_all).then(|| quote!(_ => Err(runtime::Invalid::no_branch(#name)),));
+    let debug = debug(&entity_cfg, &ident);
     quote! {
         #head
         #derives
         #growth
         pub enum #ident { #(#variants,)* }
+
+        #debug
 
         #entity_cfg
         impl runtime::Wire for #ident {

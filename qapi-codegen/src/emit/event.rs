@@ -46,7 +46,7 @@ pub(super) fn event(context: &Context<'_>) -> TokenStream {
     let growth = context.growth();
     quote! {
         /// Any event of the schema.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #growth
         pub enum Event {
             #(#docs #cfgs #idents(events::#idents),)*
@@ -89,6 +89,12 @@ pub(super) fn event(context: &Context<'_>) -> TokenStream {
                     #(#cfgs #names => Self::#idents(events::#idents::decode(data, unknown)?),)*
                     _ => return Ok(None),
                 }))
+            }
+        }
+
+        impl std::fmt::Debug for Event {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug_object(self.name(), &self.data(), f)
             }
         }
 

@@ -368,9 +368,26 @@ fn predicate(cond: &Cond) -> TokenStream {
     }
 }
 
-/// The conversion of a type that implements `Fields`.
-fn wire_by_fields(cfg: &TokenStream, ident: &Ident) -> TokenStream {
+/// `Debug` of a type that has a form on the wire, by that form: what is derived is a good part of
+/// what a compiler does with the whole.
+fn debug(cfg: &TokenStream, ident: &Ident) -> TokenStream {
+    let name = ident.to_string();
     quote! {
+        #cfg
+        impl std::fmt::Debug for #ident {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug(#name, self, f)
+            }
+        }
+    }
+}
+
+/// The conversion of a type that implements `Fields`, and what goes by it.
+fn wire_by_fields(cfg: &TokenStream, ident: &Ident) -> TokenStream {
+    let debug = debug(cfg, ident);
+    quote! {
+        #debug
+
         #cfg
         impl runtime::Wire for #ident {
             fn read(

@@ -40,7 +40,7 @@ pub(super) fn definition(
         .map(|(member, _)| put(context, entity, member));
     let default = members.iter().all(|(member, _)| member.optional);
     let default = default.then(|| quote!(, Default));
-    let derives = context.derives(entity, &quote!(Debug, Clone, PartialEq #default));
+    let derives = context.derives(entity, &quote!(Clone, PartialEq #default));
     let methods = methods(
         context,
         entity,
@@ -86,7 +86,7 @@ pub(super) fn wrapper(
 ) -> TokenStream {
     let head = context.head(entity);
     let cfg = context.cfg(&entity.cond);
-    let derives = context.derives(entity, &quote!(Debug, Clone, PartialEq));
+    let derives = context.derives(entity, &quote!(Clone, PartialEq));
     let wire = wire_by_fields(&cfg, ident);
     quote! {
         #head
@@ -121,7 +121,7 @@ pub(super) fn flat(
 ) -> TokenStream {
     let head = context.head(entity);
     let cfg = context.cfg(&entity.cond);
-    let derives = context.derives(entity, &quote!(Debug, Clone, PartialEq));
+    let derives = context.derives(entity, &quote!(Clone, PartialEq));
     let fields = members
         .iter()
         .map(|(member, owner)| field(context, entity, member, owner));

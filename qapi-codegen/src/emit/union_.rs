@@ -12,7 +12,7 @@ use super::{Context, docs, enum_, struct_, wire_by_fields};
 pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) -> TokenStream {
     let head = context.head(entity);
     let entity_cfg = context.cfg(&entity.cond);
-    let derives = context.derives(entity, &quote!(Debug, Clone, PartialEq));
+    let derives = context.derives(entity, &quote!(Clone, PartialEq));
     let growth = context.growth();
     let ident = context.names.ty(&entity.name);
     let branch_ident = context.names.branches(&entity.name);
@@ -219,7 +219,7 @@ fn branches(
     );
     let kind_doc = format!(" The value of `{}`.", union.discriminator);
     let entity_cfg = context.cfg(&entity.cond);
-    let derives = context.derives(entity, &quote!(Debug, Clone, PartialEq));
+    let derives = context.derives(entity, &quote!(Clone, PartialEq));
     let growth = context.growth();
     let variants = arms.iter().map(|arm| &arm.variant);
     let takes = arms.iter().map(|arm| &arm.take);
@@ -296,7 +296,7 @@ pub(super) fn simple(context: &Context<'_>, entity: &Entity, union: &SimpleUnion
         let branches = simple_branches(context, entity, union, &ident, &head);
         return quote!(#branches #kind_enum);
     };
-    let derives = context.derives(entity, &quote!(Debug, Clone, PartialEq));
+    let derives = context.derives(entity, &quote!(Clone, PartialEq));
     let growth = context.growth();
     let branch_ident = context.names.branches(&entity.name);
     let branch_doc = format!(" What `{}` holds besides its base.", entity.name);
@@ -363,7 +363,7 @@ fn simple_branches(
     head: &TokenStream,
 ) -> TokenStream {
     let kind = context.names.tag(&entity.name);
-    let derives = context.derives(entity, &quote!(Debug, Clone, PartialEq));
+    let derives = context.derives(entity, &quote!(Clone, PartialEq));
     let growth = context.growth();
     let branches = &union.branches;
     let idents: Vec<_> = branches

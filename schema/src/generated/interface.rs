@@ -218,7 +218,7 @@ pub async fn answer<S: Server>(
 }
 
 /// Any event of the schema.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Event {
     /// A request of a device failed.
     BlockIoError(events::BlockIoError),
@@ -327,6 +327,12 @@ impl Event {
             )?),
             _ => return Ok(None),
         }))
+    }
+}
+
+impl std::fmt::Debug for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug_object(self.name(), &self.data(), f)
     }
 }
 

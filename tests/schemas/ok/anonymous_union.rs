@@ -6,7 +6,7 @@ pub mod types {
         use super::super::runtime;
 
         /// `S`.
-        #[derive(Debug, Clone, PartialEq, Default)]
+        #[derive(Clone, PartialEq, Default)]
         #[non_exhaustive]
         pub struct S {}
 
@@ -14,6 +14,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new() -> Self {
                 Self {}
+            }
+        }
+
+        impl std::fmt::Debug for S {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("S", self, f)
             }
         }
 
@@ -89,7 +95,7 @@ pub mod types {
         }
 
         /// `U`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub enum U {
             /// `s`.
@@ -102,6 +108,12 @@ pub mod types {
             B(bool),
             /// `l`.
             L(Vec<String>),
+        }
+
+        impl std::fmt::Debug for U {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("U", self, f)
+            }
         }
 
         impl runtime::Wire for U {

@@ -6,7 +6,7 @@ pub mod types {
         use super::super::runtime;
 
         /// `A`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct A {
             /// `a`.
@@ -17,6 +17,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(a: i64) -> Self {
                 Self { a }
+            }
+        }
+
+        impl std::fmt::Debug for A {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("A", self, f)
             }
         }
 
@@ -44,7 +50,7 @@ pub mod types {
         }
 
         /// `B`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct B {
             /// `a`.
@@ -57,6 +63,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(a: i64, b: impl Into<Box<C>>) -> Self {
                 Self { a, b: b.into() }
+            }
+        }
+
+        impl std::fmt::Debug for B {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("B", self, f)
             }
         }
 
@@ -85,7 +97,7 @@ pub mod types {
         }
 
         /// `C`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct C {
             /// `a`.
@@ -98,6 +110,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(a: i64, b: impl Into<Box<C>>) -> Self {
                 Self { a, b: b.into() }
+            }
+        }
+
+        impl std::fmt::Debug for C {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("C", self, f)
             }
         }
 

@@ -6,7 +6,7 @@ pub mod types {
         use super::super::runtime;
 
         /// `All`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct All {
             /// `s`.
@@ -67,6 +67,12 @@ pub mod types {
             pub fn o(mut self, value: impl Into<String>) -> Self {
                 self.o = Some(value.into());
                 self
+            }
+        }
+
+        impl std::fmt::Debug for All {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("All", self, f)
             }
         }
 

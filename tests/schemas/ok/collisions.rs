@@ -6,7 +6,7 @@ pub mod types {
         use super::super::runtime;
 
         /// `String`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct String_ {
             /// `self`.
@@ -49,6 +49,12 @@ pub mod types {
             }
         }
 
+        impl std::fmt::Debug for String_ {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("String_", self, f)
+            }
+        }
+
         impl runtime::Wire for String_ {
             fn read(
                 value: runtime::Value,
@@ -83,7 +89,7 @@ pub mod types {
         }
 
         /// `Option`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Option_ {
             /// `foo-bar`.
@@ -114,6 +120,12 @@ pub mod types {
             pub fn object(mut self, value: Box_) -> Self {
                 self.object = Some(value);
                 self
+            }
+        }
+
+        impl std::fmt::Debug for Option_ {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Option_", self, f)
             }
         }
 
@@ -149,7 +161,7 @@ pub mod types {
         }
 
         /// `Vec`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Vec_ {
             /// `2nd`.
@@ -178,6 +190,12 @@ pub mod types {
             pub fn r#async(mut self, value: Option_) -> Self {
                 self.r#async = Some(value);
                 self
+            }
+        }
+
+        impl std::fmt::Debug for Vec_ {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Vec_", self, f)
             }
         }
 
@@ -211,7 +229,7 @@ pub mod types {
         }
 
         /// `Box`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Box_ {
             /// `self`.
@@ -263,6 +281,12 @@ pub mod types {
             }
         }
 
+        impl std::fmt::Debug for Box_ {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Box_", self, f)
+            }
+        }
+
         impl runtime::Wire for Box_ {
             fn read(
                 value: runtime::Value,
@@ -299,7 +323,7 @@ pub mod types {
         }
 
         /// `Result`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Result_ {
             /// `context`.
@@ -310,6 +334,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(context: Self_) -> Self {
                 Self { context }
+            }
+        }
+
+        impl std::fmt::Debug for Result_ {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Result_", self, f)
             }
         }
 
@@ -337,7 +367,7 @@ pub mod types {
         }
 
         /// `Self`.
-        #[derive(Debug, Clone, PartialEq, Default)]
+        #[derive(Clone, PartialEq, Default)]
         #[non_exhaustive]
         pub struct Self_ {
             /// `crate`.
@@ -385,6 +415,12 @@ pub mod types {
             }
         }
 
+        impl std::fmt::Debug for Self_ {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Self_", self, f)
+            }
+        }
+
         impl runtime::Wire for Self_ {
             fn read(
                 value: runtime::Value,
@@ -417,7 +453,7 @@ pub mod types {
         }
 
         /// `foo`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Foo {
             /// `a`.
@@ -428,6 +464,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(a: impl Into<String>) -> Self {
                 Self { a: a.into() }
+            }
+        }
+
+        impl std::fmt::Debug for Foo {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Foo", self, f)
             }
         }
 
@@ -455,7 +497,7 @@ pub mod types {
         }
 
         /// `Foo`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Foo2 {
             /// `b`.
@@ -466,6 +508,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(b: impl Into<String>) -> Self {
                 Self { b: b.into() }
+            }
+        }
+
+        impl std::fmt::Debug for Foo2 {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Foo2", self, f)
             }
         }
 
@@ -493,7 +541,7 @@ pub mod types {
         }
 
         /// `foo2`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Foo2_2 {
             /// `c`.
@@ -504,6 +552,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(c: Foo2) -> Self {
                 Self { c }
+            }
+        }
+
+        impl std::fmt::Debug for Foo2_2 {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Foo2_2", self, f)
             }
         }
 
@@ -531,7 +585,7 @@ pub mod types {
         }
 
         /// `TagBranch`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct TagBranch {
             /// `d`.
@@ -542,6 +596,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(d: Foo) -> Self {
                 Self { d }
+            }
+        }
+
+        impl std::fmt::Debug for TagBranch {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("TagBranch", self, f)
             }
         }
 
@@ -665,7 +725,7 @@ pub mod types {
         }
 
         /// `Base`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Base {
             /// `members`.
@@ -685,6 +745,12 @@ pub mod types {
             pub fn kind_(mut self, value: impl Into<String>) -> Self {
                 self.kind = Some(value.into());
                 self
+            }
+        }
+
+        impl std::fmt::Debug for Base {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Base", self, f)
             }
         }
 
@@ -713,7 +779,7 @@ pub mod types {
         }
 
         /// `Tag`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Tag {
             /// `members`.
@@ -740,6 +806,12 @@ pub mod types {
             /// The value of `members`.
             pub fn kind(&self) -> Kind {
                 self.members.kind()
+            }
+        }
+
+        impl std::fmt::Debug for Tag {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Tag", self, f)
             }
         }
 
@@ -772,7 +844,7 @@ pub mod types {
         }
 
         /// What `Tag` holds besides its base, by `members`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub enum TagBranch2 {
             /// `self`.
@@ -869,7 +941,7 @@ pub mod types {
         }
 
         /// `Wire`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Wire {
             /// `value`.
@@ -880,6 +952,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(value: Value) -> Self {
                 Self { value }
+            }
+        }
+
+        impl std::fmt::Debug for Wire {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Wire", self, f)
             }
         }
 
@@ -907,7 +985,7 @@ pub mod types {
         }
 
         /// `Value`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Value {
             /// `x`.
@@ -918,6 +996,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(x: Fields) -> Self {
                 Self { x }
+            }
+        }
+
+        impl std::fmt::Debug for Value {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Value", self, f)
             }
         }
 
@@ -945,7 +1029,7 @@ pub mod types {
         }
 
         /// `Fields`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Fields {
             /// `y`.
@@ -956,6 +1040,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(y: Vec<Kind>) -> Self {
                 Self { y }
+            }
+        }
+
+        impl std::fmt::Debug for Fields {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Fields", self, f)
             }
         }
 
@@ -995,7 +1085,7 @@ pub mod commands {
         use super::super::types;
 
         /// `string`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct String_ {
             /// `arguments`.
@@ -1015,6 +1105,12 @@ pub mod commands {
             pub fn server(mut self, value: impl Into<String>) -> Self {
                 self.server = Some(value.into());
                 self
+            }
+        }
+
+        impl std::fmt::Debug for String_ {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("String_", self, f)
             }
         }
 
@@ -1050,11 +1146,17 @@ pub mod commands {
         }
 
         /// `type`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         pub struct Type(
             /// Its members.
             pub types::Option_,
         );
+
+        impl std::fmt::Debug for Type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Type", self, f)
+            }
+        }
 
         impl runtime::Wire for Type {
             fn read(
@@ -1087,7 +1189,7 @@ pub mod commands {
         }
 
         /// `Type`.
-        #[derive(Debug, Clone, PartialEq, Default)]
+        #[derive(Clone, PartialEq, Default)]
         #[non_exhaustive]
         pub struct Type2 {}
 
@@ -1095,6 +1197,12 @@ pub mod commands {
             /// One with its required members alone.
             pub fn new() -> Self {
                 Self {}
+            }
+        }
+
+        impl std::fmt::Debug for Type2 {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Type2", self, f)
             }
         }
 
@@ -1139,7 +1247,7 @@ pub mod events {
         use super::super::types;
 
         /// `EVENT`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Event {
             /// `name`.
@@ -1159,6 +1267,12 @@ pub mod events {
             pub fn data(mut self, value: types::Result_) -> Self {
                 self.data = Some(value);
                 self
+            }
+        }
+
+        impl std::fmt::Debug for Event {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Event", self, f)
             }
         }
 
@@ -1187,7 +1301,7 @@ pub mod events {
         }
 
         /// `Event`.
-        #[derive(Debug, Clone, PartialEq, Default)]
+        #[derive(Clone, PartialEq, Default)]
         #[non_exhaustive]
         pub struct Event2 {}
 
@@ -1195,6 +1309,12 @@ pub mod events {
             /// One with its required members alone.
             pub fn new() -> Self {
                 Self {}
+            }
+        }
+
+        impl std::fmt::Debug for Event2 {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Event2", self, f)
             }
         }
 
@@ -1372,7 +1492,7 @@ pub(crate) mod interface {
     }
 
     /// Any event of the schema.
-    #[derive(Debug, Clone, PartialEq)]
+    #[derive(Clone, PartialEq)]
     #[non_exhaustive]
     pub enum Event {
         /// `EVENT`.
@@ -1422,6 +1542,12 @@ pub(crate) mod interface {
                 "Event" => Self::Event2(events::Event2::decode(data, unknown)?),
                 _ => return Ok(None),
             }))
+        }
+    }
+
+    impl std::fmt::Debug for Event {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            runtime::debug_object(self.name(), &self.data(), f)
         }
     }
 

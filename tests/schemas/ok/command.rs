@@ -6,7 +6,7 @@ pub mod types {
         use super::super::runtime;
 
         /// `S`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct S {
             /// `a`.
@@ -17,6 +17,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(a: i64) -> Self {
                 Self { a }
+            }
+        }
+
+        impl std::fmt::Debug for S {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("S", self, f)
             }
         }
 
@@ -56,7 +62,7 @@ pub mod commands {
         use super::super::types;
 
         /// `plain`.
-        #[derive(Debug, Clone, PartialEq, Default)]
+        #[derive(Clone, PartialEq, Default)]
         #[non_exhaustive]
         pub struct Plain {}
 
@@ -64,6 +70,12 @@ pub mod commands {
             /// One with its required members alone.
             pub fn new() -> Self {
                 Self {}
+            }
+        }
+
+        impl std::fmt::Debug for Plain {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Plain", self, f)
             }
         }
 
@@ -96,7 +108,7 @@ pub mod commands {
         }
 
         /// `with_args`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct WithArgs {
             /// `a`.
@@ -116,6 +128,12 @@ pub mod commands {
             pub fn b(mut self, value: types::S) -> Self {
                 self.b = Some(value);
                 self
+            }
+        }
+
+        impl std::fmt::Debug for WithArgs {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("WithArgs", self, f)
             }
         }
 
@@ -151,11 +169,17 @@ pub mod commands {
         }
 
         /// `by-type`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         pub struct ByType(
             /// Its members.
             pub types::S,
         );
+
+        impl std::fmt::Debug for ByType {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("ByType", self, f)
+            }
+        }
 
         impl runtime::Wire for ByType {
             fn read(
@@ -188,11 +212,17 @@ pub mod commands {
         }
 
         /// `raw`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         pub struct Raw(
             /// Its members.
             pub runtime::Object,
         );
+
+        impl std::fmt::Debug for Raw {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Raw", self, f)
+            }
+        }
 
         impl runtime::Wire for Raw {
             fn read(
@@ -225,11 +255,17 @@ pub mod commands {
         }
 
         /// `raw2`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         pub struct Raw2(
             /// Its members.
             pub runtime::Object,
         );
+
+        impl std::fmt::Debug for Raw2 {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Raw2", self, f)
+            }
+        }
 
         impl runtime::Wire for Raw2 {
             fn read(
@@ -262,7 +298,7 @@ pub mod commands {
         }
 
         /// `quiet`.
-        #[derive(Debug, Clone, PartialEq, Default)]
+        #[derive(Clone, PartialEq, Default)]
         #[non_exhaustive]
         pub struct Quiet {}
 
@@ -270,6 +306,12 @@ pub mod commands {
             /// One with its required members alone.
             pub fn new() -> Self {
                 Self {}
+            }
+        }
+
+        impl std::fmt::Debug for Quiet {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Quiet", self, f)
             }
         }
 

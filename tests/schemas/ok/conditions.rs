@@ -61,7 +61,7 @@ pub mod types {
         }
 
         /// `Item`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Item {
             /// `x`.
@@ -91,6 +91,12 @@ pub mod types {
             pub fn y(mut self, value: impl Into<String>) -> Self {
                 self.y = Some(value.into());
                 self
+            }
+        }
+
+        impl std::fmt::Debug for Item {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Item", self, f)
             }
         }
 
@@ -124,7 +130,7 @@ pub mod types {
         }
 
         /// `Choice`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Choice {
             /// `kind`.
@@ -142,6 +148,12 @@ pub mod types {
             /// The value of `kind`.
             pub fn kind(&self) -> Kind {
                 self.kind.kind()
+            }
+        }
+
+        impl std::fmt::Debug for Choice {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Choice", self, f)
             }
         }
 
@@ -172,7 +184,7 @@ pub mod types {
         }
 
         /// What `Choice` holds besides its base, by `kind`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub enum ChoiceBranch {
             /// `a`.
@@ -240,7 +252,7 @@ pub mod commands {
         ///
         /// - `unstable`
         #[cfg(feature = "config-c")]
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct DoIt {
             /// `what`.
@@ -252,6 +264,13 @@ pub mod commands {
             /// One with its required members alone.
             pub fn new(what: types::Choice) -> Self {
                 Self { what }
+            }
+        }
+
+        #[cfg(feature = "config-c")]
+        impl std::fmt::Debug for DoIt {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("DoIt", self, f)
             }
         }
 
@@ -302,7 +321,7 @@ pub mod events {
 
         /// `DONE`.
         #[cfg(feature = "config-c")]
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Done {
             /// `a`.
@@ -314,6 +333,13 @@ pub mod events {
             /// One with its required members alone.
             pub fn new(a: types::Item) -> Self {
                 Self { a }
+            }
+        }
+
+        #[cfg(feature = "config-c")]
+        impl std::fmt::Debug for Done {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Done", self, f)
             }
         }
 
@@ -515,7 +541,7 @@ pub(crate) mod interface {
     }
 
     /// Any event of the schema.
-    #[derive(Debug, Clone, PartialEq)]
+    #[derive(Clone, PartialEq)]
     #[non_exhaustive]
     pub enum Event {
         /// `DONE`.
@@ -564,6 +590,12 @@ pub(crate) mod interface {
                 "DONE" => Self::Done(events::Done::decode(data, unknown)?),
                 _ => return Ok(None),
             }))
+        }
+    }
+
+    impl std::fmt::Debug for Event {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            runtime::debug_object(self.name(), &self.data(), f)
         }
     }
 

@@ -11,7 +11,7 @@ pub mod types {
         /// Second.
         ///
         /// Since: 1.0.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct A {
             /// About x
@@ -25,6 +25,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(x: i64, y: i64) -> Self {
                 Self { x, y }
+            }
+        }
+
+        impl std::fmt::Debug for A {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("A", self, f)
             }
         }
 

@@ -70,7 +70,7 @@ pub mod types {
         }
 
         /// `Old`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Old {
             /// `e`.
@@ -81,6 +81,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(e: E) -> Self {
                 Self { e }
+            }
+        }
+
+        impl std::fmt::Debug for Old {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Old", self, f)
             }
         }
 

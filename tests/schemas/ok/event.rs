@@ -6,7 +6,7 @@ pub mod types {
         use super::super::runtime;
 
         /// `S`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct S {
             /// `a`.
@@ -17,6 +17,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(a: i64) -> Self {
                 Self { a }
+            }
+        }
+
+        impl std::fmt::Debug for S {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("S", self, f)
             }
         }
 
@@ -61,7 +67,7 @@ pub mod events {
         use super::super::types;
 
         /// `PLAIN`.
-        #[derive(Debug, Clone, PartialEq, Default)]
+        #[derive(Clone, PartialEq, Default)]
         #[non_exhaustive]
         pub struct Plain {}
 
@@ -69,6 +75,12 @@ pub mod events {
             /// One with its required members alone.
             pub fn new() -> Self {
                 Self {}
+            }
+        }
+
+        impl std::fmt::Debug for Plain {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Plain", self, f)
             }
         }
 
@@ -94,7 +106,7 @@ pub mod events {
         }
 
         /// `WITH_DATA`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct WithData {
             /// `a`.
@@ -105,6 +117,12 @@ pub mod events {
             /// One with its required members alone.
             pub fn new(a: impl Into<String>) -> Self {
                 Self { a: a.into() }
+            }
+        }
+
+        impl std::fmt::Debug for WithData {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("WithData", self, f)
             }
         }
 
@@ -132,11 +150,17 @@ pub mod events {
         }
 
         /// `BY_TYPE`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         pub struct ByType(
             /// Its members.
             pub types::S,
         );
+
+        impl std::fmt::Debug for ByType {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("ByType", self, f)
+            }
+        }
 
         impl runtime::Wire for ByType {
             fn read(
@@ -247,7 +271,7 @@ pub(crate) mod interface {
     }
 
     /// Any event of the schema.
-    #[derive(Debug, Clone, PartialEq)]
+    #[derive(Clone, PartialEq)]
     #[non_exhaustive]
     pub enum Event {
         /// `PLAIN`.
@@ -302,6 +326,12 @@ pub(crate) mod interface {
                 "BY_TYPE" => Self::ByType(events::ByType::decode(data, unknown)?),
                 _ => return Ok(None),
             }))
+        }
+    }
+
+    impl std::fmt::Debug for Event {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            runtime::debug_object(self.name(), &self.data(), f)
         }
     }
 

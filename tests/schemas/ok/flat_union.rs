@@ -62,7 +62,7 @@ pub mod types {
         }
 
         /// `Base`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Base {
             /// `x`.
@@ -82,6 +82,12 @@ pub mod types {
             pub fn x(mut self, value: i64) -> Self {
                 self.x = Some(value);
                 self
+            }
+        }
+
+        impl std::fmt::Debug for Base {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Base", self, f)
             }
         }
 
@@ -110,7 +116,7 @@ pub mod types {
         }
 
         /// `A`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct A {
             /// `a`.
@@ -121,6 +127,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(a: impl Into<String>) -> Self {
                 Self { a: a.into() }
+            }
+        }
+
+        impl std::fmt::Debug for A {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("A", self, f)
             }
         }
 
@@ -148,7 +160,7 @@ pub mod types {
         }
 
         /// `U`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct U {
             /// `x`.
@@ -175,6 +187,12 @@ pub mod types {
             /// The value of `kind`.
             pub fn kind(&self) -> K {
                 self.kind.kind()
+            }
+        }
+
+        impl std::fmt::Debug for U {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("U", self, f)
             }
         }
 
@@ -207,7 +225,7 @@ pub mod types {
         }
 
         /// What `U` holds besides its base, by `kind`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub enum UBranch {
             /// `a`.

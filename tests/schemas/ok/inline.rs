@@ -6,7 +6,7 @@ pub mod types {
         use super::super::runtime;
 
         /// `V-q-deep`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct VQDeep {
             /// `x`.
@@ -17,6 +17,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(x: impl Into<String>) -> Self {
                 Self { x: x.into() }
+            }
+        }
+
+        impl std::fmt::Debug for VQDeep {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("VQDeep", self, f)
             }
         }
 
@@ -44,7 +50,7 @@ pub mod types {
         }
 
         /// `V-q`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct VQ {
             /// `major`.
@@ -64,6 +70,12 @@ pub mod types {
             pub fn deep(mut self, value: VQDeep) -> Self {
                 self.deep = Some(value);
                 self
+            }
+        }
+
+        impl std::fmt::Debug for VQ {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("VQ", self, f)
             }
         }
 
@@ -92,7 +104,7 @@ pub mod types {
         }
 
         /// `V`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct V {
             /// `q`.
@@ -105,6 +117,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(q: VQ, p: impl Into<String>) -> Self {
                 Self { q, p: p.into() }
+            }
+        }
+
+        impl std::fmt::Debug for V {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("V", self, f)
             }
         }
 
@@ -133,7 +151,7 @@ pub mod types {
         }
 
         /// `c-a`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct CA {
             /// `b`.
@@ -144,6 +162,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(b: i64) -> Self {
                 Self { b }
+            }
+        }
+
+        impl std::fmt::Debug for CA {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("CA", self, f)
             }
         }
 
@@ -171,7 +195,7 @@ pub mod types {
         }
 
         /// `E-a`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct EA {
             /// `b`.
@@ -182,6 +206,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(b: i64) -> Self {
                 Self { b }
+            }
+        }
+
+        impl std::fmt::Debug for EA {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("EA", self, f)
             }
         }
 
@@ -221,7 +251,7 @@ pub mod commands {
         use super::super::types;
 
         /// `c`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct C {
             /// `a`.
@@ -232,6 +262,12 @@ pub mod commands {
             /// One with its required members alone.
             pub fn new(a: types::CA) -> Self {
                 Self { a }
+            }
+        }
+
+        impl std::fmt::Debug for C {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("C", self, f)
             }
         }
 
@@ -278,7 +314,7 @@ pub mod events {
         use super::super::types;
 
         /// `E`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct E {
             /// `a`.
@@ -289,6 +325,12 @@ pub mod events {
             /// One with its required members alone.
             pub fn new(a: types::EA) -> Self {
                 Self { a }
+            }
+        }
+
+        impl std::fmt::Debug for E {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("E", self, f)
             }
         }
 
@@ -426,7 +468,7 @@ pub(crate) mod interface {
     }
 
     /// Any event of the schema.
-    #[derive(Debug, Clone, PartialEq)]
+    #[derive(Clone, PartialEq)]
     #[non_exhaustive]
     pub enum Event {
         /// `E`.
@@ -471,6 +513,12 @@ pub(crate) mod interface {
                 "E" => Self::E(events::E::decode(data, unknown)?),
                 _ => return Ok(None),
             }))
+        }
+    }
+
+    impl std::fmt::Debug for Event {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            runtime::debug_object(self.name(), &self.data(), f)
         }
     }
 

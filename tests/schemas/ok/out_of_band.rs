@@ -15,7 +15,7 @@ pub mod commands {
         /// # Since
         ///
         /// 1.0.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Now {
             /// How often.
@@ -26,6 +26,12 @@ pub mod commands {
             /// One with its required members alone.
             pub fn new(n: u8) -> Self {
                 Self { n }
+            }
+        }
+
+        impl std::fmt::Debug for Now {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Now", self, f)
             }
         }
 
@@ -66,7 +72,7 @@ pub mod commands {
         /// # Since
         ///
         /// 1.0.
-        #[derive(Debug, Clone, PartialEq, Default)]
+        #[derive(Clone, PartialEq, Default)]
         #[non_exhaustive]
         pub struct Later {}
 
@@ -74,6 +80,12 @@ pub mod commands {
             /// One with its required members alone.
             pub fn new() -> Self {
                 Self {}
+            }
+        }
+
+        impl std::fmt::Debug for Later {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Later", self, f)
             }
         }
 
@@ -110,7 +122,7 @@ pub mod commands {
         /// # Since
         ///
         /// 1.0.
-        #[derive(Debug, Clone, PartialEq, Default)]
+        #[derive(Clone, PartialEq, Default)]
         #[non_exhaustive]
         pub struct Silent {}
 
@@ -118,6 +130,12 @@ pub mod commands {
             /// One with its required members alone.
             pub fn new() -> Self {
                 Self {}
+            }
+        }
+
+        impl std::fmt::Debug for Silent {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Silent", self, f)
             }
         }
 

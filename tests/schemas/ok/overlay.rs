@@ -59,7 +59,7 @@ pub mod types {
         }
 
         /// `Base`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Base {
             /// `kind`.
@@ -70,6 +70,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(kind: K) -> Self {
                 Self { kind }
+            }
+        }
+
+        impl std::fmt::Debug for Base {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Base", self, f)
             }
         }
 
@@ -97,7 +103,7 @@ pub mod types {
         }
 
         /// `A`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct A {
             /// `x`.
@@ -126,6 +132,12 @@ pub mod types {
             pub fn deep(mut self, value: ADeep) -> Self {
                 self.deep = Some(value);
                 self
+            }
+        }
+
+        impl std::fmt::Debug for A {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("A", self, f)
             }
         }
 
@@ -159,7 +171,7 @@ pub mod types {
         }
 
         /// `B`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct B {
             /// `y`.
@@ -170,6 +182,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(y: i64) -> Self {
                 Self { y }
+            }
+        }
+
+        impl std::fmt::Debug for B {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("B", self, f)
             }
         }
 
@@ -197,7 +215,7 @@ pub mod types {
         }
 
         /// `U`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct U {
             /// `kind`.
@@ -215,6 +233,12 @@ pub mod types {
             /// The value of `kind`.
             pub fn kind(&self) -> K {
                 self.kind.kind()
+            }
+        }
+
+        impl std::fmt::Debug for U {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("U", self, f)
             }
         }
 
@@ -245,7 +269,7 @@ pub mod types {
         }
 
         /// What `U` holds besides its base, by `kind`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub enum UBranch {
             /// The "first"
@@ -292,7 +316,7 @@ pub mod types {
         }
 
         /// `A-deep`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct ADeep {
             /// `z`.
@@ -303,6 +327,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(z: i64) -> Self {
                 Self { z }
+            }
+        }
+
+        impl std::fmt::Debug for ADeep {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("ADeep", self, f)
             }
         }
 
@@ -342,10 +372,16 @@ pub mod commands {
         use super::super::types;
 
         /// `c`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         pub struct C {
             /// `u`.
             pub u: types::U,
+        }
+
+        impl std::fmt::Debug for C {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("C", self, f)
+            }
         }
 
         impl runtime::Wire for C {
@@ -395,7 +431,7 @@ pub mod events {
         use super::super::runtime;
 
         /// `E`.
-        #[derive(Debug, Clone, PartialEq, Default)]
+        #[derive(Clone, PartialEq, Default)]
         #[non_exhaustive]
         pub struct E {
             /// `extra`.
@@ -413,6 +449,12 @@ pub mod events {
             pub fn extra(mut self, value: impl Into<String>) -> Self {
                 self.extra = Some(value.into());
                 self
+            }
+        }
+
+        impl std::fmt::Debug for E {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("E", self, f)
             }
         }
 
@@ -554,7 +596,7 @@ pub(crate) mod interface {
     }
 
     /// Any event of the schema.
-    #[derive(Debug, Clone, PartialEq)]
+    #[derive(Clone, PartialEq)]
     #[non_exhaustive]
     pub enum Event {
         /// `E`.
@@ -599,6 +641,12 @@ pub(crate) mod interface {
                 "E" => Self::E(events::E::decode(data, unknown)?),
                 _ => return Ok(None),
             }))
+        }
+    }
+
+    impl std::fmt::Debug for Event {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            runtime::debug_object(self.name(), &self.data(), f)
         }
     }
 

@@ -6,7 +6,7 @@ pub mod types {
         use super::super::runtime;
 
         /// `A`.
-        #[derive(Debug, Clone, PartialEq, Default)]
+        #[derive(Clone, PartialEq, Default)]
         #[non_exhaustive]
         pub struct A {
             /// `b`.
@@ -24,6 +24,12 @@ pub mod types {
             pub fn b(mut self, value: impl Into<Box<B>>) -> Self {
                 self.b = Some(value.into());
                 self
+            }
+        }
+
+        impl std::fmt::Debug for A {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("A", self, f)
             }
         }
 
@@ -51,7 +57,7 @@ pub mod types {
         }
 
         /// `B`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct B {
             /// `a`.
@@ -64,6 +70,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(a: A, l: Vec<B>) -> Self {
                 Self { a, l }
+            }
+        }
+
+        impl std::fmt::Debug for B {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("B", self, f)
             }
         }
 

@@ -6,7 +6,7 @@ pub mod types {
         use super::super::runtime;
 
         /// `Base`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct Base {
             /// `x`.
@@ -17,6 +17,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(x: i64) -> Self {
                 Self { x }
+            }
+        }
+
+        impl std::fmt::Debug for Base {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("Base", self, f)
             }
         }
 
@@ -44,7 +50,7 @@ pub mod types {
         }
 
         /// `U`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub enum U {
             /// `a`.
@@ -71,6 +77,12 @@ pub mod types {
                     Self::C(_) => UKind::C,
                     Self::Other { tag, .. } => UKind::Other(tag.clone()),
                 }
+            }
+        }
+
+        impl std::fmt::Debug for U {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("U", self, f)
             }
         }
 
@@ -165,7 +177,7 @@ pub mod types {
         }
 
         /// `V`.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub struct V {
             /// `x`.
@@ -178,6 +190,12 @@ pub mod types {
             /// One with its required members alone.
             pub fn new(x: i64, data: VBranch) -> Self {
                 Self { x, data }
+            }
+        }
+
+        impl std::fmt::Debug for V {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("V", self, f)
             }
         }
 
@@ -206,7 +224,7 @@ pub mod types {
         }
 
         /// What `V` holds besides its base.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         #[non_exhaustive]
         pub enum VBranch {
             /// `a`.
@@ -227,6 +245,12 @@ pub mod types {
                     Self::A(_) => VKind::A,
                     Self::Other { tag, .. } => VKind::Other(tag.clone()),
                 }
+            }
+        }
+
+        impl std::fmt::Debug for VBranch {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                runtime::debug("VBranch", self, f)
             }
         }
 

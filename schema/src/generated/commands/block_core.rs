@@ -6,13 +6,19 @@ use super::super::runtime;
 use super::super::types;
 
 /// Lists the devices.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct QueryBlock {}
 
 impl QueryBlock {
     /// One with its required members alone.
     pub fn new() -> Self {
         Self {}
+    }
+}
+
+impl std::fmt::Debug for QueryBlock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("QueryBlock", self, f)
     }
 }
 
@@ -42,7 +48,7 @@ impl runtime::Command for QueryBlock {
 }
 
 /// Tells what each device has done so far.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct QueryBlockstats {
     /// Tell it of each node instead, whatever uses it.
     pub query_nodes: Option<bool>,
@@ -59,6 +65,12 @@ impl QueryBlockstats {
     pub fn query_nodes(mut self, value: bool) -> Self {
         self.query_nodes = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for QueryBlockstats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("QueryBlockstats", self, f)
     }
 }
 
@@ -90,13 +102,19 @@ impl runtime::Command for QueryBlockstats {
 }
 
 /// Lists the jobs.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct QueryBlockJobs {}
 
 impl QueryBlockJobs {
     /// One with its required members alone.
     pub fn new() -> Self {
         Self {}
+    }
+}
+
+impl std::fmt::Debug for QueryBlockJobs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("QueryBlockJobs", self, f)
     }
 }
 
@@ -126,7 +144,7 @@ impl runtime::Command for QueryBlockJobs {
 }
 
 /// Gives the passphrase of an encrypted image.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockPasswd {
     /// The device.
     pub device: Option<String>,
@@ -154,6 +172,12 @@ impl BlockPasswd {
     pub fn node_name(mut self, value: impl Into<String>) -> Self {
         self.node_name = Some(value.into());
         self
+    }
+}
+
+impl std::fmt::Debug for BlockPasswd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockPasswd", self, f)
     }
 }
 
@@ -191,7 +215,7 @@ impl runtime::Command for BlockPasswd {
 }
 
 /// Changes the length of an image while it is in use.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockResize {
     /// The device.
     pub device: Option<String>,
@@ -219,6 +243,12 @@ impl BlockResize {
     pub fn node_name(mut self, value: impl Into<String>) -> Self {
         self.node_name = Some(value.into());
         self
+    }
+}
+
+impl std::fmt::Debug for BlockResize {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockResize", self, f)
     }
 }
 
@@ -256,11 +286,17 @@ impl runtime::Command for BlockResize {
 }
 
 /// Takes an external snapshot: puts a new, empty overlay on top of a device's image.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevSnapshotSync(
     /// Its members.
     pub types::BlockdevSnapshot,
 );
+
+impl std::fmt::Debug for BlockdevSnapshotSync {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevSnapshotSync", self, f)
+    }
+}
 
 impl runtime::Wire for BlockdevSnapshotSync {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
@@ -290,7 +326,7 @@ impl runtime::Command for BlockdevSnapshotSync {
 }
 
 /// Merges images downwards: writes what is in those from `top` down into `base`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockCommit {
     /// The device.
     pub device: String,
@@ -320,6 +356,12 @@ impl BlockCommit {
     pub fn speed(mut self, value: i64) -> Self {
         self.speed = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for BlockCommit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockCommit", self, f)
     }
 }
 
@@ -359,11 +401,17 @@ impl runtime::Command for BlockCommit {
 }
 
 /// Copies a device's content as it is now, while the guest goes on.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct DriveBackup(
     /// Its members.
     pub types::DriveBackup,
 );
+
+impl std::fmt::Debug for DriveBackup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("DriveBackup", self, f)
+    }
+}
 
 impl runtime::Wire for DriveBackup {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
@@ -393,7 +441,7 @@ impl runtime::Command for DriveBackup {
 }
 
 /// Lists the nodes that have a name.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct QueryNamedBlockNodes {
     /// Leave out what there is to tell of backing images.
     pub flat: Option<bool>,
@@ -410,6 +458,12 @@ impl QueryNamedBlockNodes {
     pub fn flat(mut self, value: bool) -> Self {
         self.flat = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for QueryNamedBlockNodes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("QueryNamedBlockNodes", self, f)
     }
 }
 
@@ -441,7 +495,7 @@ impl runtime::Command for QueryNamedBlockNodes {
 }
 
 /// Copies a device's content and keeps the copy up to date until it is completed.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct DriveMirror {
     /// The device.
     pub device: String,
@@ -536,6 +590,12 @@ impl DriveMirror {
     }
 }
 
+impl std::fmt::Debug for DriveMirror {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("DriveMirror", self, f)
+    }
+}
+
 impl runtime::Wire for DriveMirror {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -584,7 +644,7 @@ impl runtime::Command for DriveMirror {
 }
 
 /// Limits a device's requests. Zero is no limit.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockSetIoThrottle {
     /// The device.
     pub device: String,
@@ -695,6 +755,12 @@ impl BlockSetIoThrottle {
     }
 }
 
+impl std::fmt::Debug for BlockSetIoThrottle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockSetIoThrottle", self, f)
+    }
+}
+
 impl runtime::Wire for BlockSetIoThrottle {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -751,7 +817,7 @@ impl runtime::Command for BlockSetIoThrottle {
 }
 
 /// Merges images upwards: copies into a device's image what it reads from those below it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockStream {
     /// The device.
     pub device: String,
@@ -791,6 +857,12 @@ impl BlockStream {
     }
 }
 
+impl std::fmt::Debug for BlockStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockStream", self, f)
+    }
+}
+
 impl runtime::Wire for BlockStream {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -827,7 +899,7 @@ impl runtime::Command for BlockStream {
 }
 
 /// Limits a job.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockJobSetSpeed {
     /// The job's name.
     pub device: String,
@@ -839,6 +911,12 @@ impl BlockJobSetSpeed {
     /// One with its required members alone.
     pub fn new(device: impl Into<String>, speed: i64) -> Self {
         Self { device: device.into(), speed }
+    }
+}
+
+impl std::fmt::Debug for BlockJobSetSpeed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockJobSetSpeed", self, f)
     }
 }
 
@@ -871,7 +949,7 @@ impl runtime::Command for BlockJobSetSpeed {
 }
 
 /// Asks a job to stop. BLOCK_JOB_CANCELLED tells when it has.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockJobCancel {
     /// The job's name.
     pub device: String,
@@ -890,6 +968,12 @@ impl BlockJobCancel {
     pub fn force(mut self, value: bool) -> Self {
         self.force = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for BlockJobCancel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockJobCancel", self, f)
     }
 }
 
@@ -922,7 +1006,7 @@ impl runtime::Command for BlockJobCancel {
 }
 
 /// Pauses a job once its requests in flight are done.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockJobPause {
     /// The job's name.
     pub device: String,
@@ -932,6 +1016,12 @@ impl BlockJobPause {
     /// One with its required members alone.
     pub fn new(device: impl Into<String>) -> Self {
         Self { device: device.into() }
+    }
+}
+
+impl std::fmt::Debug for BlockJobPause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockJobPause", self, f)
     }
 }
 
@@ -963,7 +1053,7 @@ impl runtime::Command for BlockJobPause {
 }
 
 /// Lets a paused job go on.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockJobResume {
     /// The job's name.
     pub device: String,
@@ -973,6 +1063,12 @@ impl BlockJobResume {
     /// One with its required members alone.
     pub fn new(device: impl Into<String>) -> Self {
         Self { device: device.into() }
+    }
+}
+
+impl std::fmt::Debug for BlockJobResume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockJobResume", self, f)
     }
 }
 
@@ -1004,7 +1100,7 @@ impl runtime::Command for BlockJobResume {
 }
 
 /// Ends a job that is ready; a mirror then goes over to the copy.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockJobComplete {
     /// The job's name.
     pub device: String,
@@ -1014,6 +1110,12 @@ impl BlockJobComplete {
     /// One with its required members alone.
     pub fn new(device: impl Into<String>) -> Self {
         Self { device: device.into() }
+    }
+}
+
+impl std::fmt::Debug for BlockJobComplete {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockJobComplete", self, f)
     }
 }
 
@@ -1047,10 +1149,16 @@ impl runtime::Command for BlockJobComplete {
 /// Opens a node.
 ///
 /// On the wire the options stand either under `options` or directly among the arguments.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevAdd {
     /// How to open it.
     pub options: types::BlockdevOptions,
+}
+
+impl std::fmt::Debug for BlockdevAdd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevAdd", self, f)
+    }
 }
 
 impl runtime::Wire for BlockdevAdd {

@@ -6,13 +6,19 @@ use super::super::runtime;
 use super::super::types;
 
 /// Tells the server's version.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct QueryVersion {}
 
 impl QueryVersion {
     /// One with its required members alone.
     pub fn new() -> Self {
         Self {}
+    }
+}
+
+impl std::fmt::Debug for QueryVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("QueryVersion", self, f)
     }
 }
 
@@ -42,13 +48,19 @@ impl runtime::Command for QueryVersion {
 }
 
 /// Lists the commands that the server knows.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct QueryCommands {}
 
 impl QueryCommands {
     /// One with its required members alone.
     pub fn new() -> Self {
         Self {}
+    }
+}
+
+impl std::fmt::Debug for QueryCommands {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("QueryCommands", self, f)
     }
 }
 

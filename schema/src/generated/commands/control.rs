@@ -6,7 +6,7 @@ use super::super::runtime;
 use super::super::types;
 
 /// Ends negotiation: first command of every session.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct QmpCapabilities {
     /// Capabilities to turn on, of those that the greeting offers.
     pub enable: Option<Vec<types::QMPCapability>>,
@@ -23,6 +23,12 @@ impl QmpCapabilities {
     pub fn enable(mut self, value: Vec<types::QMPCapability>) -> Self {
         self.enable = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for QmpCapabilities {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("QmpCapabilities", self, f)
     }
 }
 
@@ -54,13 +60,19 @@ impl runtime::Command for QmpCapabilities {
 }
 
 /// Ends the server, after this reply.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct Quit {}
 
 impl Quit {
     /// One with its required members alone.
     pub fn new() -> Self {
         Self {}
+    }
+}
+
+impl std::fmt::Debug for Quit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("Quit", self, f)
     }
 }
 
@@ -90,13 +102,19 @@ impl runtime::Command for Quit {
 }
 
 /// Stops guests' requests.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct Stop {}
 
 impl Stop {
     /// One with its required members alone.
     pub fn new() -> Self {
         Self {}
+    }
+}
+
+impl std::fmt::Debug for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("Stop", self, f)
     }
 }
 
@@ -126,13 +144,19 @@ impl runtime::Command for Stop {
 }
 
 /// Lets guests' requests go on after `stop` or an error.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct Cont {}
 
 impl Cont {
     /// One with its required members alone.
     pub fn new() -> Self {
         Self {}
+    }
+}
+
+impl std::fmt::Debug for Cont {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("Cont", self, f)
     }
 }
 
@@ -162,7 +186,7 @@ impl runtime::Command for Cont {
 }
 
 /// Closes a node that `blockdev-add` made. Answers after its files are closed and unlocked.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct BlockdevDel {
     /// The node.
     pub node_name: Option<String>,
@@ -188,6 +212,12 @@ impl BlockdevDel {
     pub fn id(mut self, value: impl Into<String>) -> Self {
         self.id = Some(value.into());
         self
+    }
+}
+
+impl std::fmt::Debug for BlockdevDel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevDel", self, f)
     }
 }
 
@@ -221,7 +251,7 @@ impl runtime::Command for BlockdevDel {
 
 /// Takes a snapshot inside an image: of its disk as it is, without the state of a machine. Requests
 /// wait meanwhile.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevSnapshotInternalSync {
     /// The device, or the node name of an image.
     pub device: String,
@@ -233,6 +263,12 @@ impl BlockdevSnapshotInternalSync {
     /// One with its required members alone.
     pub fn new(device: impl Into<String>, name: impl Into<String>) -> Self {
         Self { device: device.into(), name: name.into() }
+    }
+}
+
+impl std::fmt::Debug for BlockdevSnapshotInternalSync {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevSnapshotInternalSync", self, f)
     }
 }
 
@@ -268,7 +304,7 @@ impl runtime::Command for BlockdevSnapshotInternalSync {
 /// is given. Requests wait meanwhile.
 ///
 /// Returns: what the snapshot was.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevSnapshotDeleteInternalSync {
     /// The device, or the node name of an image.
     pub device: String,
@@ -296,6 +332,12 @@ impl BlockdevSnapshotDeleteInternalSync {
     pub fn name(mut self, value: impl Into<String>) -> Self {
         self.name = Some(value.into());
         self
+    }
+}
+
+impl std::fmt::Debug for BlockdevSnapshotDeleteInternalSync {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevSnapshotDeleteInternalSync", self, f)
     }
 }
 
@@ -333,13 +375,19 @@ impl runtime::Command for BlockdevSnapshotDeleteInternalSync {
 }
 
 /// Tells the schema: commands and events, then the types that they use.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct QueryQmpSchema {}
 
 impl QueryQmpSchema {
     /// One with its required members alone.
     pub fn new() -> Self {
         Self {}
+    }
+}
+
+impl std::fmt::Debug for QueryQmpSchema {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("QueryQmpSchema", self, f)
     }
 }
 
@@ -369,7 +417,7 @@ impl runtime::Command for QueryQmpSchema {
 }
 
 /// Starts the NBD server. It has no exports yet.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct NbdServerStart {
     /// Where to listen.
     pub addr: types::SocketAddressLegacy,
@@ -424,6 +472,12 @@ impl NbdServerStart {
     }
 }
 
+impl std::fmt::Debug for NbdServerStart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("NbdServerStart", self, f)
+    }
+}
+
 impl runtime::Wire for NbdServerStart {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -462,7 +516,7 @@ impl runtime::Command for NbdServerStart {
 }
 
 /// Exports a device or node on the NBD server.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct NbdServerAdd {
     /// Name of the device or node.
     pub device: String,
@@ -511,6 +565,12 @@ impl NbdServerAdd {
     }
 }
 
+impl std::fmt::Debug for NbdServerAdd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("NbdServerAdd", self, f)
+    }
+}
+
 impl runtime::Wire for NbdServerAdd {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -549,7 +609,7 @@ impl runtime::Command for NbdServerAdd {
 }
 
 /// Removes an export of the NBD server.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct NbdServerRemove {
     /// The export's name.
     pub name: String,
@@ -568,6 +628,12 @@ impl NbdServerRemove {
     pub fn mode(mut self, value: types::BlockExportRemoveMode) -> Self {
         self.mode = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for NbdServerRemove {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("NbdServerRemove", self, f)
     }
 }
 
@@ -600,13 +666,19 @@ impl runtime::Command for NbdServerRemove {
 }
 
 /// Stops the NBD server and removes its exports.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct NbdServerStop {}
 
 impl NbdServerStop {
     /// One with its required members alone.
     pub fn new() -> Self {
         Self {}
+    }
+}
+
+impl std::fmt::Debug for NbdServerStop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("NbdServerStop", self, f)
     }
 }
 
@@ -636,11 +708,17 @@ impl runtime::Command for NbdServerStop {
 }
 
 /// Serves a node outwards.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockExportAdd(
     /// Its members.
     pub types::BlockExportOptions,
 );
+
+impl std::fmt::Debug for BlockExportAdd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockExportAdd", self, f)
+    }
+}
 
 impl runtime::Wire for BlockExportAdd {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
@@ -670,7 +748,7 @@ impl runtime::Command for BlockExportAdd {
 }
 
 /// Asks for an export to be removed; BLOCK_EXPORT_DELETED tells when it is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockExportDel {
     /// The export.
     pub id: String,
@@ -689,6 +767,12 @@ impl BlockExportDel {
     pub fn mode(mut self, value: types::BlockExportRemoveMode) -> Self {
         self.mode = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for BlockExportDel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockExportDel", self, f)
     }
 }
 
@@ -721,13 +805,19 @@ impl runtime::Command for BlockExportDel {
 }
 
 /// Lists exports.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct QueryBlockExports {}
 
 impl QueryBlockExports {
     /// One with its required members alone.
     pub fn new() -> Self {
         Self {}
+    }
+}
+
+impl std::fmt::Debug for QueryBlockExports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("QueryBlockExports", self, f)
     }
 }
 

@@ -6,11 +6,17 @@ use super::super::runtime;
 use super::super::types;
 
 /// Makes an object.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct ObjectAdd(
     /// Its members.
     pub types::ObjectOptions,
 );
+
+impl std::fmt::Debug for ObjectAdd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("ObjectAdd", self, f)
+    }
+}
 
 impl runtime::Wire for ObjectAdd {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
@@ -40,7 +46,7 @@ impl runtime::Command for ObjectAdd {
 }
 
 /// Removes an object. Nodes that used it keep what they took from it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct ObjectDel {
     /// The object.
     pub id: String,
@@ -50,6 +56,12 @@ impl ObjectDel {
     /// One with its required members alone.
     pub fn new(id: impl Into<String>) -> Self {
         Self { id: id.into() }
+    }
+}
+
+impl std::fmt::Debug for ObjectDel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("ObjectDel", self, f)
     }
 }
 

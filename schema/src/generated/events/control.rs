@@ -5,7 +5,7 @@
 use super::super::runtime;
 
 /// An export is gone, and its `id` is free.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockExportDeleted {
     /// The export.
     pub id: String,
@@ -15,6 +15,12 @@ impl BlockExportDeleted {
     /// One with its required members alone.
     pub fn new(id: impl Into<String>) -> Self {
         Self { id: id.into() }
+    }
+}
+
+impl std::fmt::Debug for BlockExportDeleted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockExportDeleted", self, f)
     }
 }
 

@@ -6,7 +6,7 @@ use super::super::runtime;
 use super::super::types;
 
 /// A request of a device failed.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockIoError {
     /// Path of the device; empty if it has none.
     pub qom_path: String,
@@ -59,6 +59,12 @@ impl BlockIoError {
     }
 }
 
+impl std::fmt::Debug for BlockIoError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockIoError", self, f)
+    }
+}
+
 impl runtime::Wire for BlockIoError {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -94,7 +100,7 @@ impl runtime::Fields for BlockIoError {
 }
 
 /// A job is over, and was not cancelled.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockJobCompleted {
     /// What it did.
     pub r#type: types::BlockJobType,
@@ -127,6 +133,12 @@ impl BlockJobCompleted {
     pub fn error(mut self, value: impl Into<String>) -> Self {
         self.error = Some(value.into());
         self
+    }
+}
+
+impl std::fmt::Debug for BlockJobCompleted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockJobCompleted", self, f)
     }
 }
 
@@ -163,7 +175,7 @@ impl runtime::Fields for BlockJobCompleted {
 }
 
 /// A job was cancelled and is over.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockJobCancelled {
     /// What it did.
     pub r#type: types::BlockJobType,
@@ -187,6 +199,12 @@ impl BlockJobCancelled {
         speed: i64,
     ) -> Self {
         Self { r#type, device: device.into(), len, offset, speed }
+    }
+}
+
+impl std::fmt::Debug for BlockJobCancelled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockJobCancelled", self, f)
     }
 }
 
@@ -221,7 +239,7 @@ impl runtime::Fields for BlockJobCancelled {
 }
 
 /// A request of a job failed.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockJobError {
     /// The job's name.
     pub device: String,
@@ -239,6 +257,12 @@ impl BlockJobError {
         action: types::BlockErrorAction,
     ) -> Self {
         Self { device: device.into(), operation, action }
+    }
+}
+
+impl std::fmt::Debug for BlockJobError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockJobError", self, f)
     }
 }
 
@@ -269,7 +293,7 @@ impl runtime::Fields for BlockJobError {
 }
 
 /// A job's source and target are in sync: it may be completed.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockJobReady {
     /// What it does.
     pub r#type: types::BlockJobType,
@@ -293,6 +317,12 @@ impl BlockJobReady {
         speed: i64,
     ) -> Self {
         Self { r#type, device: device.into(), len, offset, speed }
+    }
+}
+
+impl std::fmt::Debug for BlockJobReady {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockJobReady", self, f)
     }
 }
 
@@ -327,7 +357,7 @@ impl runtime::Fields for BlockJobReady {
 }
 
 /// An image was found corrupt.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockImageCorrupted {
     /// Name of the device that uses it; empty if none does.
     pub device: String,
@@ -378,6 +408,12 @@ impl BlockImageCorrupted {
     }
 }
 
+impl std::fmt::Debug for BlockImageCorrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockImageCorrupted", self, f)
+    }
+}
+
 impl runtime::Wire for BlockImageCorrupted {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -411,7 +447,7 @@ impl runtime::Fields for BlockImageCorrupted {
 }
 
 /// The children of a quorum did not agree.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct QuorumFailure {
     /// Name of the device, or of the node.
     pub reference: String,
@@ -425,6 +461,12 @@ impl QuorumFailure {
     /// One with its required members alone.
     pub fn new(reference: impl Into<String>, sector_num: i64, sectors_count: i64) -> Self {
         Self { reference: reference.into(), sector_num, sectors_count }
+    }
+}
+
+impl std::fmt::Debug for QuorumFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("QuorumFailure", self, f)
     }
 }
 
@@ -455,7 +497,7 @@ impl runtime::Fields for QuorumFailure {
 }
 
 /// A child of a quorum failed, or was outvoted.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct QuorumReportBad {
     /// The request.
     pub r#type: types::QuorumOpType,
@@ -485,6 +527,12 @@ impl QuorumReportBad {
     pub fn error(mut self, value: impl Into<String>) -> Self {
         self.error = Some(value.into());
         self
+    }
+}
+
+impl std::fmt::Debug for QuorumReportBad {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("QuorumReportBad", self, f)
     }
 }
 

@@ -92,6 +92,29 @@ pub fn encode_fields<T: Fields>(fields: &T) -> Value {
     Value::Object(object)
 }
 
+/// `Debug` of type `name` by its form on the wire: members by their names there, values as JSON.
+///
+/// # Errors
+/// When `f` does not take more.
+pub fn debug<T: Wire>(name: &str, data: &T, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match data.encode() {
+        Value::Object(object) => debug_object(name, &object, f),
+        value => f.debug_tuple(name).field(&format_args!("{value}")).finish(),
+    }
+}
+
+/// `Debug` of type `name` that has the members of `object`.
+///
+/// # Errors
+/// When `f` does not take more.
+pub fn debug_object(name: &str, object: &Object, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut members = f.debug_struct(name);
+    for (name, value) in object.iter() {
+        members.field(name, &format_args!("{value}"));
+    }
+    members.finish()
+}
+
 /// Members of an object that were not asked for yet.
 #[derive(Debug)]
 pub struct Members {

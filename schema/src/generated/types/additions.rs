@@ -103,7 +103,7 @@ impl runtime::Wire for SocketAddressType {
 }
 
 /// A TCP address.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct InetSocketAddress {
     /// Host name or IP address.
     pub host: String,
@@ -171,6 +171,12 @@ impl InetSocketAddress {
     }
 }
 
+impl std::fmt::Debug for InetSocketAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("InetSocketAddress", self, f)
+    }
+}
+
 impl runtime::Wire for InetSocketAddress {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -206,7 +212,7 @@ impl runtime::Fields for InetSocketAddress {
 }
 
 /// The address of a Unix socket.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct UnixSocketAddress {
     /// Path in the file system, or name in the abstract namespace.
     pub path: String,
@@ -237,6 +243,12 @@ impl UnixSocketAddress {
     }
 }
 
+impl std::fmt::Debug for UnixSocketAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("UnixSocketAddress", self, f)
+    }
+}
+
 impl runtime::Wire for UnixSocketAddress {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -264,7 +276,7 @@ impl runtime::Fields for UnixSocketAddress {
 }
 
 /// A socket that is open already.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct FdSocketAddress {
     /// Number of the descriptor, or the name it was passed under.
     pub str: String,
@@ -274,6 +286,12 @@ impl FdSocketAddress {
     /// One with its required members alone.
     pub fn new(str: impl Into<String>) -> Self {
         Self { str: str.into() }
+    }
+}
+
+impl std::fmt::Debug for FdSocketAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("FdSocketAddress", self, f)
     }
 }
 
@@ -298,7 +316,7 @@ impl runtime::Fields for FdSocketAddress {
 }
 
 /// What every socket address has.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct SocketAddressBase {
     /// Its kind.
     pub r#type: SocketAddressType,
@@ -308,6 +326,12 @@ impl SocketAddressBase {
     /// One with its required members alone.
     pub fn new(r#type: SocketAddressType) -> Self {
         Self { r#type }
+    }
+}
+
+impl std::fmt::Debug for SocketAddressBase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("SocketAddressBase", self, f)
     }
 }
 
@@ -332,7 +356,7 @@ impl runtime::Fields for SocketAddressBase {
 }
 
 /// Where to connect to, or to listen.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct SocketAddress {
     /// Its kind.
     pub r#type: SocketAddressBranch,
@@ -349,6 +373,12 @@ impl SocketAddress {
     /// The value of `type`.
     pub fn kind(&self) -> SocketAddressType {
         self.r#type.kind()
+    }
+}
+
+impl std::fmt::Debug for SocketAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("SocketAddress", self, f)
     }
 }
 
@@ -376,7 +406,7 @@ impl runtime::Fields for SocketAddress {
 }
 
 /// What `SocketAddress` holds besides its base, by `type`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum SocketAddressBranch {
     /// A TCP host and port.
     Inet(InetSocketAddress),
@@ -417,7 +447,7 @@ impl SocketAddressBranch {
 }
 
 /// Options of the NBD client.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevOptionsNbd {
     /// The server's address.
     pub server: SocketAddress,
@@ -482,6 +512,12 @@ impl BlockdevOptionsNbd {
     }
 }
 
+impl std::fmt::Debug for BlockdevOptionsNbd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevOptionsNbd", self, f)
+    }
+}
+
 impl runtime::Wire for BlockdevOptionsNbd {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -515,7 +551,7 @@ impl runtime::Fields for BlockdevOptionsNbd {
 }
 
 /// Options of the drivers that store nothing.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct BlockdevOptionsNull {
     /// Length in bytes; 1 GiB if absent.
     pub size: Option<i64>,
@@ -553,6 +589,12 @@ impl BlockdevOptionsNull {
     }
 }
 
+impl std::fmt::Debug for BlockdevOptionsNull {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevOptionsNull", self, f)
+    }
+}
+
 impl runtime::Wire for BlockdevOptionsNull {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -580,7 +622,7 @@ impl runtime::Fields for BlockdevOptionsNull {
 }
 
 /// Options of the raw format.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevOptionsRaw {
     /// The node that holds the image.
     pub file: super::BlockdevRef,
@@ -608,6 +650,12 @@ impl BlockdevOptionsRaw {
     pub fn size(mut self, value: i64) -> Self {
         self.size = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for BlockdevOptionsRaw {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevOptionsRaw", self, f)
     }
 }
 
@@ -684,7 +732,7 @@ impl runtime::Wire for BlockdevQcow2EncryptionFormat {
 }
 
 /// What the encryption options of qcow2 have in common.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevQcow2EncryptionBase {
     /// How the image is encrypted.
     pub format: BlockdevQcow2EncryptionFormat,
@@ -694,6 +742,12 @@ impl BlockdevQcow2EncryptionBase {
     /// One with its required members alone.
     pub fn new(format: BlockdevQcow2EncryptionFormat) -> Self {
         Self { format }
+    }
+}
+
+impl std::fmt::Debug for BlockdevQcow2EncryptionBase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevQcow2EncryptionBase", self, f)
     }
 }
 
@@ -718,7 +772,7 @@ impl runtime::Fields for BlockdevQcow2EncryptionBase {
 }
 
 /// Key of an image with AES encryption.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct QCryptoBlockOptionsQCow {
     /// Id of the secret that holds the passphrase.
     pub key_secret: Option<String>,
@@ -735,6 +789,12 @@ impl QCryptoBlockOptionsQCow {
     pub fn key_secret(mut self, value: impl Into<String>) -> Self {
         self.key_secret = Some(value.into());
         self
+    }
+}
+
+impl std::fmt::Debug for QCryptoBlockOptionsQCow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("QCryptoBlockOptionsQCow", self, f)
     }
 }
 
@@ -759,7 +819,7 @@ impl runtime::Fields for QCryptoBlockOptionsQCow {
 }
 
 /// Key of an image with LUKS encryption.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct QCryptoBlockOptionsLUKS {
     /// Id of the secret that holds the passphrase.
     pub key_secret: Option<String>,
@@ -776,6 +836,12 @@ impl QCryptoBlockOptionsLUKS {
     pub fn key_secret(mut self, value: impl Into<String>) -> Self {
         self.key_secret = Some(value.into());
         self
+    }
+}
+
+impl std::fmt::Debug for QCryptoBlockOptionsLUKS {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("QCryptoBlockOptionsLUKS", self, f)
     }
 }
 
@@ -800,7 +866,7 @@ impl runtime::Fields for QCryptoBlockOptionsLUKS {
 }
 
 /// How to decrypt a qcow2 image.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevQcow2Encryption {
     /// How the image is encrypted.
     pub format: BlockdevQcow2EncryptionBranch,
@@ -817,6 +883,12 @@ impl BlockdevQcow2Encryption {
     /// The value of `format`.
     pub fn kind(&self) -> BlockdevQcow2EncryptionFormat {
         self.format.kind()
+    }
+}
+
+impl std::fmt::Debug for BlockdevQcow2Encryption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevQcow2Encryption", self, f)
     }
 }
 
@@ -844,7 +916,7 @@ impl runtime::Fields for BlockdevQcow2Encryption {
 }
 
 /// What `BlockdevQcow2Encryption` holds besides its base, by `format`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum BlockdevQcow2EncryptionBranch {
     /// AES-CBC with the key derived from the passphrase alone; weak, for old images.
     Aes(QCryptoBlockOptionsQCow),
@@ -923,7 +995,7 @@ impl runtime::Wire for BlockdevQcowEncryptionFormat {
 }
 
 /// What the encryption options of qcow have in common.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevQcowEncryptionBase {
     /// How the image is encrypted.
     pub format: BlockdevQcowEncryptionFormat,
@@ -933,6 +1005,12 @@ impl BlockdevQcowEncryptionBase {
     /// One with its required members alone.
     pub fn new(format: BlockdevQcowEncryptionFormat) -> Self {
         Self { format }
+    }
+}
+
+impl std::fmt::Debug for BlockdevQcowEncryptionBase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevQcowEncryptionBase", self, f)
     }
 }
 
@@ -957,7 +1035,7 @@ impl runtime::Fields for BlockdevQcowEncryptionBase {
 }
 
 /// How to decrypt a qcow image.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevQcowEncryption {
     /// How the image is encrypted.
     pub format: BlockdevQcowEncryptionBranch,
@@ -974,6 +1052,12 @@ impl BlockdevQcowEncryption {
     /// The value of `format`.
     pub fn kind(&self) -> BlockdevQcowEncryptionFormat {
         self.format.kind()
+    }
+}
+
+impl std::fmt::Debug for BlockdevQcowEncryption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevQcowEncryption", self, f)
     }
 }
 
@@ -1001,7 +1085,7 @@ impl runtime::Fields for BlockdevQcowEncryption {
 }
 
 /// What `BlockdevQcowEncryption` holds besides its base, by `format`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum BlockdevQcowEncryptionBranch {
     /// AES-CBC with the key derived from the passphrase alone.
     Aes(QCryptoBlockOptionsQCow),
@@ -1032,7 +1116,7 @@ impl BlockdevQcowEncryptionBranch {
 }
 
 /// Options of the qcow format.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevOptionsQcow {
     /// The node that holds the image.
     pub file: super::BlockdevRef,
@@ -1060,6 +1144,12 @@ impl BlockdevOptionsQcow {
     pub fn encrypt(mut self, value: BlockdevQcowEncryption) -> Self {
         self.encrypt = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for BlockdevOptionsQcow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevOptionsQcow", self, f)
     }
 }
 
@@ -1234,7 +1324,7 @@ impl runtime::Wire for Qcow2BitmapInfoFlags {
 }
 
 /// A bitmap in a qcow2 image.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Qcow2BitmapInfo {
     /// Its name.
     pub name: String,
@@ -1248,6 +1338,12 @@ impl Qcow2BitmapInfo {
     /// One with its required members alone.
     pub fn new(name: impl Into<String>, granularity: u32, flags: Vec<Qcow2BitmapInfoFlags>) -> Self {
         Self { name: name.into(), granularity, flags }
+    }
+}
+
+impl std::fmt::Debug for Qcow2BitmapInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("Qcow2BitmapInfo", self, f)
     }
 }
 
@@ -1278,7 +1374,7 @@ impl runtime::Fields for Qcow2BitmapInfo {
 }
 
 /// A key slot of a LUKS header.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct QCryptoBlockInfoLUKSSlot {
     /// Whether it holds a key.
     pub active: bool,
@@ -1311,6 +1407,12 @@ impl QCryptoBlockInfoLUKSSlot {
     }
 }
 
+impl std::fmt::Debug for QCryptoBlockInfoLUKSSlot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("QCryptoBlockInfoLUKSSlot", self, f)
+    }
+}
+
 impl runtime::Wire for QCryptoBlockInfoLUKSSlot {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -1340,7 +1442,7 @@ impl runtime::Fields for QCryptoBlockInfoLUKSSlot {
 }
 
 /// What a LUKS header says.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct QCryptoBlockInfoLUKS {
     /// The cipher and its key length.
     pub cipher_alg: String,
@@ -1370,6 +1472,12 @@ impl QCryptoBlockInfoLUKS {
     pub fn ivgen_hash_alg(mut self, value: impl Into<String>) -> Self {
         self.ivgen_hash_alg = Some(value.into());
         self
+    }
+}
+
+impl std::fmt::Debug for QCryptoBlockInfoLUKS {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("QCryptoBlockInfoLUKS", self, f)
     }
 }
 
@@ -1414,7 +1522,7 @@ impl runtime::Fields for QCryptoBlockInfoLUKS {
 }
 
 /// How a qcow2 image is encrypted, with what its header says.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct ImageInfoSpecificQCow2Encryption {
     /// How the image is encrypted.
     pub format: ImageInfoSpecificQCow2EncryptionBranch,
@@ -1431,6 +1539,12 @@ impl ImageInfoSpecificQCow2Encryption {
     /// The value of `format`.
     pub fn kind(&self) -> BlockdevQcow2EncryptionFormat {
         self.format.kind()
+    }
+}
+
+impl std::fmt::Debug for ImageInfoSpecificQCow2Encryption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("ImageInfoSpecificQCow2Encryption", self, f)
     }
 }
 
@@ -1458,7 +1572,7 @@ impl runtime::Fields for ImageInfoSpecificQCow2Encryption {
 }
 
 /// What `ImageInfoSpecificQCow2Encryption` holds besides its base, by `format`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum ImageInfoSpecificQCow2EncryptionBranch {
     /// AES-CBC with the key derived from the passphrase alone; weak, for old images.
     Aes,
@@ -1494,7 +1608,7 @@ impl ImageInfoSpecificQCow2EncryptionBranch {
 }
 
 /// What only a file or host device can tell.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct ImageInfoSpecificFile {
     /// The file system's extent size hint in bytes.
     pub extent_size_hint: Option<u64>,
@@ -1511,6 +1625,12 @@ impl ImageInfoSpecificFile {
     pub fn extent_size_hint(mut self, value: u64) -> Self {
         self.extent_size_hint = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for ImageInfoSpecificFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("ImageInfoSpecificFile", self, f)
     }
 }
 
@@ -1535,7 +1655,7 @@ impl runtime::Fields for ImageInfoSpecificFile {
 }
 
 /// A child of an image's node.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockChildInfo {
     /// The child's name, as in `file`.
     pub name: String,
@@ -1547,6 +1667,12 @@ impl BlockChildInfo {
     /// One with its required members alone.
     pub fn new(name: impl Into<String>, info: super::ImageInfo) -> Self {
         Self { name: name.into(), info }
+    }
+}
+
+impl std::fmt::Debug for BlockChildInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockChildInfo", self, f)
     }
 }
 
@@ -1572,7 +1698,7 @@ impl runtime::Fields for BlockChildInfo {
 }
 
 /// How a node caches.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevCacheInfo {
     /// Writes may complete before they are durable.
     pub writeback: bool,
@@ -1586,6 +1712,12 @@ impl BlockdevCacheInfo {
     /// One with its required members alone.
     pub fn new(writeback: bool, direct: bool, no_flush: bool) -> Self {
         Self { writeback, direct, no_flush }
+    }
+}
+
+impl std::fmt::Debug for BlockdevCacheInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevCacheInfo", self, f)
     }
 }
 
@@ -1701,7 +1833,7 @@ impl runtime::Wire for JobStatus {
 }
 
 /// How long requests took.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockLatencyHistogramInfo {
     /// Upper bounds of the bins in nanoseconds; the last bin has none.
     pub boundaries: Vec<u64>,
@@ -1713,6 +1845,12 @@ impl BlockLatencyHistogramInfo {
     /// One with its required members alone.
     pub fn new(boundaries: Vec<u64>, bins: Vec<u64>) -> Self {
         Self { boundaries, bins }
+    }
+}
+
+impl std::fmt::Debug for BlockLatencyHistogramInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockLatencyHistogramInfo", self, f)
     }
 }
 

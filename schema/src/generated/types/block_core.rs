@@ -5,7 +5,7 @@
 use super::super::runtime;
 
 /// A snapshot inside an image.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct SnapshotInfo {
     /// Identifies it within the image.
     pub id: String,
@@ -56,6 +56,12 @@ impl SnapshotInfo {
     }
 }
 
+impl std::fmt::Debug for SnapshotInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("SnapshotInfo", self, f)
+    }
+}
+
 impl runtime::Wire for SnapshotInfo {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -93,7 +99,7 @@ impl runtime::Fields for SnapshotInfo {
 }
 
 /// What only a qcow2 image can tell.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct ImageInfoSpecificQCow2 {
     /// Version of the format: `0.10` or `1.1`.
     pub compat: String,
@@ -198,6 +204,12 @@ impl ImageInfoSpecificQCow2 {
     }
 }
 
+impl std::fmt::Debug for ImageInfoSpecificQCow2 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("ImageInfoSpecificQCow2", self, f)
+    }
+}
+
 impl runtime::Wire for ImageInfoSpecificQCow2 {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -239,7 +251,7 @@ impl runtime::Fields for ImageInfoSpecificQCow2 {
 }
 
 /// What only a VMDK image can tell.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct ImageInfoSpecificVmdk {
     /// The descriptor's createType.
     pub create_type: String,
@@ -260,6 +272,12 @@ impl ImageInfoSpecificVmdk {
         extents: Vec<ImageInfo>,
     ) -> Self {
         Self { create_type: create_type.into(), cid, parent_cid, extents }
+    }
+}
+
+impl std::fmt::Debug for ImageInfoSpecificVmdk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("ImageInfoSpecificVmdk", self, f)
     }
 }
 
@@ -292,7 +310,7 @@ impl runtime::Fields for ImageInfoSpecificVmdk {
 }
 
 /// What only images of one format can tell.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum ImageInfoSpecific {
     /// Of qcow2.
     Qcow2(ImageInfoSpecificQCow2),
@@ -310,6 +328,12 @@ impl ImageInfoSpecific {
             Self::Vmdk(_) => ImageInfoSpecificKind::Vmdk,
             Self::File(_) => ImageInfoSpecificKind::File,
         }
+    }
+}
+
+impl std::fmt::Debug for ImageInfoSpecific {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("ImageInfoSpecific", self, f)
     }
 }
 
@@ -392,7 +416,7 @@ impl runtime::Wire for ImageInfoSpecificKind {
 }
 
 /// What is known about an image.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct ImageInfo {
     /// Its file name.
     pub filename: String,
@@ -533,6 +557,12 @@ impl ImageInfo {
     }
 }
 
+impl std::fmt::Debug for ImageInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("ImageInfo", self, f)
+    }
+}
+
 impl runtime::Wire for ImageInfo {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -584,7 +614,7 @@ impl runtime::Fields for ImageInfo {
 }
 
 /// Outcome of a check of an image.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct ImageCheck {
     /// Its file name.
     pub filename: String,
@@ -695,6 +725,12 @@ impl ImageCheck {
     }
 }
 
+impl std::fmt::Debug for ImageCheck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("ImageCheck", self, f)
+    }
+}
+
 impl runtime::Wire for ImageCheck {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -740,7 +776,7 @@ impl runtime::Fields for ImageCheck {
 }
 
 /// A node, and what was set for it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockDeviceInfo {
     /// File name of the image.
     pub file: String,
@@ -954,6 +990,12 @@ impl BlockDeviceInfo {
     }
 }
 
+impl std::fmt::Debug for BlockDeviceInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockDeviceInfo", self, f)
+    }
+}
+
 impl runtime::Wire for BlockDeviceInfo {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -1092,7 +1134,7 @@ impl runtime::Wire for BlockDeviceIoStatus {
 }
 
 /// A run of bytes of an image that have one status.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockDeviceMapEntry {
     /// Where it begins, in bytes.
     pub start: i64,
@@ -1159,6 +1201,12 @@ impl BlockDeviceMapEntry {
     }
 }
 
+impl std::fmt::Debug for BlockDeviceMapEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockDeviceMapEntry", self, f)
+    }
+}
+
 impl runtime::Wire for BlockDeviceMapEntry {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -1198,7 +1246,7 @@ impl runtime::Fields for BlockDeviceMapEntry {
 }
 
 /// A dirty bitmap.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockDirtyInfo {
     /// Bytes that are dirty.
     pub count: i64,
@@ -1266,6 +1314,12 @@ impl BlockDirtyInfo {
     }
 }
 
+impl std::fmt::Debug for BlockDirtyInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockDirtyInfo", self, f)
+    }
+}
+
 impl runtime::Wire for BlockDirtyInfo {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -1301,7 +1355,7 @@ impl runtime::Fields for BlockDirtyInfo {
 }
 
 /// A device and what it holds.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockInfo {
     /// The device's name.
     pub device: String,
@@ -1380,6 +1434,12 @@ impl BlockInfo {
     }
 }
 
+impl std::fmt::Debug for BlockInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockInfo", self, f)
+    }
+}
+
 impl runtime::Wire for BlockInfo {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -1419,7 +1479,7 @@ impl runtime::Fields for BlockInfo {
 }
 
 /// What a device or node has done so far.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockDeviceStats {
     /// Bytes read.
     pub rd_bytes: i64,
@@ -1623,6 +1683,12 @@ impl BlockDeviceStats {
     }
 }
 
+impl std::fmt::Debug for BlockDeviceStats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockDeviceStats", self, f)
+    }
+}
+
 impl runtime::Wire for BlockDeviceStats {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -1702,7 +1768,7 @@ impl runtime::Fields for BlockDeviceStats {
 }
 
 /// What a device and the nodes below it have done so far.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockStats {
     /// The device's name; absent for a node that no device uses directly.
     pub device: Option<String>,
@@ -1757,6 +1823,12 @@ impl BlockStats {
     pub fn node_name(mut self, value: impl Into<String>) -> Self {
         self.node_name = Some(value.into());
         self
+    }
+}
+
+impl std::fmt::Debug for BlockStats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockStats", self, f)
     }
 }
 
@@ -1946,7 +2018,7 @@ impl runtime::Wire for BlockJobType {
 }
 
 /// A job.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockJobInfo {
     /// What it does.
     pub r#type: String,
@@ -2010,6 +2082,12 @@ impl BlockJobInfo {
     pub fn error(mut self, value: impl Into<String>) -> Self {
         self.error = Some(value.into());
         self
+    }
+}
+
+impl std::fmt::Debug for BlockJobInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockJobInfo", self, f)
     }
 }
 
@@ -2106,7 +2184,7 @@ impl runtime::Wire for NewImageMode {
 }
 
 /// An external snapshot to take.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevSnapshot {
     /// The device.
     pub device: Option<String>,
@@ -2171,6 +2249,12 @@ impl BlockdevSnapshot {
     }
 }
 
+impl std::fmt::Debug for BlockdevSnapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevSnapshot", self, f)
+    }
+}
+
 impl runtime::Wire for BlockdevSnapshot {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -2204,7 +2288,7 @@ impl runtime::Fields for BlockdevSnapshot {
 }
 
 /// A backup to make.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct DriveBackup {
     /// The device.
     pub device: String,
@@ -2272,6 +2356,12 @@ impl DriveBackup {
     pub fn on_target_error(mut self, value: BlockdevOnError) -> Self {
         self.on_target_error = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for DriveBackup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("DriveBackup", self, f)
     }
 }
 
@@ -2456,7 +2546,7 @@ impl runtime::Wire for BlockdevAioOptions {
 }
 
 /// How a node caches.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct BlockdevCacheOptions {
     /// Whether writes may complete before they are durable; on if absent.
     pub writeback: Option<bool>,
@@ -2491,6 +2581,12 @@ impl BlockdevCacheOptions {
     pub fn no_flush(mut self, value: bool) -> Self {
         self.no_flush = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for BlockdevCacheOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevCacheOptions", self, f)
     }
 }
 
@@ -2678,7 +2774,7 @@ impl runtime::Wire for BlockdevDriver {
 }
 
 /// Options that every node takes.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevOptionsBase {
     /// Its driver.
     pub driver: BlockdevDriver,
@@ -2803,6 +2899,12 @@ impl BlockdevOptionsBase {
     }
 }
 
+impl std::fmt::Debug for BlockdevOptionsBase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevOptionsBase", self, f)
+    }
+}
+
 impl runtime::Wire for BlockdevOptionsBase {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -2848,7 +2950,7 @@ impl runtime::Fields for BlockdevOptionsBase {
 }
 
 /// Options of drivers that reach a file or a device by name.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevOptionsFile {
     /// Path or URL.
     pub filename: String,
@@ -2867,6 +2969,12 @@ impl BlockdevOptionsFile {
     pub fn locking(mut self, value: super::OnOffAuto) -> Self {
         self.locking = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for BlockdevOptionsFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevOptionsFile", self, f)
     }
 }
 
@@ -2892,7 +3000,7 @@ impl runtime::Fields for BlockdevOptionsFile {
 }
 
 /// Options of the driver that shows a folder as a disk.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevOptionsVVFAT {
     /// The folder.
     pub dir: String,
@@ -2941,6 +3049,12 @@ impl BlockdevOptionsVVFAT {
     }
 }
 
+impl std::fmt::Debug for BlockdevOptionsVVFAT {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevOptionsVVFAT", self, f)
+    }
+}
+
 impl runtime::Wire for BlockdevOptionsVVFAT {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -2972,7 +3086,7 @@ impl runtime::Fields for BlockdevOptionsVVFAT {
 }
 
 /// Options of formats that take nothing but their file.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevOptionsGenericFormat {
     /// The node that holds the image.
     pub file: BlockdevRef,
@@ -2982,6 +3096,12 @@ impl BlockdevOptionsGenericFormat {
     /// One with its required members alone.
     pub fn new(file: BlockdevRef) -> Self {
         Self { file }
+    }
+}
+
+impl std::fmt::Debug for BlockdevOptionsGenericFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevOptionsGenericFormat", self, f)
     }
 }
 
@@ -3006,7 +3126,7 @@ impl runtime::Fields for BlockdevOptionsGenericFormat {
 }
 
 /// Options of formats that have a backing file.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevOptionsGenericCOWFormat {
     /// The node that holds the image.
     pub file: BlockdevRef,
@@ -3025,6 +3145,12 @@ impl BlockdevOptionsGenericCOWFormat {
     pub fn backing(mut self, value: BlockdevRef) -> Self {
         self.backing = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for BlockdevOptionsGenericCOWFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevOptionsGenericCOWFormat", self, f)
     }
 }
 
@@ -3050,7 +3176,7 @@ impl runtime::Fields for BlockdevOptionsGenericCOWFormat {
 }
 
 /// Options of qcow2.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevOptionsQcow2 {
     /// The node that holds the image.
     pub file: BlockdevRef,
@@ -3202,6 +3328,12 @@ impl BlockdevOptionsQcow2 {
     pub fn data_file(mut self, value: BlockdevRef) -> Self {
         self.data_file = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for BlockdevOptionsQcow2 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevOptionsQcow2", self, f)
     }
 }
 
@@ -3437,7 +3569,7 @@ impl runtime::Wire for BlkdebugEvent {
 }
 
 /// An error to inject.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlkdebugInjectErrorOptions {
     /// When.
     pub event: BlkdebugEvent,
@@ -3495,6 +3627,12 @@ impl BlkdebugInjectErrorOptions {
     }
 }
 
+impl std::fmt::Debug for BlkdebugInjectErrorOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlkdebugInjectErrorOptions", self, f)
+    }
+}
+
 impl runtime::Wire for BlkdebugInjectErrorOptions {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -3528,7 +3666,7 @@ impl runtime::Fields for BlkdebugInjectErrorOptions {
 }
 
 /// A change of blkdebug's state.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlkdebugSetStateOptions {
     /// When.
     pub event: BlkdebugEvent,
@@ -3549,6 +3687,12 @@ impl BlkdebugSetStateOptions {
     pub fn state(mut self, value: i64) -> Self {
         self.state = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for BlkdebugSetStateOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlkdebugSetStateOptions", self, f)
     }
 }
 
@@ -3579,7 +3723,7 @@ impl runtime::Fields for BlkdebugSetStateOptions {
 }
 
 /// Options of the driver that injects errors.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevOptionsBlkdebug {
     /// The node below it.
     pub image: BlockdevRef,
@@ -3628,6 +3772,12 @@ impl BlockdevOptionsBlkdebug {
     }
 }
 
+impl std::fmt::Debug for BlockdevOptionsBlkdebug {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevOptionsBlkdebug", self, f)
+    }
+}
+
 impl runtime::Wire for BlockdevOptionsBlkdebug {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -3659,7 +3809,7 @@ impl runtime::Fields for BlockdevOptionsBlkdebug {
 }
 
 /// Options of the driver that compares two images.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevOptionsBlkverify {
     /// The image under test.
     pub test: BlockdevRef,
@@ -3671,6 +3821,12 @@ impl BlockdevOptionsBlkverify {
     /// One with its required members alone.
     pub fn new(test: BlockdevRef, raw: BlockdevRef) -> Self {
         Self { test, raw }
+    }
+}
+
+impl std::fmt::Debug for BlockdevOptionsBlkverify {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevOptionsBlkverify", self, f)
     }
 }
 
@@ -3696,7 +3852,7 @@ impl runtime::Fields for BlockdevOptionsBlkverify {
 }
 
 /// Options of the driver whose children must agree.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevOptionsQuorum {
     /// Whether any difference ends the program; off if absent.
     pub blkverify: Option<bool>,
@@ -3717,6 +3873,12 @@ impl BlockdevOptionsQuorum {
     pub fn blkverify(mut self, value: bool) -> Self {
         self.blkverify = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for BlockdevOptionsQuorum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevOptionsQuorum", self, f)
     }
 }
 
@@ -3747,7 +3909,7 @@ impl runtime::Fields for BlockdevOptionsQuorum {
 }
 
 /// How to open a node.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockdevOptions {
     /// Its driver.
     pub driver: BlockdevOptionsBranch,
@@ -3879,6 +4041,12 @@ impl BlockdevOptions {
     }
 }
 
+impl std::fmt::Debug for BlockdevOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevOptions", self, f)
+    }
+}
+
 impl runtime::Wire for BlockdevOptions {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -3938,7 +4106,7 @@ impl runtime::Fields for BlockdevOptions {
 }
 
 /// What `BlockdevOptions` holds besides its base, by `driver`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum BlockdevOptionsBranch {
     /// A file.
     File(BlockdevOptionsFile),
@@ -4106,7 +4274,7 @@ impl BlockdevOptionsBranch {
 }
 
 /// A node: one to be opened, or one that is there.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum BlockdevRef {
     /// How to open it.
     Definition(Box<BlockdevOptions>),
@@ -4114,6 +4282,12 @@ pub enum BlockdevRef {
     Reference(String),
     /// No node: the image's own backing file is left alone.
     Null(runtime::Null),
+}
+
+impl std::fmt::Debug for BlockdevRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevRef", self, f)
+    }
 }
 
 impl runtime::Wire for BlockdevRef {

@@ -70,7 +70,7 @@ impl runtime::Wire for ErrorClass {
 }
 
 /// `VersionInfo-qemu`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct VersionInfoQemu {
     /// `major`.
     pub major: i64,
@@ -84,6 +84,12 @@ impl VersionInfoQemu {
     /// One with its required members alone.
     pub fn new(major: i64, minor: i64, micro: i64) -> Self {
         Self { major, minor, micro }
+    }
+}
+
+impl std::fmt::Debug for VersionInfoQemu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("VersionInfoQemu", self, f)
     }
 }
 
@@ -114,7 +120,7 @@ impl runtime::Fields for VersionInfoQemu {
 }
 
 /// Which version a server speaks for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct VersionInfo {
     /// The version of QEMU whose interface it offers.
     pub qemu: VersionInfoQemu,
@@ -126,6 +132,12 @@ impl VersionInfo {
     /// One with its required members alone.
     pub fn new(qemu: VersionInfoQemu, package: impl Into<String>) -> Self {
         Self { qemu, package: package.into() }
+    }
+}
+
+impl std::fmt::Debug for VersionInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("VersionInfo", self, f)
     }
 }
 
@@ -151,7 +163,7 @@ impl runtime::Fields for VersionInfo {
 }
 
 /// A command that a server knows.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct CommandInfo {
     /// Its name.
     pub name: String,
@@ -161,6 +173,12 @@ impl CommandInfo {
     /// One with its required members alone.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into() }
+    }
+}
+
+impl std::fmt::Debug for CommandInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("CommandInfo", self, f)
     }
 }
 

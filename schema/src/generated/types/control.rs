@@ -190,7 +190,7 @@ impl runtime::Wire for JSONType {
 }
 
 /// What every entry of the schema has.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct SchemaInfoBase {
     /// Of a command or event its name, of a type a number that has no meaning.
     pub name: String,
@@ -211,6 +211,12 @@ impl SchemaInfoBase {
     pub fn features(mut self, value: Vec<String>) -> Self {
         self.features = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for SchemaInfoBase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("SchemaInfoBase", self, f)
     }
 }
 
@@ -241,7 +247,7 @@ impl runtime::Fields for SchemaInfoBase {
 }
 
 /// A type that the language has.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct SchemaInfoBuiltin {
     /// Its form on the wire.
     pub json_type: JSONType,
@@ -251,6 +257,12 @@ impl SchemaInfoBuiltin {
     /// One with its required members alone.
     pub fn new(json_type: JSONType) -> Self {
         Self { json_type }
+    }
+}
+
+impl std::fmt::Debug for SchemaInfoBuiltin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("SchemaInfoBuiltin", self, f)
     }
 }
 
@@ -275,7 +287,7 @@ impl runtime::Fields for SchemaInfoBuiltin {
 }
 
 /// A value of an enum.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct SchemaInfoEnumMember {
     /// The value.
     pub name: String,
@@ -294,6 +306,12 @@ impl SchemaInfoEnumMember {
     pub fn features(mut self, value: Vec<String>) -> Self {
         self.features = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for SchemaInfoEnumMember {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("SchemaInfoEnumMember", self, f)
     }
 }
 
@@ -319,7 +337,7 @@ impl runtime::Fields for SchemaInfoEnumMember {
 }
 
 /// A set of strings.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct SchemaInfoEnum {
     /// Its values.
     pub members: Vec<SchemaInfoEnumMember>,
@@ -331,6 +349,12 @@ impl SchemaInfoEnum {
     /// One with its required members alone.
     pub fn new(members: Vec<SchemaInfoEnumMember>, values: Vec<String>) -> Self {
         Self { members, values }
+    }
+}
+
+impl std::fmt::Debug for SchemaInfoEnum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("SchemaInfoEnum", self, f)
     }
 }
 
@@ -356,7 +380,7 @@ impl runtime::Fields for SchemaInfoEnum {
 }
 
 /// An array type.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct SchemaInfoArray {
     /// Name of its elements' type.
     pub element_type: String,
@@ -366,6 +390,12 @@ impl SchemaInfoArray {
     /// One with its required members alone.
     pub fn new(element_type: impl Into<String>) -> Self {
         Self { element_type: element_type.into() }
+    }
+}
+
+impl std::fmt::Debug for SchemaInfoArray {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("SchemaInfoArray", self, f)
     }
 }
 
@@ -390,7 +420,7 @@ impl runtime::Fields for SchemaInfoArray {
 }
 
 /// A member of an object type.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct SchemaInfoObjectMember {
     /// Its name.
     pub name: String,
@@ -423,6 +453,12 @@ impl SchemaInfoObjectMember {
     }
 }
 
+impl std::fmt::Debug for SchemaInfoObjectMember {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("SchemaInfoObjectMember", self, f)
+    }
+}
+
 impl runtime::Wire for SchemaInfoObjectMember {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -452,7 +488,7 @@ impl runtime::Fields for SchemaInfoObjectMember {
 }
 
 /// Members that an object has for one value of its tag.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct SchemaInfoObjectVariant {
     /// The value.
     pub case: String,
@@ -464,6 +500,12 @@ impl SchemaInfoObjectVariant {
     /// One with its required members alone.
     pub fn new(case: impl Into<String>, r#type: impl Into<String>) -> Self {
         Self { case: case.into(), r#type: r#type.into() }
+    }
+}
+
+impl std::fmt::Debug for SchemaInfoObjectVariant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("SchemaInfoObjectVariant", self, f)
     }
 }
 
@@ -489,7 +531,7 @@ impl runtime::Fields for SchemaInfoObjectVariant {
 }
 
 /// An object type.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct SchemaInfoObject {
     /// Members that it always has.
     pub members: Vec<SchemaInfoObjectMember>,
@@ -520,6 +562,12 @@ impl SchemaInfoObject {
     }
 }
 
+impl std::fmt::Debug for SchemaInfoObject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("SchemaInfoObject", self, f)
+    }
+}
+
 impl runtime::Wire for SchemaInfoObject {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -547,7 +595,7 @@ impl runtime::Fields for SchemaInfoObject {
 }
 
 /// One of the types that an alternate may be.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct SchemaInfoAlternateMember {
     /// Its name.
     pub r#type: String,
@@ -557,6 +605,12 @@ impl SchemaInfoAlternateMember {
     /// One with its required members alone.
     pub fn new(r#type: impl Into<String>) -> Self {
         Self { r#type: r#type.into() }
+    }
+}
+
+impl std::fmt::Debug for SchemaInfoAlternateMember {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("SchemaInfoAlternateMember", self, f)
     }
 }
 
@@ -581,7 +635,7 @@ impl runtime::Fields for SchemaInfoAlternateMember {
 }
 
 /// A type that is one of several.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct SchemaInfoAlternate {
     /// The types.
     pub members: Vec<SchemaInfoAlternateMember>,
@@ -591,6 +645,12 @@ impl SchemaInfoAlternate {
     /// One with its required members alone.
     pub fn new(members: Vec<SchemaInfoAlternateMember>) -> Self {
         Self { members }
+    }
+}
+
+impl std::fmt::Debug for SchemaInfoAlternate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("SchemaInfoAlternate", self, f)
     }
 }
 
@@ -615,7 +675,7 @@ impl runtime::Fields for SchemaInfoAlternate {
 }
 
 /// A command.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct SchemaInfoCommand {
     /// Name of the object type of its arguments.
     pub arg_type: String,
@@ -636,6 +696,12 @@ impl SchemaInfoCommand {
     pub fn allow_oob(mut self, value: bool) -> Self {
         self.allow_oob = Some(value);
         self
+    }
+}
+
+impl std::fmt::Debug for SchemaInfoCommand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("SchemaInfoCommand", self, f)
     }
 }
 
@@ -666,7 +732,7 @@ impl runtime::Fields for SchemaInfoCommand {
 }
 
 /// An event.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct SchemaInfoEvent {
     /// Name of the object type of its data.
     pub arg_type: String,
@@ -676,6 +742,12 @@ impl SchemaInfoEvent {
     /// One with its required members alone.
     pub fn new(arg_type: impl Into<String>) -> Self {
         Self { arg_type: arg_type.into() }
+    }
+}
+
+impl std::fmt::Debug for SchemaInfoEvent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("SchemaInfoEvent", self, f)
     }
 }
 
@@ -700,7 +772,7 @@ impl runtime::Fields for SchemaInfoEvent {
 }
 
 /// An entry of the schema.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct SchemaInfo {
     /// Of a command or event its name, of a type a number that has no meaning.
     pub name: String,
@@ -728,6 +800,12 @@ impl SchemaInfo {
     /// The value of `meta-type`.
     pub fn kind(&self) -> SchemaMetaType {
         self.meta_type.kind()
+    }
+}
+
+impl std::fmt::Debug for SchemaInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("SchemaInfo", self, f)
     }
 }
 
@@ -759,7 +837,7 @@ impl runtime::Fields for SchemaInfo {
 }
 
 /// What `SchemaInfo` holds besides its base, by `meta-type`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum SchemaInfoBranch {
     /// A type that the language has.
     Builtin(SchemaInfoBuiltin),
@@ -817,7 +895,7 @@ impl SchemaInfoBranch {
 }
 
 /// Where to listen, in the spelling of older commands.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum SocketAddressLegacy {
     /// A TCP host and port.
     Inet(super::InetSocketAddress),
@@ -832,6 +910,12 @@ impl SocketAddressLegacy {
             Self::Inet(_) => SocketAddressLegacyKind::Inet,
             Self::Unix(_) => SocketAddressLegacyKind::Unix,
         }
+    }
+}
+
+impl std::fmt::Debug for SocketAddressLegacy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("SocketAddressLegacy", self, f)
     }
 }
 
@@ -998,7 +1082,7 @@ impl runtime::Wire for BlockExportType {
 }
 
 /// Options that every export takes.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockExportOptionsBase {
     /// How the node is served.
     pub r#type: BlockExportType,
@@ -1069,6 +1153,12 @@ impl BlockExportOptionsBase {
     }
 }
 
+impl std::fmt::Debug for BlockExportOptionsBase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockExportOptionsBase", self, f)
+    }
+}
+
 impl runtime::Wire for BlockExportOptionsBase {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -1106,7 +1196,7 @@ impl runtime::Fields for BlockExportOptionsBase {
 }
 
 /// Options of an export by the NBD server.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct BlockExportOptionsNbd {
     /// The export's name; that of the node if absent.
     pub name: Option<String>,
@@ -1135,6 +1225,12 @@ impl BlockExportOptionsNbd {
     }
 }
 
+impl std::fmt::Debug for BlockExportOptionsNbd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockExportOptionsNbd", self, f)
+    }
+}
+
 impl runtime::Wire for BlockExportOptionsNbd {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -1157,7 +1253,7 @@ impl runtime::Fields for BlockExportOptionsNbd {
 }
 
 /// An export.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockExportOptions {
     /// How the node is served.
     pub r#type: BlockExportOptionsBranch,
@@ -1239,6 +1335,12 @@ impl BlockExportOptions {
     }
 }
 
+impl std::fmt::Debug for BlockExportOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockExportOptions", self, f)
+    }
+}
+
 impl runtime::Wire for BlockExportOptions {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -1286,7 +1388,7 @@ impl runtime::Fields for BlockExportOptions {
 }
 
 /// What `BlockExportOptions` holds besides its base, by `type`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum BlockExportOptionsBranch {
     /// By the NBD server.
     Nbd(BlockExportOptionsNbd),
@@ -1314,7 +1416,7 @@ impl BlockExportOptionsBranch {
 }
 
 /// An export.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BlockExportInfo {
     /// Its name.
     pub id: String,
@@ -1335,6 +1437,12 @@ impl BlockExportInfo {
         shutting_down: bool,
     ) -> Self {
         Self { id: id.into(), r#type, node_name: node_name.into(), shutting_down }
+    }
+}
+
+impl std::fmt::Debug for BlockExportInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockExportInfo", self, f)
     }
 }
 

@@ -94,7 +94,7 @@ impl runtime::Wire for QCryptoSecretFormat {
 }
 
 /// What secrets have in common, wherever they come from.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct SecretCommonProperties {
     /// How the bytes are written; as they are if absent.
     pub format: Option<QCryptoSecretFormat>,
@@ -132,6 +132,12 @@ impl SecretCommonProperties {
     }
 }
 
+impl std::fmt::Debug for SecretCommonProperties {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("SecretCommonProperties", self, f)
+    }
+}
+
 impl runtime::Wire for SecretCommonProperties {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -159,7 +165,7 @@ impl runtime::Fields for SecretCommonProperties {
 }
 
 /// A secret, given in place or as a file.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct SecretProperties {
     /// How the bytes are written; as they are if absent.
     pub format: Option<QCryptoSecretFormat>,
@@ -215,6 +221,12 @@ impl SecretProperties {
     }
 }
 
+impl std::fmt::Debug for SecretProperties {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("SecretProperties", self, f)
+    }
+}
+
 impl runtime::Wire for SecretProperties {
     fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
         runtime::read_fields(value, context)
@@ -246,7 +258,7 @@ impl runtime::Fields for SecretProperties {
 }
 
 /// What all objects have.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct ObjectOptionsBase {
     /// The kind.
     pub qom_type: ObjectType,
@@ -258,6 +270,12 @@ impl ObjectOptionsBase {
     /// One with its required members alone.
     pub fn new(qom_type: ObjectType, id: impl Into<String>) -> Self {
         Self { qom_type, id: id.into() }
+    }
+}
+
+impl std::fmt::Debug for ObjectOptionsBase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("ObjectOptionsBase", self, f)
     }
 }
 
@@ -283,7 +301,7 @@ impl runtime::Fields for ObjectOptionsBase {
 }
 
 /// An object.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct ObjectOptions {
     /// The kind.
     pub qom_type: ObjectOptionsBranch,
@@ -302,6 +320,12 @@ impl ObjectOptions {
     /// The value of `qom-type`.
     pub fn kind(&self) -> ObjectType {
         self.qom_type.kind()
+    }
+}
+
+impl std::fmt::Debug for ObjectOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("ObjectOptions", self, f)
     }
 }
 
@@ -331,7 +355,7 @@ impl runtime::Fields for ObjectOptions {
 }
 
 /// What `ObjectOptions` holds besides its base, by `qom-type`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum ObjectOptionsBranch {
     /// A passphrase or key.
     Secret(SecretProperties),
