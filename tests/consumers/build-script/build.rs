@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use qapi_codegen::{Builder, Conditions, Options, Unknown};
+use qapi_codegen::{Builder, Conditions, Futures, Options, Server, Unknown};
 
 fn main() {
     Builder::new("../../../schema/block-core.json")
@@ -17,6 +17,17 @@ fn main() {
             ..Options::default()
         })
         .file("by_feature.rs")
+        .build();
+
+    Builder::new("qapi/open.json")
+        .options(Options {
+            server: Server {
+                futures: Futures::Send,
+                ..Server::default()
+            },
+            ..Options::default()
+        })
+        .file("open.rs")
         .build();
 
     let folder = Path::new("../../schemas/ok");

@@ -11,6 +11,11 @@ pub mod conditions {
     include!(concat!(env!("OUT_DIR"), "/by_feature.rs"));
 }
 
+/// A schema that newer ones extend, and whose servers' futures run anywhere.
+pub mod open {
+    include!(concat!(env!("OUT_DIR"), "/open.rs"));
+}
+
 /// Every valid case of the schema tests: that it compiles is the test.
 pub mod cases {
     include!(concat!(env!("OUT_DIR"), "/cases.rs"));
