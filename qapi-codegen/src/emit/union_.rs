@@ -219,7 +219,7 @@ fn branches(
     );
     let kind_doc = format!(" The value of `{}`.", union.discriminator);
     let entity_cfg = context.cfg(&entity.cond);
-    let derives = context.derives(entity, &quote!(Clone, PartialEq));
+    let derives = context.derives(entity, &quote!(Debug, Clone, PartialEq));
     let growth = context.growth();
     let variants = arms.iter().map(|arm| &arm.variant);
     let takes = arms.iter().map(|arm| &arm.take);

@@ -844,7 +844,7 @@ pub mod types {
         }
 
         /// What `Tag` holds besides its base, by `members`.
-        #[derive(Clone, PartialEq)]
+        #[derive(Debug, Clone, PartialEq)]
         #[non_exhaustive]
         pub enum TagBranch2 {
             /// `self`.

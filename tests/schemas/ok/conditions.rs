@@ -184,7 +184,7 @@ pub mod types {
         }
 
         /// What `Choice` holds besides its base, by `kind`.
-        #[derive(Clone, PartialEq)]
+        #[derive(Debug, Clone, PartialEq)]
         #[non_exhaustive]
         pub enum ChoiceBranch {
             /// `a`.

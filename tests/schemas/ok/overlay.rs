@@ -269,7 +269,7 @@ pub mod types {
         }
 
         /// What `U` holds besides its base, by `kind`.
-        #[derive(Clone, PartialEq)]
+        #[derive(Debug, Clone, PartialEq)]
         #[non_exhaustive]
         pub enum UBranch {
             /// The "first"

@@ -17,7 +17,7 @@ pub struct Timestamp {
 
 impl Timestamp {
     /// When nobody knows.
-    const UNKNOWN: Self = Self {
+    pub const UNKNOWN: Self = Self {
         seconds: -1,
         microseconds: -1,
     };

@@ -406,7 +406,7 @@ impl runtime::Fields for SocketAddress {
 }
 
 /// What `SocketAddress` holds besides its base, by `type`.
-#[derive(Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum SocketAddressBranch {
     /// A TCP host and port.
     Inet(InetSocketAddress),
@@ -916,7 +916,7 @@ impl runtime::Fields for BlockdevQcow2Encryption {
 }
 
 /// What `BlockdevQcow2Encryption` holds besides its base, by `format`.
-#[derive(Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum BlockdevQcow2EncryptionBranch {
     /// AES-CBC with the key derived from the passphrase alone; weak, for old images.
     Aes(QCryptoBlockOptionsQCow),
@@ -1085,7 +1085,7 @@ impl runtime::Fields for BlockdevQcowEncryption {
 }
 
 /// What `BlockdevQcowEncryption` holds besides its base, by `format`.
-#[derive(Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum BlockdevQcowEncryptionBranch {
     /// AES-CBC with the key derived from the passphrase alone.
     Aes(QCryptoBlockOptionsQCow),
@@ -1572,7 +1572,7 @@ impl runtime::Fields for ImageInfoSpecificQCow2Encryption {
 }
 
 /// What `ImageInfoSpecificQCow2Encryption` holds besides its base, by `format`.
-#[derive(Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ImageInfoSpecificQCow2EncryptionBranch {
     /// AES-CBC with the key derived from the passphrase alone; weak, for old images.
     Aes,

@@ -4106,7 +4106,7 @@ impl runtime::Fields for BlockdevOptions {
 }
 
 /// What `BlockdevOptions` holds besides its base, by `driver`.
-#[derive(Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum BlockdevOptionsBranch {
     /// A file.
     File(BlockdevOptionsFile),

@@ -837,7 +837,7 @@ impl runtime::Fields for SchemaInfo {
 }
 
 /// What `SchemaInfo` holds besides its base, by `meta-type`.
-#[derive(Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum SchemaInfoBranch {
     /// A type that the language has.
     Builtin(SchemaInfoBuiltin),
@@ -1388,7 +1388,7 @@ impl runtime::Fields for BlockExportOptions {
 }
 
 /// What `BlockExportOptions` holds besides its base, by `type`.
-#[derive(Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum BlockExportOptionsBranch {
     /// By the NBD server.
     Nbd(BlockExportOptionsNbd),

@@ -355,7 +355,7 @@ impl runtime::Fields for ObjectOptions {
 }
 
 /// What `ObjectOptions` holds besides its base, by `qom-type`.
-#[derive(Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ObjectOptionsBranch {
     /// A passphrase or key.
     Secret(SecretProperties),
