@@ -93,7 +93,7 @@ fn check_compiles(edition: &str, flags: &[&str]) {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let name = format!("cases-{edition}-{}", flags.len());
     let file = folder.join(&name).with_extension("rs");
-    std::fs::write(&file, source).unwrap();
+    std::fs::write(&file, source).expect("room for a file");
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = std::process::Command::new(rustc)
         .args(["--edition", edition, "--crate-type=lib", "--emit=metadata"])
@@ -102,7 +102,7 @@ fn check_compiles(edition: &str, flags: &[&str]) {
         .arg(folder.join(&name).with_extension("rmeta"))
         .arg(&file)
         .output()
-        .unwrap();
+        .expect("rustc runs");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "edition {edition}: {errors}");
 }
