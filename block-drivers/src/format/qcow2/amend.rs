@@ -9,9 +9,8 @@ use block_core::{Error, IoBuf, Result};
 
 use super::error::ImageError;
 use super::geometry::Geometry;
-use super::header::{
-    Compression, Extension, MAX_BACKING_NAME, MAX_REFCOUNT_TABLE_BYTES, Version, feature_names,
-};
+use super::header::{Compression, Extension, MAX_BACKING_NAME, MAX_REFCOUNT_TABLE_BYTES, Version};
+use super::header_write::feature_names;
 use super::image::Image;
 use super::layout::{L1Entry, compatible, extension, incompatible};
 use super::map::Cluster;

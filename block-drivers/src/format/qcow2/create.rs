@@ -9,8 +9,8 @@ use block_core::{Error, Result};
 use super::geometry::Geometry;
 use super::header::{
     Compression, Encryption, Extension, Header, MAX_BACKING_NAME, MAX_L1_BYTES, Version,
-    feature_names,
 };
+use super::header_write::feature_names;
 use super::image::{Image, OpenOptions};
 use super::layout::{compatible, extension, incompatible};
 use crate::kit::addr::HostOffset;

@@ -5,7 +5,7 @@ use block_core::driver::{AmendOptions, BackingName, SnapshotChange};
 
 use block_schema::types::SnapshotInfo;
 
-use super::super::header::Rewrite;
+use super::super::header_write::Rewrite;
 use super::*;
 
 fn amend(disk: &Disk, options: &AmendOptions) -> block_core::Result<()> {

@@ -12,7 +12,8 @@ use block_core::driver::{Preallocation, Repair, ZeroFlags};
 use block_core::secret::Secret;
 
 use super::create::{CreateEncryption, CreateOptions, create};
-use super::header::{Compression, Extension, Header, UPDATE_OFFSET, Version};
+use super::header::{Compression, Extension, Header, Version};
+use super::header_write::UPDATE_OFFSET;
 use super::image::{Image, OpenOptions};
 use crate::kit::testing::{Bench, Event, MemoryFile, Random, apply, block_on, run_all};
 
