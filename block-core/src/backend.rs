@@ -96,14 +96,19 @@ impl Backend {
             });
         }
         match request.op {
-            Op::Write | Op::WriteZeroes(_) | Op::Discard
+            Op::Write | Op::WriteCompressed | Op::WriteZeroes(_) | Op::Discard
                 if self.read_only || node.is_read_only() =>
             {
                 Err(Error::ReadOnly {
                     node: node.name().to_owned(),
                 })
             }
-            Op::Read | Op::Flush | Op::Write | Op::WriteZeroes(_) | Op::Discard => Ok(()),
+            Op::Read
+            | Op::Flush
+            | Op::Write
+            | Op::WriteCompressed
+            | Op::WriteZeroes(_)
+            | Op::Discard => Ok(()),
         }
     }
 }

@@ -288,6 +288,18 @@ pub trait Driver: Send + Sync + 'static {
         unsupported(cx, "writing")
     }
 
+    /// Whether [`write_compressed`](Driver::write_compressed) can work on this node.
+    fn can_compress(&self) -> bool {
+        false
+    }
+
+    /// Writes `buf` at `offset`, compressed. Only whole units, `cluster_size` in
+    /// [`describe`](Driver::describe), can be; the last of the node may be shorter. The node is
+    /// writable; the range is checked against its length and nothing else.
+    fn write_compressed<'a>(&'a self, cx: &'a Cx, _offset: u64, _buf: IoBuf) -> Pending<'a> {
+        unsupported(cx, "compressed writes")
+    }
+
     /// Makes `range` read as zeroes. The default writes zero bytes.
     fn write_zeroes<'a>(&'a self, cx: &'a Cx, range: Range<u64>, flags: ZeroFlags) -> Pending<'a> {
         Box::pin(generic::write_zero_bytes(cx, range, flags))

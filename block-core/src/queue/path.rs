@@ -115,7 +115,9 @@ impl LocalQueue {
         match request.op {
             Op::Read => {}
             Op::Write if !request.fua && snapshot.graph.plain_writes(root) => {}
-            Op::Write | Op::WriteZeroes(_) | Op::Discard | Op::Flush => return Fast::Slow(request),
+            Op::Write | Op::WriteCompressed | Op::WriteZeroes(_) | Op::Discard | Op::Flush => {
+                return Fast::Slow(request);
+            }
         }
         if request.len == 0 {
             return Fast::Ended(Ok(()), request.buf);

@@ -382,6 +382,20 @@ impl Child {
         }
     }
 
+    /// Writes `buf` at `offset`, compressed; see
+    /// [`Driver::write_compressed`](crate::driver::Driver::write_compressed).
+    ///
+    /// # Errors
+    /// As [`write`](Child::write).
+    pub async fn write_compressed(&self, offset: u64, buf: IoBuf) -> Result<()> {
+        let range = self.writable_range(offset, buf.len() as u64)?;
+        if range.is_empty() {
+            return Ok(());
+        }
+        let cx = self.enter_node(Access::Write, &range).await;
+        generic::write_compressed(&cx, offset, buf).await
+    }
+
     /// Makes `range` read as zeroes.
     ///
     /// # Errors

@@ -30,7 +30,7 @@ pub(crate) enum Durable {
 pub(crate) fn verb(op: Op) -> &'static str {
     match op {
         Op::Read => "read",
-        Op::Write => "write",
+        Op::Write | Op::WriteCompressed => "write",
         Op::WriteZeroes(_) => "write zeroes",
         Op::Discard => "discard",
         Op::Flush => "flush",
@@ -51,6 +51,14 @@ pub(crate) async fn perform(cx: &Cx, request: Request) -> Result<()> {
         _ if range.is_empty() => Ok(()),
         Op::Read => read(cx, request.offset, request.buf).await,
         Op::Write => write(cx, request.offset, request.buf, durable).await,
+        Op::WriteCompressed => {
+            write_compressed(cx, request.offset, request.buf).await?;
+            if durable == Durable::Now {
+                flush(cx).await
+            } else {
+                Ok(())
+            }
+        }
         Op::WriteZeroes(flags) => {
             write_zeroes(cx, range, flags).await?;
             if durable == Durable::Now {
@@ -110,6 +118,12 @@ pub(crate) async fn write(cx: &Cx, offset: u64, buf: IoBuf, durable: Durable) ->
     } else {
         Ok(())
     }
+}
+
+/// Writes to the node's driver, compressed: neither padded nor cut, since only the driver knows its
+/// unit.
+pub(crate) async fn write_compressed(cx: &Cx, offset: u64, buf: IoBuf) -> Result<()> {
+    cx.node().driver().write_compressed(cx, offset, buf).await
 }
 
 /// Makes a range of the node read as zeroes, cut to its limits; zero bytes are written to edges

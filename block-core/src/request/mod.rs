@@ -24,6 +24,8 @@ pub enum Op {
     Read,
     /// Writes the buffer.
     Write,
+    /// Writes the buffer, compressed: whole units of the format that can do so.
+    WriteCompressed,
     /// Makes a range read as zeroes.
     WriteZeroes(ZeroFlags),
     /// Says that a range is not needed.
@@ -67,6 +69,14 @@ impl Request {
             len: buf.len() as u64,
             fua: false,
             buf,
+        }
+    }
+
+    /// Writes all of `buf` at `offset`, compressed: whole clusters, but for the end of the node.
+    pub fn write_compressed(offset: u64, buf: IoBuf) -> Request {
+        Request {
+            op: Op::WriteCompressed,
+            ..Request::write(offset, buf)
         }
     }
 
@@ -114,7 +124,7 @@ impl Request {
     pub(crate) fn access(&self) -> Access {
         match self.op {
             Op::Read | Op::Flush => Access::Read,
-            Op::Write | Op::WriteZeroes(_) | Op::Discard => Access::Write,
+            Op::Write | Op::WriteCompressed | Op::WriteZeroes(_) | Op::Discard => Access::Write,
         }
     }
 
