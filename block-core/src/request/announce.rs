@@ -256,7 +256,8 @@ impl Claims {
     }
 
     pub(crate) fn resume(&self) {
-        self.quiesced.fetch_sub(1, Ordering::Relaxed);
+        // Whoever finds the gate open sees what was done while it was closed.
+        self.quiesced.fetch_sub(1, Ordering::Release);
         self.obstacles.fetch_sub(1, Ordering::Release);
         self.released.wake_all();
     }
