@@ -14,9 +14,11 @@ use std::sync::Arc;
 
 use block_schema::types::{ImageInfoSpecific, SnapshotInfo};
 
+use crate::bitmap::Bitmaps;
 use crate::buffer::IoBuf;
 use crate::engine::Leaf;
 use crate::error::{Error, Result};
+use crate::graph::Node;
 use crate::graph::perm::Use;
 use crate::limits::Limits;
 use crate::request::generic;
@@ -359,6 +361,31 @@ pub trait Driver: Send + Sync + 'static {
             let reason = format!("Device '{}' is not encrypted", cx.node_name());
             Err(Error::invalid("device", reason))
         })
+    }
+
+    /// The dirty bitmaps that the image stores, loaded: the node's own from now on. The driver
+    /// stores them when it closes. The default has none.
+    fn bitmaps(&self) -> Option<Arc<Bitmaps>> {
+        None
+    }
+
+    /// Whether the image can store one more bitmap. The granularity is a power of two from 512 on,
+    /// and no bitmap of the node has the name.
+    ///
+    /// # Errors
+    /// `InvalidOption` with the reason why not.
+    fn check_new_bitmap(&self, node: &Node, _name: &str, _granularity: u32) -> Result<()> {
+        let reason = format!(
+            "Can't store persistent bitmaps to {}: Operation not supported",
+            node.name()
+        );
+        Err(Error::invalid("persistent", reason))
+    }
+
+    /// Removes a bitmap from the image, durably; one that is not stored there is no error. Runs
+    /// drained, before the node loses it.
+    fn remove_bitmap<'a>(&'a self, _cx: &'a Cx, _name: &'a str) -> Pending<'a> {
+        Box::pin(async { Ok(()) })
     }
 
     /// Hears what its parents do with it; a protocol driver tells other processes by locks.

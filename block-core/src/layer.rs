@@ -459,12 +459,11 @@ impl Layer {
                 node: child.node_name().to_owned(),
             });
         }
+        self.check_bitmaps_resize(id, len)?;
         let _drained = self.drain(&[id]).await;
-        child
-            .node()
-            .driver()
-            .resize(&child.cx(), len, preallocation)
-            .await
+        let driver = child.node().driver();
+        driver.resize(&child.cx(), len, preallocation).await?;
+        self.bitmaps_follow_resize(id)
     }
 
     /// Gives an image that was opened without its key a passphrase.
@@ -512,7 +511,12 @@ impl Layer {
             });
         }
         let _drained = self.drain(&[id]).await;
-        child.node().driver().snapshot(&child.cx(), change).await
+        let applied = matches!(change, SnapshotChange::Apply(_));
+        let snapshot = child.node().driver().snapshot(&child.cx(), change).await?;
+        if applied {
+            self.bitmaps_follow_change(id)?;
+        }
+        Ok(snapshot)
     }
 
     /// Names another backing file in an image, or none, drained; the one that is open stays open.
@@ -543,7 +547,8 @@ impl Layer {
         let _change = self.change().await;
         let child = self.writable_node(queue, id)?;
         let _drained = self.drain(&[id]).await;
-        child.node().driver().make_empty(&child.cx()).await
+        child.node().driver().make_empty(&child.cx()).await?;
+        self.bitmaps_follow_change(id)
     }
 
     /// Changes the format of an image, drained; afterwards the node only reads.

@@ -6,6 +6,7 @@
 
 pub mod atomic;
 pub mod backend;
+pub mod bitmap;
 pub mod buffer;
 pub mod driver;
 pub mod engine;

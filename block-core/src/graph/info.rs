@@ -93,6 +93,19 @@ async fn own_info(queue: &LocalQueue, graph: &Graph, index: NodeIndex) -> Result
     Ok(info)
 }
 
+/// Bytes that a bit of a bitmap stands for, unless somebody says otherwise: the image's clusters,
+/// as far as they are of a useful size.
+pub(crate) fn default_granularity(graph: &Graph, index: NodeIndex) -> u32 {
+    const DEFAULT: u64 = 64 << 10;
+    let own = graph.entry(index).node.driver().describe();
+    let cluster_size = own.cluster_size;
+    let cluster_size = cluster_size.or_else(|| seen_through(graph, index).cluster_size);
+    let granularity = cluster_size.unwrap_or(DEFAULT).clamp(4096, DEFAULT);
+    u32::try_from(granularity)
+        .unwrap_or(4096)
+        .next_power_of_two()
+}
+
 /// What a node that only filters or shifts says of its child's image.
 fn seen_through(graph: &Graph, index: NodeIndex) -> Description {
     let entry = graph.entry(index);

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use crate::bitmap::Bitmaps;
 use crate::driver::Driver;
 use crate::engine::{Leaf, LeafId};
 use crate::error::{Error, Result};
@@ -95,6 +96,7 @@ pub struct Node {
     id: NodeId,
     facts: NodeFacts,
     driver: Box<dyn Driver>,
+    bitmaps: Arc<Bitmaps>,
     pub(crate) claims: Claims,
     /// Somebody was told that the image is corrupt.
     corruption_told: AtomicBool,
@@ -109,6 +111,7 @@ impl Node {
         Arc::new(Node {
             id,
             facts,
+            bitmaps: driver.bitmaps().unwrap_or_default(),
             driver,
             claims: Claims::default(),
             corruption_told: AtomicBool::new(false),
@@ -138,6 +141,11 @@ impl Node {
     /// Whether this is the first time that the image is found corrupt.
     pub(crate) fn tells_corruption(&self) -> bool {
         !self.corruption_told.swap(true, Ordering::Relaxed)
+    }
+
+    /// Its dirty bitmaps.
+    pub fn bitmaps(&self) -> &Bitmaps {
+        &self.bitmaps
     }
 
     /// The inside.
@@ -183,6 +191,8 @@ pub struct Entry {
     plain_writes: bool,
     /// The node whose bytes these are, and by how much they are shifted there.
     target: (NodeIndex, u64),
+    /// The nodes on the way there, this one first, and where its first byte is in each.
+    passed: Vec<(NodeIndex, u64)>,
     length: Length,
 }
 
@@ -298,6 +308,12 @@ impl Graph {
         let Some(end) = range.end.checked_add(shift) else {
             return Lookup::Miss;
         };
+        if access == Access::Write {
+            for &(passed, shift) in &entry.passed {
+                let range = range.start + shift..range.end + shift;
+                self.entry(passed).node.bitmaps.mark(&range);
+            }
+        }
         let entry = self.entry(target);
         let mut pieces = Mapping::new();
         if entry.node.driver.try_map(access, start..end, &mut pieces) == Lookup::Miss {
@@ -384,6 +400,7 @@ impl Draft {
             backing: None,
             plain_writes: false,
             target: (index, 0),
+            passed: Vec::new(),
             length: Length {
                 node: index,
                 start: 0,
@@ -541,6 +558,15 @@ impl Graph {
                 Some((target, shift.checked_add(further)?))
             })
             .unwrap_or((index, 0));
+        let mut passed = vec![(index, 0)];
+        if let Some((edge, shift)) = entry.node.driver.shifted_child()
+            && let Some(edge) = entry.edges.get(usize::from(edge.0))
+            && target.0 != index
+        {
+            // The sum was checked with the target's.
+            let below = &self.entries[edge.child.usize()].passed;
+            passed.extend(below.iter().map(|&(node, by)| (node, by + shift)));
+        }
         let length = self.length_of(index, entry);
         let id = entry.node.id;
         if let Some(leaf) = entry.node.driver.leaf() {
@@ -553,6 +579,7 @@ impl Graph {
         entry.plain_writes = plain_writes;
         entry.backing = backing;
         entry.target = target;
+        entry.passed = passed;
         entry.length = length;
     }
 

@@ -9,6 +9,7 @@ use block_schema::types::{
 use block_schema::{COMMANDS, Unknown, Wire, commands, introspect};
 
 use crate::backend::Backend;
+use crate::bitmap;
 use crate::error::Result;
 use crate::graph::info::{Below, image_info, signed};
 use crate::graph::{DetectZeroes, Graph, NodeIndex};
@@ -134,7 +135,7 @@ async fn node_info(
             no_flush: facts.cache.no_flush,
         }),
         write_threshold: Some(0),
-        dirty_bitmaps: None,
+        dirty_bitmaps: bitmap::shown(node),
     })
 }
 

@@ -90,6 +90,7 @@ pub(crate) async fn write(cx: &Cx, offset: u64, buf: IoBuf, durable: Durable) ->
     let node = cx.node();
     let driver = node.driver();
     let range = offset..offset + buf.len() as u64;
+    node.bitmaps().mark(&range);
     let detect = node.facts().detect_zeroes;
     if detect != DetectZeroes::Off && buf.is_zero(0..buf.len()) {
         let may_unmap = detect == DetectZeroes::Unmap;
@@ -130,6 +131,7 @@ pub(crate) async fn write_compressed(cx: &Cx, offset: u64, buf: IoBuf) -> Result
 /// that break its alignment.
 pub(crate) async fn write_zeroes(cx: &Cx, range: Range<u64>, mut flags: ZeroFlags) -> Result<()> {
     let node = cx.node();
+    node.bitmaps().mark(&range);
     flags.may_unmap &= node.facts().discard_unmap;
     let limits = node.driver().limits();
     let alignment = match node.driver().leaf() {
@@ -164,6 +166,7 @@ pub(crate) async fn discard(cx: &Cx, range: Range<u64>) -> Result<()> {
     if !node.facts().discard_unmap {
         return Ok(());
     }
+    node.bitmaps().mark(&range);
     let max = node.driver().limits().max_discard;
     for part in cut(range.start, range.end - range.start, max) {
         node.driver().discard(cx, part).await?;

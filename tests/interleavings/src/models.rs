@@ -7,6 +7,7 @@ use loom::thread;
 
 use crate::announce::{ClaimKind, Claims, InFlight, Reach};
 use crate::atomic::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, fence};
+use crate::bits::Bits;
 use crate::graph::NodeId;
 use crate::line::Line;
 use crate::request::map::Access;
@@ -91,6 +92,64 @@ pub fn what_is_given_up_waits_for_its_readers() {
             contents.store(8, Ordering::Relaxed);
         }
         reader.join().expect("the reader's thread");
+    });
+}
+
+/// Bits set on two queues while a third takes them are in what was taken, or still there.
+pub fn a_mark_is_taken_or_stays() {
+    explore(|| {
+        let bits = Arc::new(Bits::new(64).expect("64 bits"));
+        let other = Arc::clone(&bits);
+        let queue = thread::spawn(move || other.set(0..2));
+        let other = Arc::clone(&bits);
+        let taker = thread::spawn(move || other.take().expect("64 bits"));
+        bits.set(1..3);
+        queue.join().expect("the queue's thread");
+        let taken = taker.join().expect("the taker's thread");
+        assert_eq!(taken.word(0) | bits.word(0), 0b111, "a mark is lost");
+    });
+}
+
+/// Bits are taken from a drained node: bytes that changed after they were taken have their bit in
+/// the bitmap that tracks on, and bytes that changed before are there to be copied.
+pub fn a_write_after_the_cut_is_in_the_next_bitmap() {
+    explore(|| {
+        let queue = Arc::new(InFlight::with_places(1));
+        let claims = Arc::new(Claims::default());
+        let bits = Arc::new(Bits::new(1).expect("a bit"));
+        let bytes = Arc::new(AtomicU64::new(0));
+        // An earlier write: its bit is set, so the next one's mark has nothing to store.
+        bits.set(0..1);
+        let shared = (
+            Arc::clone(&queue),
+            Arc::clone(&claims),
+            Arc::clone(&bits),
+            Arc::clone(&bytes),
+        );
+        let request = thread::spawn(move || {
+            let (queue, gate, bits, bytes) = shared;
+            queue.announce(0, NODE, Access::Write, Reach::Direct, &(0..1));
+            if !gate.is_quiesced() {
+                bits.set(0..1);
+                bytes.store(1, Ordering::Relaxed);
+            }
+            queue.leave(0);
+        });
+        claims.quiesce();
+        fence(Ordering::SeqCst);
+        let taken = (!queue.any(|a| a.node == NODE)).then(|| {
+            bits.take().expect("a bit");
+            bytes.load(Ordering::Relaxed)
+        });
+        claims.resume();
+        request.join().expect("the request's thread");
+        if let Some(copied) = taken {
+            let changed = bytes.load(Ordering::Relaxed) != copied;
+            assert!(
+                !changed || bits.word(0) == 1,
+                "the next copy misses a write"
+            );
+        }
     });
 }
 

@@ -15,6 +15,8 @@ models! {
     what_is_given_up_waits_for_its_readers
     no_wake_up_is_lost
     the_lock_has_one_holder
+    a_mark_is_taken_or_stays
+    a_write_after_the_cut_is_in_the_next_bitmap
     a_sync_serves_those_who_came_before_it
     a_valid_view_shows_its_own_table
     a_table_is_loaded_once

@@ -1,0 +1,265 @@
+//! What is done to bitmaps by name: added, removed, cleared, enabled, disabled, merged, shown.
+//!
+//! Called by tools and by QMP. Each verb drains the node whose bitmaps it changes, so that it
+//! happens between two requests. The texts are those that clients of QEMU know.
+
+use std::sync::Arc;
+
+use block_schema::types::BlockDirtyInfo;
+
+use super::{DirtyBitmap, Purpose, State, check_granularity};
+use crate::error::{Error, Result};
+use crate::graph::info::{default_granularity, signed};
+use crate::graph::{Graph, Node, NodeId, NodeIndex};
+use crate::layer::Layer;
+use crate::queue::LocalQueue;
+
+/// A bitmap of a node, both by name; the node may be named by its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BitmapName<'a> {
+    /// The node or device.
+    pub node: &'a str,
+    /// The bitmap.
+    pub name: &'a str,
+}
+
+/// What a bitmap is when it is added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NewBitmap {
+    /// Bytes a bit stands for; the node's cluster size between 4 and 64 KiB if not given.
+    pub granularity: Option<u32>,
+    /// Whether it is stored in the image.
+    pub persistent: bool,
+    /// Whether it starts without tracking.
+    pub disabled: bool,
+}
+
+impl Layer {
+    /// Adds a bitmap to a node.
+    ///
+    /// # Errors
+    /// `InvalidOption` when the name is taken or no name, for a granularity that cannot be, or when
+    /// the image cannot store it.
+    pub async fn block_dirty_bitmap_add(
+        &self,
+        bitmap: BitmapName<'_>,
+        new: NewBitmap,
+    ) -> Result<()> {
+        let BitmapName { node, name } = bitmap;
+        if name.is_empty() {
+            return Err(Error::invalid("name", "Bitmap name cannot be empty"));
+        }
+        let _change = self.change().await;
+        let graph = self.graph();
+        let Some(index) = find_node(self, &graph, node) else {
+            let reason = format!("Cannot find device='{node}' nor node-name='{node}'");
+            return Err(Error::invalid("node", reason));
+        };
+        let node = &graph.entry(index).node;
+        let granularity = match new.granularity {
+            Some(granularity) => granularity,
+            None => default_granularity(&graph, index),
+        };
+        let state = State {
+            enabled: !new.disabled,
+            persistent: new.persistent,
+            ..State::default()
+        };
+        check_granularity(granularity)?;
+        if node.bitmaps().find(name).is_some() {
+            let reason = format!("Bitmap already exists: {name}");
+            return Err(Error::invalid("name", reason));
+        }
+        if new.persistent {
+            node.driver().check_new_bitmap(node, name, granularity)?;
+        }
+        let bitmap = DirtyBitmap::new(name, granularity, graph.len(index), state)?;
+        let _drained = self.drain(&[node.id()]).await;
+        let bitmap = Arc::new(bitmap);
+        node.bitmaps().change(|list| list.push(bitmap));
+        Ok(())
+    }
+
+    /// Removes a bitmap, from the image too if it is stored there.
+    ///
+    /// # Errors
+    /// `InvalidOption` when there is none, or it is busy or read-only; what the driver answers.
+    pub async fn block_dirty_bitmap_remove(
+        &self,
+        queue: &LocalQueue,
+        bitmap: BitmapName<'_>,
+    ) -> Result<()> {
+        let _change = self.change().await;
+        let (node, found) = self.dirty_bitmap(bitmap)?;
+        found.check(Purpose::Remove)?;
+        let _drained = self.drain(&[node.id()]).await;
+        if found.is_persistent() {
+            let child = self.node(queue, node.id())?;
+            let driver = child.node().driver();
+            driver.remove_bitmap(&child.cx(), found.name()).await?;
+        }
+        let name = found.name();
+        node.bitmaps()
+            .change(|list| list.retain(|bitmap| bitmap.name() != name));
+        Ok(())
+    }
+
+    /// Forgets what is dirty.
+    ///
+    /// # Errors
+    /// `InvalidOption` when there is no such bitmap, or it cannot be changed.
+    pub async fn block_dirty_bitmap_clear(&self, bitmap: BitmapName<'_>) -> Result<()> {
+        let _change = self.change().await;
+        let (node, found) = self.dirty_bitmap(bitmap)?;
+        found.check(Purpose::Change)?;
+        let _drained = self.drain(&[node.id()]).await;
+        found.clear();
+        Ok(())
+    }
+
+    /// Lets a bitmap track writes from now on.
+    ///
+    /// # Errors
+    /// `InvalidOption` when there is no such bitmap, or it cannot be used.
+    pub async fn block_dirty_bitmap_enable(&self, bitmap: BitmapName<'_>) -> Result<()> {
+        self.set_tracking(bitmap, true).await
+    }
+
+    /// Lets a bitmap track writes no longer.
+    ///
+    /// # Errors
+    /// `InvalidOption` when there is no such bitmap, or it cannot be used.
+    pub async fn block_dirty_bitmap_disable(&self, bitmap: BitmapName<'_>) -> Result<()> {
+        self.set_tracking(bitmap, false).await
+    }
+
+    async fn set_tracking(&self, bitmap: BitmapName<'_>, enabled: bool) -> Result<()> {
+        let _change = self.change().await;
+        let (node, found) = self.dirty_bitmap(bitmap)?;
+        found.check(Purpose::Use)?;
+        let _drained = self.drain(&[node.id()]).await;
+        found.set_enabled(enabled);
+        Ok(())
+    }
+
+    /// Sets in `target` what is dirty in each of `sources`: all of them, or on an error none.
+    ///
+    /// # Errors
+    /// `InvalidOption` when there is no such bitmap, one cannot be used, or lengths differ.
+    pub async fn block_dirty_bitmap_merge(
+        &self,
+        target: BitmapName<'_>,
+        sources: &[BitmapName<'_>],
+    ) -> Result<()> {
+        let _change = self.change().await;
+        let (node, into) = self.dirty_bitmap(target)?;
+        let mut nodes = vec![node.id()];
+        let mut from = Vec::new();
+        for &source in sources {
+            let (node, bitmap) = self.dirty_bitmap(source)?;
+            into.check(Purpose::Change)?;
+            bitmap.check(Purpose::Use)?;
+            let lengths = (into.len(), bitmap.len());
+            if lengths.0 != lengths.1 {
+                let reason = format!(
+                    "Bitmaps are of different sizes (destination size is {}, source size is {}) \
+                     and can't be merged",
+                    lengths.0, lengths.1
+                );
+                return Err(Error::invalid("bitmaps", reason));
+            }
+            nodes.push(node.id());
+            from.push(bitmap);
+        }
+        let _drained = self.drain(&nodes).await;
+        for source in from {
+            into.merge(&source);
+        }
+        Ok(())
+    }
+
+    /// A bitmap and its node, by their names.
+    ///
+    /// # Errors
+    /// `InvalidOption` when there is no such node or bitmap.
+    pub fn dirty_bitmap(&self, bitmap: BitmapName<'_>) -> Result<(Arc<Node>, Arc<DirtyBitmap>)> {
+        let graph = self.graph();
+        let Some(index) = find_node(self, &graph, bitmap.node) else {
+            let reason = format!("Node '{}' not found", bitmap.node);
+            return Err(Error::invalid("node", reason));
+        };
+        let node = Arc::clone(&graph.entry(index).node);
+        let Some(found) = node.bitmaps().find(bitmap.name) else {
+            let reason = format!("Dirty bitmap '{}' not found", bitmap.name);
+            return Err(Error::invalid("name", reason));
+        };
+        Ok((node, found))
+    }
+
+    /// Checks that bitmaps of a node, and of those above it, allow its length to change.
+    ///
+    /// # Errors
+    /// `InvalidOption` when one is busy, or would take too much memory.
+    pub(crate) fn check_bitmaps_resize(&self, id: NodeId, len: u64) -> Result<()> {
+        for (node, _) in self.above(id) {
+            for bitmap in node.bitmaps().all().iter() {
+                bitmap.check_resize(len)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the bitmaps of a node, and of those above it, follow a change of its length, drained.
+    ///
+    /// # Errors
+    /// `InvalidOption` without memory for a longer bitmap.
+    pub(crate) fn bitmaps_follow_resize(&self, id: NodeId) -> Result<()> {
+        for (node, len) in self.above(id) {
+            node.bitmaps().follow(len)?;
+        }
+        Ok(())
+    }
+
+    /// Lets them follow a change of anything in the node, drained.
+    ///
+    /// # Errors
+    /// `InvalidOption` without memory for a longer bitmap.
+    pub(crate) fn bitmaps_follow_change(&self, id: NodeId) -> Result<()> {
+        for (node, len) in self.above(id) {
+            node.bitmaps().follow_all(len)?;
+        }
+        Ok(())
+    }
+
+    /// A node and all above it, with their lengths now.
+    fn above(&self, id: NodeId) -> Vec<(Arc<Node>, u64)> {
+        let graph = self.graph();
+        let entries = graph.entries();
+        let above = entries.filter(|(_, entry)| graph.reaches(entry.node.id(), id));
+        above
+            .map(|(index, entry)| (Arc::clone(&entry.node), graph.len(index)))
+            .collect()
+    }
+}
+
+fn find_node(layer: &Layer, graph: &Graph, name: &str) -> Option<NodeIndex> {
+    match layer.backend(name) {
+        Some(backend) => graph.index_of(backend.root()),
+        None => graph.find(name),
+    }
+}
+
+/// The bitmaps of a node as queries show them; `None` when it has none.
+pub(crate) fn shown(node: &Node) -> Option<Vec<BlockDirtyInfo>> {
+    let info = |bitmap: &Arc<DirtyBitmap>| BlockDirtyInfo {
+        count: signed(bitmap.count()),
+        granularity: i64::from(bitmap.granularity()),
+        name: Some(bitmap.name().to_owned()),
+        recording: Some(bitmap.is_enabled()),
+        busy: Some(bitmap.is_busy()),
+        persistent: Some(bitmap.is_persistent()),
+        inconsistent: bitmap.is_inconsistent().then_some(true),
+    };
+    let all = node.bitmaps().all();
+    (!all.is_empty()).then(|| all.iter().rev().map(info).collect())
+}
