@@ -7,6 +7,11 @@
 //! a reader that raced sees a miss, never a wrong entry. Single entries change under readers, who
 //! see the old or the new one. Everything else (pins, loads, dirt) is under one short lock.
 //!
+//! Entries of two words are kept whole by the same tag. While the first word of one changes, the slot
+//! has no readable table, and another generation afterwards, as if the table had been loaded anew: so
+//! under one tag a first word has one value, and whatever second word is seen with it was its own. A
+//! change of second words alone needs no new tag.
+//!
 //! Invariants: a dirty, pinned or written-back slot is never reused; one load a table at a time;
 //! a copy handed out for writing holds every entry set before it was taken.
 //! Not here: I/O, and what must be durable before what (the formats' `cache.rs`).
@@ -165,7 +170,7 @@ impl TableCache {
         if let Some(old) = state.slots[slot].key.take() {
             state.keys.remove(&old);
         }
-        self.retire(slot);
+        self.slots[slot].hide();
         state.keys.insert(key, slot);
         state.slots[slot] = SlotState {
             key: Some(key),
@@ -236,19 +241,9 @@ impl TableCache {
             }
             if let Some(old) = state.slots[slot].key.take() {
                 state.keys.remove(&old);
-                self.retire(slot);
+                self.slots[slot].hide();
             }
         }
-    }
-
-    /// From here on no reader takes the slot for the table it holds.
-    fn retire(&self, slot: usize) {
-        let generation = self.slots[slot].tag.load(Ordering::Relaxed) >> 32;
-        self.slots[slot].tag.store(
-            (generation.wrapping_add(1) << 32) & !u64::from(u32::MAX),
-            Ordering::Relaxed,
-        );
-        fence(Ordering::Release);
     }
 
     /// Tables with changes, and all tables.
@@ -317,6 +312,22 @@ impl TableCache {
     }
 }
 
+impl Slot {
+    /// From here on no reader takes the slot for the table it holds.
+    fn hide(&self) {
+        let generation = self.tag.load(Ordering::Relaxed) >> 32;
+        let next = (generation.wrapping_add(1) << 32) & !u64::from(u32::MAX);
+        self.tag.store(next, Ordering::Relaxed);
+        fence(Ordering::Release);
+    }
+
+    /// Shows a hidden slot to readers, as the table that it holds now.
+    fn show(&self, key: u64) {
+        let tag = self.tag.load(Ordering::Relaxed);
+        self.tag.store(tag | (key + 1), Ordering::Release);
+    }
+}
+
 impl SlotState {
     fn is_idle(&self) -> bool {
         self.pins == 0 && !self.writing && !self.loading
@@ -358,6 +369,11 @@ impl View<'_> {
             .map_or(0, |w| w.load(Ordering::Relaxed))
     }
 
+    /// The two words of an entry, if the view is still valid afterwards.
+    pub(crate) fn pair(&self, index: usize) -> [u64; 2] {
+        [self.entry(2 * index), self.entry(2 * index + 1)]
+    }
+
     /// Whether everything read through this view was this table's.
     pub(crate) fn is_valid(&self) -> bool {
         fence(Ordering::Acquire);
@@ -381,6 +397,25 @@ impl Pinned<'_> {
         self.words()[index].load(Ordering::Acquire)
     }
 
+    /// The two words of an entry, as they were together at some time.
+    ///
+    /// # Panics
+    /// As [`entry`](Self::entry).
+    pub(crate) fn pair(&self, index: usize) -> [u64; 2] {
+        let slot = &self.cache.slots[self.slot];
+        let words = self.words();
+        let read = || [2 * index, 2 * index + 1].map(|word| words[word].load(Ordering::Relaxed));
+        let tag = slot.tag.load(Ordering::Acquire);
+        let pair = read();
+        let view = View { slot, words, tag };
+        if tag & u64::from(u32::MAX) != 0 && view.is_valid() {
+            return pair;
+        }
+        // Somebody changes pairs of this table.
+        let _state = self.cache.state.lock();
+        read()
+    }
+
     /// Sets an entry; readers see it at once.
     pub(crate) fn set(&self, index: usize, value: u64, needs: Needs) {
         let mut state = self.cache.state.lock();
@@ -398,6 +433,33 @@ impl Pinned<'_> {
         }
         if index > first {
             state.mark(self.slot, first..index, needs);
+        }
+    }
+
+    /// Sets entries of two words from the `first` such entry on.
+    ///
+    /// Nobody sees a word of an old entry with one of a new entry: no valid view, no
+    /// [`pair`](Self::pair), no copy for the disk.
+    pub(crate) fn set_pairs(&self, first: usize, pairs: &[[u64; 2]], needs: Needs) {
+        let mut state = self.cache.state.lock();
+        let (slot, range) = (
+            &self.cache.slots[self.slot],
+            2 * first..2 * (first + pairs.len()),
+        );
+        let old = &self.words()[range.clone()];
+        let mut both = old.chunks_exact(2).zip(pairs);
+        let hidden = both.any(|(old, new)| old[0].load(Ordering::Relaxed) != new[0]);
+        if hidden {
+            slot.hide();
+        }
+        for (word, new) in old.iter().zip(pairs.as_flattened()) {
+            word.store(*new, Ordering::Release);
+        }
+        if hidden {
+            slot.show(self.key);
+        }
+        if !pairs.is_empty() {
+            state.mark(self.slot, range, needs);
         }
     }
 
@@ -459,8 +521,7 @@ impl<'a> Loading<'a> {
         for (index, word) in words.iter().enumerate() {
             word.store(entries.get(index).copied().unwrap_or(0), Ordering::Relaxed);
         }
-        let tag = slot.tag.load(Ordering::Relaxed);
-        slot.tag.store(tag | (self.key + 1), Ordering::Release);
+        slot.show(self.key);
         let key = usize::try_from(self.key).unwrap_or(usize::MAX);
         let chunk = cache.directory[key / CHUNK]
             .get_or_init(|| (0..CHUNK).map(|_| AtomicU32::new(0)).collect());
@@ -574,6 +635,23 @@ mod tests {
         assert!(matches!(cache.acquire(2), Acquire::Full));
         drop(slot);
         assert!(matches!(cache.acquire(2), Acquire::Load(_)));
+    }
+
+    #[test]
+    fn a_pair_that_changes_as_a_whole_invalidates_views() {
+        let cache = TableCache::new(4, 32, 1, 10);
+        let table = load(&cache, 1, &[1, 2, 3, 4]);
+        let view = cache.view(1).unwrap();
+        table.set_pairs(1, &[[3, 40]], Needs::Nothing);
+        assert!(view.is_valid(), "first words are as they were");
+        assert_eq!(view.pair(1), [3, 40]);
+        table.set_pairs(0, &[[1, 2], [30, 41]], Needs::Data);
+        assert!(!view.is_valid());
+        assert_eq!(cache.view(1).unwrap().pair(1), [30, 41]);
+        assert_eq!([0, 1].map(|index| table.pair(index)), [[1, 2], [30, 41]]);
+        let copies = cache.take_dirty();
+        assert_eq!(copies[0].words, [1, 2, 30, 41]);
+        assert_eq!(copies[0].needs, Needs::Data);
     }
 
     #[test]

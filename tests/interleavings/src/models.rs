@@ -262,6 +262,45 @@ pub fn a_valid_view_shows_its_own_table() {
     });
 }
 
+/// The words of an entry of two are of the same state for who reads without a lock, whether both words
+/// change or the second alone.
+pub fn a_pair_in_a_valid_view_is_whole() {
+    a_pair_changes(|cache| {
+        let view = cache.view(0)?;
+        let seen = view.pair(0);
+        view.is_valid().then_some(seen)
+    });
+}
+
+/// And for who holds the table, who always gets an answer.
+pub fn a_pair_of_a_held_table_is_whole() {
+    a_pair_changes(|cache| match cache.acquire(0) {
+        Acquire::Ready(table) => Some(table.pair(0)),
+        Acquire::Load(_) | Acquire::Wait | Acquire::Full => panic!("the table is there"),
+    });
+}
+
+fn a_pair_changes(look: impl Fn(&TableCache) -> Option<[u64; 2]> + Copy + Send + Sync + 'static) {
+    explore(move || {
+        let cache = Arc::new(TableCache::new(2, 16, 1, 1));
+        let table = loading(&cache, 0).fill(&[1, 10]);
+        let other = Arc::clone(&cache);
+        let reader = thread::spawn(move || {
+            if let Some(seen) = look(&other) {
+                assert!(whole(seen), "{seen:?}");
+            }
+        });
+        table.set_pairs(0, &[[1, 11]], Needs::Data);
+        table.set_pairs(0, &[[2, 20]], Needs::Data);
+        reader.join().expect("the reader's thread");
+    });
+}
+
+/// Whether the second word of a pair says that it belongs to the first.
+fn whole(pair: [u64; 2]) -> bool {
+    pair[0] == pair[1] / 10
+}
+
 /// Two who miss the same table: one loads it, the other gets the loaded one.
 pub fn a_table_is_loaded_once() {
     explore(|| {
