@@ -228,7 +228,6 @@ impl NewImage {
         let absent = [
             (given.data_file.is_some(), "data_file"),
             (given.data_file_raw.is_some(), "data_file_raw"),
-            (given.extended_l2 == Some(true), "extended_l2"),
         ];
         if let Some((_, option)) = absent.iter().find(|(given, _)| *given) {
             return Err(Failure::new(format!("option '{option}' is not built in")));
@@ -254,6 +253,7 @@ impl NewImage {
             backing_file: given.backing_file.clone(),
             backing_format: given.backing_fmt.clone(),
             preallocation: given.preallocation.unwrap_or(defaults.preallocation),
+            extended_l2: given.extended_l2.unwrap_or(defaults.extended_l2),
             encryption: given.encrypt.encryption(session.layer().secrets())?,
         })
     }

@@ -232,10 +232,6 @@ fn what_is_not_built_in_fails_by_its_name() {
         (&["convert", "-r", "1M", "x", "y"], "'-r'"),
         (&["convert", "--bitmaps", "x", "y"], "'--bitmaps'"),
         (
-            &["create", "-f", "qcow2", "-o", "extended_l2=on", "x", "1M"],
-            "'extended_l2'",
-        ),
-        (
             &["serve", "--object", "throttle-group,id=t"],
             "'throttle-group'",
         ),

@@ -187,6 +187,9 @@ impl Image {
             let what = "downgrading an image whose clusters may be compressed by zstd";
             return Err(self.error(ImageError::NotBuiltIn { what }));
         }
+        if self.geometry.is_extended() {
+            return refuse("Cannot downgrade an image with incompatible features 0x10 set");
+        }
         self.expand_zeroes(env).await?;
         self.flush_all(env).await?;
         self.rewrite_header(env, |header| {
@@ -234,7 +237,7 @@ impl Image {
                     self.write(env, at, IoBuf::zeroed(usize_of(len))).await?;
                 }
                 (Cluster::Zero(_), _) => self.clear(env, at..at + len).await?,
-                (Cluster::Unallocated | Cluster::Data(_) | Cluster::Compressed(_), _) => {}
+                (Cluster::Unallocated(_) | Cluster::Data(_) | Cluster::Compressed(_), _) => {}
             }
             at += len;
         }

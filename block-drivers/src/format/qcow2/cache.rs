@@ -153,7 +153,7 @@ impl Image {
     /// Makes copied flags say what refcounts say: in an image with snapshots, a flag may be older
     /// than a snapshot that shares its cluster.
     async fn correct_copied<E: Surroundings>(&self, env: &E, words: &mut [u64]) -> Result<()> {
-        for word in words {
+        for word in words.iter_mut().step_by(self.geometry.l2_entry_words()) {
             let entry = L2Entry(*word);
             // Wrong entries stay as they are, and are errors for those who need them.
             if let Ok(Cluster::Data(host) | Cluster::Zero(Some(host))) = self.classify(entry) {

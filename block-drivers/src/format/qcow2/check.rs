@@ -14,7 +14,9 @@ use block_core::driver::{CheckReport, ClusterCounts, Repair};
 use super::error::ImageError;
 use super::header::{Encryption, MAX_L1_BYTES};
 use super::image::Image;
-use super::layout::{L1Entry, L2Entry, RefcountTableEntry, autoclear, incompatible};
+use super::layout::{
+    FullEntry, L1Entry, L2Entry, RefcountTableEntry, SubclusterBitmap, autoclear, incompatible,
+};
 use crate::kit::addr::HostOffset;
 use crate::kit::image_file::{ImageFile, Surroundings};
 use crate::kit::layout::{read_slice, words_be};
@@ -284,14 +286,24 @@ impl Image {
             .read_bytes(at.0, self.geometry.cluster_len())
             .await?;
         let mut next = None;
-        for entry in words_be(&bytes) {
-            let entry = L2Entry(entry);
+        let words = words_be(&bytes);
+        for (index, full) in FullEntry::of_words(&words, self.geometry.l2_entry_words()).enumerate()
+        {
+            let FullEntry { entry, bitmap } = full;
             if entry.is_compressed() {
                 if entry.is_copied() {
                     census.corrupt(format!(
                         "ERROR: coffset=0x{:x}: copied flag must never be set for compressed clusters",
                         entry.host()
                     ));
+                }
+                if bitmap != SubclusterBitmap::NONE {
+                    census.corrupt(format!(
+                        "ERROR compressed cluster {index} with non-zero subcluster allocation \
+                         bitmap, entry=0x{:x}",
+                        entry.0
+                    ));
+                    continue;
                 }
                 let c = entry.compressed(self.geometry.cluster_bits);
                 census.refer(c.host, c.len);
@@ -302,7 +314,8 @@ impl Image {
                 }
                 continue;
             }
-            if entry.reserved() != 0 {
+            let zero_flag = self.geometry.is_extended() && entry.is_zero();
+            if entry.reserved() != 0 || zero_flag {
                 census.corrupt(format!(
                     "ERROR found l2 entry with reserved bits set: {:x}",
                     entry.0
@@ -310,14 +323,26 @@ impl Image {
             }
             let host = entry.host();
             if host.0 == 0 {
+                if bitmap.allocated() != 0 {
+                    census.corrupt(
+                        "ERROR: Unallocated cluster has non-zero subcluster allocation map"
+                            .to_owned(),
+                    );
+                }
                 continue;
             }
+            if bitmap.allocated() & bitmap.zero() != 0 {
+                census.corrupt(format!(
+                    "ERROR offset={host:x}: Allocated cluster has corrupted subcluster allocation \
+                     bitmap"
+                ));
+            }
             if self.geometry.within(host.0) != 0 {
-                let kind = if entry.is_zero() {
-                    "Preallocated"
-                } else {
-                    "Data"
+                let stored = match self.geometry.is_extended() {
+                    true => bitmap.allocated() != 0,
+                    false => !entry.is_zero(),
                 };
+                let kind = if !stored { "Preallocated" } else { "Data" };
                 census.corrupt(format!(
                     "ERROR offset={host:x}: {kind} cluster is not properly aligned; L2 entry corrupted."
                 ));
@@ -516,8 +541,10 @@ impl Image {
             .file()
             .read_bytes(at.0, self.geometry.cluster_len())
             .await?;
-        for (index, entry) in words_be(&bytes).into_iter().enumerate() {
-            let entry = L2Entry(entry);
+        let words = words_be(&bytes);
+        for (index, full) in FullEntry::of_words(&words, self.geometry.l2_entry_words()).enumerate()
+        {
+            let entry = full.entry;
             let host = entry.host();
             if entry.is_compressed() || host.0 == 0 || self.geometry.within(host.0) != 0 {
                 continue;
@@ -542,7 +569,9 @@ impl Image {
                 continue;
             }
             if let Some(table) = self.table(env, key).await? {
-                table.set(index, entry.with_copied(count == 1).0, Needs::Nothing);
+                let entry = entry.with_copied(count == 1);
+                let fixed = FullEntry { entry, ..full };
+                self.set_entries(&table, index, std::iter::once(fixed), Needs::Nothing);
                 report.corruptions_fixed += 1;
             }
             self.limit_dirty(env).await?;

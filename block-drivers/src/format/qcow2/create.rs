@@ -8,7 +8,8 @@ use block_core::{Error, Result};
 
 use super::geometry::Geometry;
 use super::header::{
-    Compression, Encryption, Extension, Header, MAX_BACKING_NAME, MAX_L1_BYTES, Version,
+    Compression, Encryption, Extension, Header, MAX_BACKING_NAME, MAX_L1_BYTES, MIN_EXTENDED_BITS,
+    Version,
 };
 use super::header_write::feature_names;
 use super::image::{Image, OpenOptions};
@@ -37,8 +38,10 @@ pub struct CreateOptions {
     pub backing_file: Option<String>,
     /// That image's format.
     pub backing_format: Option<String>,
-    /// What is allocated ahead; not with a backing file.
+    /// What is allocated ahead; with a backing file only where clusters have subclusters.
     pub preallocation: Preallocation,
+    /// Whether clusters have 32 subclusters each; version 3.
+    pub extended_l2: bool,
     /// How guest data will be encrypted.
     pub encryption: Option<CreateEncryption>,
 }
@@ -64,6 +67,7 @@ impl Default for CreateOptions {
             backing_file: None,
             backing_format: None,
             preallocation: Preallocation::Off,
+            extended_l2: false,
             encryption: None,
         }
     }
@@ -80,6 +84,16 @@ impl CreateOptions {
         if !bits.is_power_of_two() || bits > 64 {
             let reason = "Refcount width must be a power of two and may not exceed 64 bits";
             return Err(Error::invalid("refcount-bits", reason));
+        }
+        if self.extended_l2 && self.version == Version::V2 {
+            let reason = "Extended L2 entries are only supported with compatibility level 1.1 and \
+                          above (use version=v3 or greater)";
+            return Err(Error::invalid("extended-l2", reason));
+        }
+        if self.extended_l2 && cluster_size < 1 << MIN_EXTENDED_BITS {
+            let reason = "Extended L2 entries are only supported with cluster sizes of at least \
+                          16384 bytes";
+            return Err(Error::invalid("cluster-size", reason));
         }
         if self.version == Version::V2 {
             let v2 = "is only supported with compatibility level 1.1 and above (use version=v3 or greater)";
@@ -109,8 +123,9 @@ impl CreateOptions {
             ));
         }
         match &self.backing_file {
-            Some(_) if self.preallocation != Preallocation::Off => {
-                let reason = "a backing file and preallocation cannot be used at the same time";
+            Some(_) if self.preallocation != Preallocation::Off && !self.extended_l2 => {
+                let reason = "Backing file and preallocation can only be used at the same time if \
+                              extended_l2 is on";
                 return Err(Error::invalid("preallocation", reason));
             }
             Some(name) if name.is_empty() || name.len() > MAX_BACKING_NAME as usize => {
@@ -141,6 +156,7 @@ impl CreateOptions {
         let geometry = Geometry {
             cluster_bits: cluster_size.trailing_zeros(),
             refcount_order: bits.trailing_zeros(),
+            l2_entry_order: u32::from(self.extended_l2),
         };
         if geometry.l1_entries(self.size).saturating_mul(8) > MAX_L1_BYTES {
             return Err(Error::invalid(
@@ -181,7 +197,13 @@ impl CreateOptions {
         if self.version == Version::V3 && self.cluster_size >= 4096 {
             extensions.push(feature_names());
         }
-        let zstd = self.compression != Compression::Deflate;
+        let mut incompatible = 0;
+        if self.compression != Compression::Deflate {
+            incompatible |= incompatible::COMPRESSION;
+        }
+        if self.extended_l2 {
+            incompatible |= incompatible::EXTENDED_L2;
+        }
         Header {
             version: self.version,
             geometry,
@@ -192,7 +214,7 @@ impl CreateOptions {
             refcount_table_clusters: plan.table_clusters,
             snapshots: HostOffset(0),
             snapshot_count: 0,
-            incompatible: if zstd { incompatible::COMPRESSION } else { 0 },
+            incompatible,
             compatible: if self.lazy_refcounts {
                 compatible::LAZY_REFCOUNTS
             } else {

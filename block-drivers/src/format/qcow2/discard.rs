@@ -2,7 +2,7 @@
 //! Called by the driver with an exclusive claim on the clusters: no read or write of the old host
 //! clusters is under way, and none starts before the entries have changed.
 //! Invariant: a host cluster is only given up, never reused here; see `cache.rs` for when it is.
-//! Spec: qcow2 "Cluster mapping", "Standard Cluster Descriptor".
+//! Spec: qcow2 "Cluster mapping", "Standard Cluster Descriptor", "Extended L2 Entries".
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use block_core::{Error, IoBuf, Result};
 use super::alloc::FreeReason;
 use super::header::Version;
 use super::image::Image;
-use super::layout::L2Entry;
+use super::layout::{FullEntry, L2Entry};
 use super::map::Cluster;
 use super::read::usize_of;
 use crate::kit::addr::GuestOffset;
@@ -50,14 +50,17 @@ impl Image {
         let keep = self.options.discard_no_unref && self.version == Version::V3;
         let hides = env.backing().is_some_and(|b| b.len() > whole.start);
         self.change(env, whole, FreeReason::Request, |cluster| match cluster {
-            Cluster::Unallocated if hides => Change::Relabel(L2Entry::ZERO),
-            Cluster::Unallocated | Cluster::Zero(None) => Change::Keep,
-            Cluster::Zero(Some(host)) | Cluster::Data(host) if keep && host.owned => {
+            Cluster::Unallocated(None) if hides => Change::Relabel(L2Entry::ZERO),
+            Cluster::Unallocated(None) | Cluster::Zero(None) => Change::Keep,
+            Cluster::Zero(Some(host)) | Cluster::Unallocated(Some(host)) | Cluster::Data(host)
+                if keep && host.owned =>
+            {
                 Change::Relabel(L2Entry::owned_zero(host.offset))
             }
-            Cluster::Zero(Some(_)) | Cluster::Data(_) | Cluster::Compressed(_) => {
-                Change::Replace(empty)
-            }
+            Cluster::Zero(Some(_))
+            | Cluster::Unallocated(Some(_))
+            | Cluster::Data(_)
+            | Cluster::Compressed(_) => Change::Replace(empty),
         })
         .await
     }
@@ -75,7 +78,7 @@ impl Image {
         self.first_write(env).await?;
         let (head, whole, tail) = self.split(&range);
         for part in [head, tail] {
-            self.write_zero_bytes(env, part, flags).await?;
+            self.write_zero_part(env, part, flags).await?;
         }
         let may_unmap = flags.may_unmap && !self.options.discard_no_unref;
         let hides = env.backing().is_some_and(|b| b.len() > whole.start);
@@ -110,6 +113,39 @@ impl Image {
         )
     }
 
+    /// Zeroes a range without a whole cluster: whole subclusters by their bits, where entries have
+    /// some, and the rest by bytes.
+    pub(super) async fn write_zero_part<E: Surroundings>(
+        &self,
+        env: &E,
+        range: Range<u64>,
+        flags: ZeroFlags,
+    ) -> Result<()> {
+        let mut at = range.start;
+        while self.geometry.is_extended() && at < range.end {
+            let end = range.end.min(self.geometry.ceil(at + 1));
+            let whole = self.whole_subclusters(&(at..end));
+            if !whole.is_empty() && self.zero_subclusters(env, whole.clone()).await? {
+                self.write_zero_bytes(env, at..whole.start, flags).await?;
+                at = whole.end.min(end);
+            }
+            self.write_zero_bytes(env, at..end, flags).await?;
+            at = end;
+        }
+        self.write_zero_bytes(env, at..range.end, flags).await
+    }
+
+    /// The whole subclusters of a range; the end of the disk ends a whole one.
+    fn whole_subclusters(&self, range: &Range<u64>) -> Range<u64> {
+        let size = 1u64 << self.geometry.subcluster_bits();
+        let start = range.start.next_multiple_of(size);
+        let end = match range.end >= self.size() {
+            true => range.end.next_multiple_of(size),
+            false => range.end / size * size,
+        };
+        start..end.max(start)
+    }
+
     /// Writes zero bytes where the range does not read as zeroes already.
     async fn write_zero_bytes<E: Surroundings>(
         &self,
@@ -129,11 +165,11 @@ impl Image {
                     part.end = at + run.len;
                     run.cluster
                 }
-                None => Cluster::Unallocated,
+                None => Cluster::Unallocated(None),
             };
             let zero = match cluster {
                 Cluster::Zero(_) => true,
-                Cluster::Unallocated => env.backing().is_none_or(|b| b.len() <= at),
+                Cluster::Unallocated(_) => env.backing().is_none_or(|b| b.len() <= at),
                 Cluster::Data(_) | Cluster::Compressed(_) => false,
             };
             if !zero && flags.no_fallback {
@@ -155,10 +191,11 @@ impl Image {
     /// Makes whole clusters unallocated, even over a backing file: what a shrinking disk loses.
     pub(super) async fn clear<E: Surroundings>(&self, env: &E, whole: Range<u64>) -> Result<()> {
         self.change(env, whole, FreeReason::Other, |cluster| match cluster {
-            Cluster::Unallocated => Change::Keep,
-            Cluster::Zero(_) | Cluster::Data(_) | Cluster::Compressed(_) => {
-                Change::Replace(L2Entry::UNALLOCATED)
-            }
+            Cluster::Unallocated(None) => Change::Keep,
+            Cluster::Unallocated(Some(_))
+            | Cluster::Zero(_)
+            | Cluster::Data(_)
+            | Cluster::Compressed(_) => Change::Replace(L2Entry::UNALLOCATED),
         })
         .await
     }
@@ -176,7 +213,7 @@ impl Image {
             let (key, part) = self.one_table(&rest);
             rest.start = part.end;
             // Without a table all are unallocated: if that is fine for one, it is for all.
-            if self.l1.entry(key).0 == 0 && rule(Cluster::Unallocated) == Change::Keep {
+            if self.l1.entry(key).0 == 0 && rule(Cluster::Unallocated(None)) == Change::Keep {
                 continue;
             }
             let table = self.owned_table(env, key).await?;
@@ -198,31 +235,31 @@ impl Image {
         let count = usize_of(self.geometry.clusters(part.end - part.start));
         let mut given_up = Vec::new();
         let mut changed: Option<Range<usize>> = None;
-        let mut values = Vec::with_capacity(count);
+        let mut values: Vec<FullEntry> = Vec::with_capacity(count);
         for index in first..first + count {
-            let old = L2Entry(table.entry(index));
+            let old = self.entry_at(table, index);
             // A wrong entry stays for `check` to report.
-            let change = self.classify(old).map_or(Change::Keep, rule);
+            let change = self.summary(old).map_or(Change::Keep, rule);
             let new = match change {
                 Change::Keep => old,
-                Change::Relabel(new) => new,
+                Change::Relabel(new) => self.full_entry(new),
                 Change::Replace(new) => {
-                    given_up.push(old);
-                    new
+                    given_up.push(old.entry);
+                    self.full_entry(new)
                 }
             };
             if new != old {
                 let start = changed.map_or(index, |c| c.start);
                 changed = Some(start..index + 1);
             }
-            values.push(new.0);
+            values.push(new);
         }
         let Some(changed) = changed else { return };
         let values = values
             .into_iter()
             .skip(changed.start - first)
             .take(changed.len());
-        table.set_run(changed.start, values, Needs::Nothing);
+        self.set_entries(table, changed.start, values, Needs::Nothing);
         for old in given_up {
             self.give_up(old, reason);
         }
@@ -233,14 +270,15 @@ impl Image {
 fn zero_change(cluster: Cluster, may_unmap: bool, hides_backing: bool) -> Change {
     match cluster {
         Cluster::Zero(None) => Change::Keep,
-        Cluster::Unallocated if hides_backing => Change::Relabel(L2Entry::ZERO),
-        Cluster::Unallocated => Change::Keep,
-        Cluster::Data(host) if host.owned && !may_unmap => {
+        Cluster::Unallocated(None) if hides_backing => Change::Relabel(L2Entry::ZERO),
+        Cluster::Unallocated(None) => Change::Keep,
+        Cluster::Data(host) | Cluster::Unallocated(Some(host)) if host.owned && !may_unmap => {
             Change::Relabel(L2Entry::owned_zero(host.offset))
         }
         Cluster::Zero(Some(_)) if !may_unmap => Change::Keep,
-        Cluster::Data(_) | Cluster::Zero(Some(_)) | Cluster::Compressed(_) => {
-            Change::Replace(L2Entry::ZERO)
-        }
+        Cluster::Data(_)
+        | Cluster::Unallocated(Some(_))
+        | Cluster::Zero(Some(_))
+        | Cluster::Compressed(_) => Change::Replace(L2Entry::ZERO),
     }
 }

@@ -4,13 +4,18 @@
 
 use crate::kit::addr::{GuestOffset, HostOffset};
 
-/// Cluster size and refcount width.
+/// Log2 of the subclusters of a cluster, where clusters have some.
+const SUBCLUSTER_ORDER: u32 = 5;
+
+/// Cluster size, refcount width and the width of L2 entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Geometry {
     /// Log2 of the cluster size, 9 to 21.
     pub(super) cluster_bits: u32,
     /// Log2 of the bits of a refcount, 0 to 6.
     pub(super) refcount_order: u32,
+    /// Log2 of the 8-byte words of an L2 entry: 0, or 1 with extended L2 entries.
+    pub(super) l2_entry_order: u32,
 }
 
 impl Geometry {
@@ -24,7 +29,7 @@ impl Geometry {
         1 << self.cluster_bits
     }
 
-    /// 8-byte entries in a cluster: of L1, L2 and refcount tables.
+    /// 8-byte entries in a cluster: of L1 and refcount tables.
     pub(super) fn entries(self) -> u64 {
         self.cluster_size() / 8
     }
@@ -34,19 +39,39 @@ impl Geometry {
         self.cluster_len() / 8
     }
 
+    /// Whether L2 entries are extended: clusters have subclusters then.
+    pub(super) fn is_extended(self) -> bool {
+        self.l2_entry_order == 1
+    }
+
+    /// Entries in an L2 table.
+    pub(super) fn l2_entries(self) -> u64 {
+        self.entries() >> self.l2_entry_order
+    }
+
+    /// 8-byte words of an L2 entry, for memory.
+    pub(super) fn l2_entry_words(self) -> usize {
+        1 << self.l2_entry_order
+    }
+
+    /// Log2 of the size of a subcluster, in an image that has some.
+    pub(super) fn subcluster_bits(self) -> u32 {
+        self.cluster_bits - SUBCLUSTER_ORDER
+    }
+
     /// Guest bytes that one L2 table describes.
     pub(super) fn l2_reach(self) -> u64 {
-        self.entries() << self.cluster_bits
+        self.l2_entries() << self.cluster_bits
     }
 
     /// The L1 entry of a guest byte.
     pub(super) fn l1_index(self, guest: GuestOffset) -> u64 {
-        guest.0 >> (2 * self.cluster_bits - 3)
+        guest.0 >> (2 * self.cluster_bits - 3 - self.l2_entry_order)
     }
 
     /// The entry of a guest byte in its L2 table.
     pub(super) fn l2_index(self, guest: GuestOffset) -> usize {
-        let index = (guest.0 >> self.cluster_bits) & (self.entries() - 1);
+        let index = (guest.0 >> self.cluster_bits) & (self.l2_entries() - 1);
         usize::try_from(index).unwrap_or(usize::MAX)
     }
 

@@ -27,6 +27,8 @@ pub(super) const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 pub(super) const MAX_SNAPSHOTS: u32 = 65536;
 /// Bytes of a backing file's name at most.
 pub(super) const MAX_BACKING_NAME: u32 = 1023;
+/// Log2 of the smallest clusters whose subclusters are sectors at least.
+pub(super) const MIN_EXTENDED_BITS: u32 = 14;
 /// Header extensions that we read at most; more are an endless list.
 const MAX_EXTENSIONS: usize = 4096;
 
@@ -223,7 +225,12 @@ impl Header {
         let geometry = Geometry {
             cluster_bits,
             refcount_order: fields.refcount_order,
+            l2_entry_order: u32::from(fields.incompatible & incompatible::EXTENDED_L2 != 0),
         };
+        if geometry.is_extended() {
+            let range = "14 to 21, as extended L2 entries need";
+            field("cluster_bits", cluster_bits, MIN_EXTENDED_BITS..=21, range)?;
+        }
         let header = Header {
             version,
             geometry,
@@ -515,7 +522,10 @@ fn parse_extensions(
 }
 
 fn check_features(bits: u64, extensions: &[Extension]) -> Result<(), ImageError> {
-    let built_in = incompatible::DIRTY | incompatible::CORRUPT | incompatible::COMPRESSION;
+    let built_in = incompatible::DIRTY
+        | incompatible::CORRUPT
+        | incompatible::COMPRESSION
+        | incompatible::EXTENDED_L2;
     let unknown = bits & !built_in;
     if unknown == 0 {
         return Ok(());
@@ -523,7 +533,6 @@ fn check_features(bits: u64, extensions: &[Extension]) -> Result<(), ImageError>
     let bit = unknown.trailing_zeros();
     let known = match 1u64.wrapping_shl(bit) {
         incompatible::DATA_FILE => Some("external data file"),
-        incompatible::EXTENDED_L2 => Some("extended L2 entries"),
         _ => None,
     };
     let name = known

@@ -268,6 +268,79 @@ pub(super) struct CompressedCluster {
     pub(super) len: u64,
 }
 
+/// "Subcluster Allocation Bitmap (for standard clusters)".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SubclusterBitmap(pub(super) u64);
+
+impl SubclusterBitmap {
+    /// Neither data nor zeroes: all shows through from behind.
+    pub(super) const NONE: SubclusterBitmap = SubclusterBitmap(0);
+    /// All of the cluster is data.
+    pub(super) const ALL_ALLOCATED: SubclusterBitmap = SubclusterBitmap(0xffff_ffff);
+    /// All of the cluster is zeroes.
+    pub(super) const ALL_ZERO: SubclusterBitmap = SubclusterBitmap(0xffff_ffff << 32);
+
+    /// The subclusters with data in the host cluster; subcluster `n` is bit `n`.
+    pub(super) fn allocated(self) -> u32 {
+        let [_, _, _, _, bits @ ..] = self.0.to_be_bytes();
+        u32::from_be_bytes(bits)
+    }
+
+    /// The subclusters that read as zeroes.
+    pub(super) fn zero(self) -> u32 {
+        let [bits @ .., _, _, _, _] = self.0.to_be_bytes();
+        u32::from_be_bytes(bits)
+    }
+
+    /// The same bitmap with these subclusters allocated.
+    pub(super) fn with_allocated(self, subclusters: u32) -> SubclusterBitmap {
+        let both = Self::both(subclusters);
+        SubclusterBitmap(self.0 & !both | both & Self::ALL_ALLOCATED.0)
+    }
+
+    /// The same bitmap with these subclusters zero.
+    pub(super) fn with_zero(self, subclusters: u32) -> SubclusterBitmap {
+        let both = Self::both(subclusters);
+        SubclusterBitmap(self.0 & !both | both & Self::ALL_ZERO.0)
+    }
+
+    /// Both bits of each subcluster.
+    fn both(subclusters: u32) -> u64 {
+        u64::from(subclusters) << 32 | u64::from(subclusters)
+    }
+}
+
+/// An L2 entry of either width: "Extended L2 Entries" have a bitmap, in others it is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FullEntry {
+    pub(super) entry: L2Entry,
+    pub(super) bitmap: SubclusterBitmap,
+}
+
+impl FullEntry {
+    /// The entries of a table that is read with `words` words an entry.
+    pub(super) fn of_words(table: &[u64], words: usize) -> impl Iterator<Item = FullEntry> {
+        table.chunks_exact(words).map(|entry| FullEntry {
+            entry: L2Entry(entry.first().copied().unwrap_or(0)),
+            bitmap: SubclusterBitmap(entry.get(1).copied().unwrap_or(0)),
+        })
+    }
+
+    /// A plain entry as an extended one: all subclusters are what the cluster was.
+    pub(super) fn extended(plain: L2Entry) -> FullEntry {
+        let (entry, bitmap) = match (plain.is_compressed(), plain.is_zero()) {
+            (true, _) => (plain, SubclusterBitmap::NONE),
+            (false, true) => {
+                let entry = L2Entry(plain.0 & !L2Entry::ZERO_FLAG);
+                (entry, SubclusterBitmap::ALL_ZERO)
+            }
+            (false, false) if plain.host().0 == 0 => (plain, SubclusterBitmap::NONE),
+            (false, false) => (plain, SubclusterBitmap::ALL_ALLOCATED),
+        };
+        FullEntry { entry, bitmap }
+    }
+}
+
 /// "Snapshot table entry", the fixed part.
 #[derive(Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]

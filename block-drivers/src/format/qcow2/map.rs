@@ -13,10 +13,10 @@ use block_core::request::map::{Access, EdgeIndex, Extent, Lookup, Mapping};
 use super::error::ImageError;
 use super::header::Version;
 use super::image::Image;
-use super::layout::{CompressedCluster, HOST_LIMIT, L1Entry, L2Entry};
+use super::layout::{CompressedCluster, FullEntry, HOST_LIMIT, L1Entry, L2Entry, SubclusterBitmap};
 use crate::kit::addr::{GuestOffset, HostOffset};
 use crate::kit::image_file::Surroundings;
-use crate::kit::table_cache::{Pinned, View};
+use crate::kit::table_cache::{Needs, Pinned, View};
 
 /// L1 entries in one piece of memory.
 const L1_CHUNK: u64 = 4096;
@@ -78,11 +78,11 @@ impl L1Table {
     }
 }
 
-/// What an L2 entry says about its cluster.
+/// What an L2 entry says about its cluster, or about a subcluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cluster {
-    /// In the backing file, or zeroes without one.
-    Unallocated,
+    /// In the backing file, or zeroes without one; only subclusters have a host cluster all the same.
+    Unallocated(Option<Host>),
     /// Zeroes, whatever the backing file holds; maybe with a host cluster kept for them.
     Zero(Option<Host>),
     /// Data.
@@ -104,10 +104,11 @@ impl Cluster {
     fn continues(self, len: u64, next: Cluster) -> bool {
         let host = |a: Host, b: Host| a.offset.plus(len) == b.offset && a.owned == b.owned;
         match (self, next) {
-            (Cluster::Unallocated, Cluster::Unallocated)
+            (Cluster::Unallocated(None), Cluster::Unallocated(None))
             | (Cluster::Zero(None), Cluster::Zero(None)) => true,
             (Cluster::Data(a), Cluster::Data(b))
-            | (Cluster::Zero(Some(a)), Cluster::Zero(Some(b))) => host(a, b),
+            | (Cluster::Zero(Some(a)), Cluster::Zero(Some(b)))
+            | (Cluster::Unallocated(Some(a)), Cluster::Unallocated(Some(b))) => host(a, b),
             _ => false,
         }
     }
@@ -118,7 +119,7 @@ impl Cluster {
 pub(super) struct Run {
     /// Bytes, not 0. Compressed runs end with their cluster.
     pub(super) len: u64,
-    /// What the run's first cluster is; later ones go on with it.
+    /// What the run's first cluster is, or its first subcluster; later ones go on with it.
     pub(super) cluster: Cluster,
     /// Bytes between the start of the first cluster and the run.
     pub(super) skip: u64,
@@ -126,39 +127,97 @@ pub(super) struct Run {
 
 /// A table's entries, from memory that may change or that is pinned.
 pub(super) trait Entries {
-    fn at(&self, index: usize) -> L2Entry;
+    /// An entry of one word.
+    fn word(&self, index: usize) -> u64;
+    /// An entry of two words, both of the same state.
+    fn pair(&self, index: usize) -> [u64; 2];
 }
 
 impl Entries for View<'_> {
-    fn at(&self, index: usize) -> L2Entry {
-        L2Entry(self.entry(index))
+    fn word(&self, index: usize) -> u64 {
+        self.entry(index)
+    }
+
+    fn pair(&self, index: usize) -> [u64; 2] {
+        View::pair(self, index)
     }
 }
 
 impl Entries for Pinned<'_> {
-    fn at(&self, index: usize) -> L2Entry {
-        L2Entry(self.entry(index))
+    fn word(&self, index: usize) -> u64 {
+        self.entry(index)
+    }
+
+    fn pair(&self, index: usize) -> [u64; 2] {
+        Pinned::pair(self, index)
+    }
+}
+
+/// What is wrong with the entry of the cluster at a guest offset.
+pub(super) fn wrong_entry(entry: L2Entry, guest: u64, what: &'static str) -> ImageError {
+    ImageError::Entry {
+        table: "L2",
+        entry: entry.0,
+        guest,
+        what,
     }
 }
 
 impl Image {
+    /// An entry of a table.
+    pub(super) fn entry_at(&self, table: &impl Entries, index: usize) -> FullEntry {
+        if self.geometry.is_extended() {
+            let [entry, bitmap] = table.pair(index);
+            return FullEntry {
+                entry: L2Entry(entry),
+                bitmap: SubclusterBitmap(bitmap),
+            };
+        }
+        FullEntry {
+            entry: L2Entry(table.word(index)),
+            bitmap: SubclusterBitmap::NONE,
+        }
+    }
+
+    /// Sets entries from the `first` one on; no copy for the disk holds only some of them, and
+    /// nobody sees half of one.
+    pub(super) fn set_entries(
+        &self,
+        table: &Pinned<'_>,
+        first: usize,
+        entries: impl Iterator<Item = FullEntry>,
+        needs: Needs,
+    ) {
+        if self.geometry.is_extended() {
+            let pairs: Vec<[u64; 2]> = entries.map(|e| [e.entry.0, e.bitmap.0]).collect();
+            table.set_pairs(first, &pairs, needs);
+        } else {
+            table.set_run(first, entries.map(|e| e.entry.0), needs);
+        }
+    }
+
+    /// The entry of this image whose whole cluster is what a plain entry says.
+    pub(super) fn full_entry(&self, plain: L2Entry) -> FullEntry {
+        if self.geometry.is_extended() {
+            return FullEntry::extended(plain);
+        }
+        FullEntry {
+            entry: plain,
+            bitmap: SubclusterBitmap::NONE,
+        }
+    }
+
     /// As [`classify`](Self::classify), for entries of tables whose place on the disk does not
     /// matter.
     ///
     /// # Errors
     /// `Corrupt` when the entry is wrong.
     pub(super) fn understand(&self, entry: L2Entry) -> Result<Cluster> {
-        self.classify(entry).map_err(|what| {
-            self.error(ImageError::Entry {
-                table: "L2",
-                entry: entry.0,
-                guest: 0,
-                what,
-            })
-        })
+        self.classify(entry)
+            .map_err(|what| self.error(wrong_entry(entry, 0, what)))
     }
 
-    /// Understands an entry.
+    /// Understands an entry, but for its bitmap: which host cluster it names.
     ///
     /// # Errors
     /// What is wrong with it, as a noun.
@@ -181,12 +240,15 @@ impl Image {
         if entry.is_zero() && self.version == Version::V2 {
             return Err("a zero flag, which version 2 has not");
         }
+        if entry.is_zero() && self.geometry.is_extended() {
+            return Err("a zero flag, which extended entries have not");
+        }
         let offset = entry.host();
         if offset.0 == 0 {
             return match (entry.is_copied(), entry.is_zero()) {
                 (true, _) => Err("the copied flag without an offset"),
                 (false, true) => Ok(Cluster::Zero(None)),
-                (false, false) => Ok(Cluster::Unallocated),
+                (false, false) => Ok(Cluster::Unallocated(None)),
             };
         }
         if self.geometry.within(offset.0) != 0 {
@@ -217,27 +279,27 @@ impl Image {
     ) -> Result<Run, ImageError> {
         let first = GuestOffset(range.start);
         let index = self.geometry.l2_index(first);
-        let cluster = self
-            .classify(table.at(index))
-            .map_err(|what| ImageError::Entry {
-                table: "L2",
-                entry: table.at(index).0,
-                guest: self.geometry.floor(first.0),
-                what,
-            })?;
+        let entry = self.entry_at(table, index);
         let skip = self.geometry.within(range.start);
+        let (cluster, mut end) = self
+            .part_at(entry, skip)
+            .map_err(|what| wrong_entry(entry.entry, self.geometry.floor(first.0), what))?;
         let mut whole = self.geometry.cluster_size();
         for next in index + 1.. {
-            if whole - skip >= range.end - range.start {
+            // A part that ends before its cluster does ends the run.
+            if end < whole || end - skip >= range.end - range.start {
                 break;
             }
-            match self.classify(table.at(next)) {
-                Ok(c) if cluster.continues(whole, c) => whole += self.geometry.cluster_size(),
+            match self.part_at(self.entry_at(table, next), 0) {
+                Ok((c, part_end)) if cluster.continues(whole, c) => {
+                    end = whole + part_end;
+                    whole += self.geometry.cluster_size();
+                }
                 _ => break,
             }
         }
         Ok(Run {
-            len: (whole - skip).min(range.end - range.start),
+            len: (end - skip).min(range.end - range.start),
             cluster,
             skip,
         })
@@ -344,7 +406,7 @@ impl Image {
             Some(table) => self.first_run(&table, part).map_err(|e| self.error(e)),
             None => Ok(Run {
                 len: part.end - part.start,
-                cluster: Cluster::Unallocated,
+                cluster: Cluster::Unallocated(None),
                 skip: 0,
             }),
         }
@@ -365,7 +427,7 @@ impl Image {
                 return Lookup::Miss;
             };
             let extent = match (access, run.cluster) {
-                (Access::Read, Cluster::Unallocated) => Extent::Unallocated,
+                (Access::Read, Cluster::Unallocated(_)) => Extent::Unallocated,
                 (Access::Read, Cluster::Zero(_)) => Extent::Zero,
                 (Access::Read, Cluster::Compressed(_)) => Extent::Transform,
                 // The file's bytes are never the guest's.

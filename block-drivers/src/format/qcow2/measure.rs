@@ -31,7 +31,7 @@ pub fn fully_allocated(options: &CreateOptions) -> Result<u64> {
         return Err(too_large());
     }
     // From here on all is bounded by the reach of the largest L1 table, below 2^63.
-    let l2_clusters = geometry.clusters(size).div_ceil(geometry.entries());
+    let l2_clusters = geometry.clusters(size).div_ceil(geometry.l2_entries());
     let l1_clusters = l2_clusters.div_ceil(geometry.entries());
     let counted = 1 + l2_clusters + l1_clusters + geometry.clusters(size);
     let (mut blocks, mut table) = (0u64, 0u64);

@@ -42,6 +42,7 @@ mod read;
 mod resize;
 mod snapshot;
 mod snapshot_table;
+mod subclusters;
 mod switch;
 #[cfg(test)]
 mod tests;
@@ -206,7 +207,7 @@ impl Qcow2 {
     async fn first_status(&self, cx: &Cx, range: Range<u64>) -> Result<Status> {
         let run = self.image.first_status(&self.around(cx), range).await?;
         let (kind, host) = match run.cluster {
-            Cluster::Unallocated => (StatusKind::Unallocated, None),
+            Cluster::Unallocated(host) => (StatusKind::Unallocated, host),
             Cluster::Zero(host) => (StatusKind::Zero, host),
             Cluster::Data(host) => (StatusKind::Data, Some(host)),
             Cluster::Compressed(_) => (StatusKind::Data, None),
@@ -248,7 +249,7 @@ impl Driver for Qcow2 {
         let mut specific = ImageInfoSpecificQCow2::new(compat.to_owned());
         specific.lazy_refcounts = bit(header.compatible & compatible::LAZY_REFCOUNTS != 0);
         specific.corrupt = bit(header.has(incompatible::CORRUPT));
-        specific.extended_l2 = bit(false);
+        specific.extended_l2 = bit(header.geometry.is_extended());
         specific.refcount_bits = Some(1 << header.geometry.refcount_order);
         specific.compression_type = Some(match header.compression {
             Compression::Deflate => Qcow2CompressionType::Zlib,

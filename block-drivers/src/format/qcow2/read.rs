@@ -10,7 +10,7 @@ use super::error::{DecompressErrorSource, ImageError};
 use super::header::Compression;
 use super::image::Image;
 use super::layout::{CompressedCluster, L2Entry};
-use super::map::{Cluster, Entries};
+use super::map::Cluster;
 use crate::kit::addr::GuestOffset;
 use crate::kit::compress::{inflate_raw, unzstd};
 use crate::kit::image_file::{ImageFile, Surroundings};
@@ -37,14 +37,14 @@ impl Image {
                 Some(table) => self.first_run(table, part).map_err(|e| self.error(e))?,
                 None => super::map::Run {
                     len: part.end - part.start,
-                    cluster: Cluster::Unallocated,
+                    cluster: Cluster::Unallocated(None),
                     skip: 0,
                 },
             };
             let target = slice(&buf, at - offset, run.len);
             match run.cluster {
                 Cluster::Zero(_) => fill_zero(&target, 0, run.len),
-                Cluster::Unallocated => self.read_backing(env, at, target).await?,
+                Cluster::Unallocated(_) => self.read_backing(env, at, target).await?,
                 Cluster::Data(host) => {
                     let place = host.offset.plus(run.skip);
                     self.read_data(env, GuestOffset(at), place, target).await?;
@@ -56,7 +56,10 @@ impl Image {
                             && entry.compressed(self.geometry.cluster_bits) == from
                     };
                     let data = self.decompress(env, from).await;
-                    if !table.as_ref().is_some_and(|t| stands(t.at(index))) {
+                    if !table
+                        .as_ref()
+                        .is_some_and(|t| stands(self.entry_at(t, index).entry))
+                    {
                         // Written over meanwhile: what was read may be anything.
                         continue;
                     }

@@ -10,8 +10,9 @@ use block_core::{Error, Result};
 use super::error::ImageError;
 use super::header::{MAX_L1_BYTES, Version};
 use super::image::Image;
-use super::layout::L2Entry;
+use super::layout::{FullEntry, L2Entry};
 use super::map::Cluster;
+use super::read::usize_of;
 use crate::kit::addr::GuestOffset;
 use crate::kit::image_file::{ImageFile, Surroundings};
 use crate::kit::layout::bytes_be;
@@ -56,7 +57,8 @@ impl Image {
             }
             return self.shrink(env, len).await;
         }
-        if preallocation != Preallocation::Off && env.backing().is_some() {
+        let keeps_backing = self.geometry.is_extended();
+        if preallocation != Preallocation::Off && env.backing().is_some() && !keeps_backing {
             let what = ImageError::NotBuiltIn {
                 what: "preallocation over a backing file",
             };
@@ -138,6 +140,9 @@ impl Image {
 
     /// Zeroes the end of a cluster that holds bytes.
     async fn zero_partial<E: Surroundings>(&self, env: &E, range: Range<u64>) -> Result<()> {
+        if self.geometry.is_extended() {
+            return self.write_zero_part(env, range, ZeroFlags::default()).await;
+        }
         let (key, part) = self.one_table(&range);
         if range.is_empty() {
             return Ok(());
@@ -151,14 +156,15 @@ impl Image {
         };
         let shows = env.backing().is_some_and(|b| b.len() > range.start);
         if stored || shows {
-            let len = super::read::usize_of(range.end - range.start);
+            let len = usize_of(range.end - range.start);
             self.write(env, range.start, block_core::IoBuf::zeroed(len))
                 .await?;
         }
         Ok(())
     }
 
-    /// Allocates the unallocated clusters of `range`, which no backing file covers.
+    /// Allocates the unallocated clusters of `range`, which no backing file covers, or whose
+    /// subclusters can show it all the same.
     pub(super) async fn preallocate<E: Surroundings>(
         &self,
         env: &E,
@@ -182,12 +188,14 @@ impl Image {
             let table = self.owned_table(env, key).await?;
             let run = self.first_run(&table, part).map_err(|e| self.error(e))?;
             rest.start += match run.cluster {
-                Cluster::Unallocated => {
+                Cluster::Zero(None) if !self.geometry.is_extended() => run.len,
+                Cluster::Unallocated(None) | Cluster::Zero(None) => {
                     let clusters = self.geometry.clusters(run.skip + run.len);
                     let reserved = self.reserve(env, clusters).await?;
                     let (at, count) = (reserved.offset(), reserved.count());
                     let len = count << self.geometry.cluster_bits;
-                    if mode == Preallocation::Full || !reserved.is_fresh() {
+                    let shows = !self.geometry.is_extended() && !reserved.is_fresh();
+                    if mode == Preallocation::Full || shows {
                         env.file()
                             .write_zeroes(at.0..at.0 + len, ZeroFlags::default())
                             .await?;
@@ -197,14 +205,26 @@ impl Image {
                         true => L2Entry::owned_zero,
                         false => L2Entry::owned,
                     };
-                    let entries =
-                        (0..count).map(|n| entry(at.plus(n << self.geometry.cluster_bits)).0);
                     let first = self.geometry.l2_index(GuestOffset(rest.start));
-                    table.set_run(first, entries, Needs::Data);
+                    let entries = (0..count).map(|n| {
+                        let host = at.plus(n << self.geometry.cluster_bits);
+                        if !self.geometry.is_extended() {
+                            return self.full_entry(entry(host));
+                        }
+                        // Its subclusters go on as they are: none is stored.
+                        let old = self.entry_at(&table, first + usize_of(n));
+                        let entry = L2Entry::owned(host);
+                        FullEntry { entry, ..old }
+                    });
+                    let entries: Vec<FullEntry> = entries.collect();
+                    self.set_entries(&table, first, entries.into_iter(), Needs::Data);
                     reserved.commit();
                     len - run.skip
                 }
-                Cluster::Zero(_) | Cluster::Data(_) | Cluster::Compressed(_) => run.len,
+                Cluster::Unallocated(Some(_))
+                | Cluster::Zero(_)
+                | Cluster::Data(_)
+                | Cluster::Compressed(_) => run.len,
             };
             drop(table);
             self.limit_dirty(env).await?;

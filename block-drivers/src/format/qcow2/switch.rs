@@ -174,6 +174,7 @@ impl<E: Surroundings> Switch<'_, E> {
                 .read_table(at)
                 .await?
                 .into_iter()
+                .step_by(self.image.geometry.l2_entry_words())
                 .filter(|&word| word != 0)
             {
                 self.count_entry(L2Entry(word), weight)?;
@@ -184,7 +185,7 @@ impl<E: Surroundings> Switch<'_, E> {
 
     fn count_entry(&mut self, entry: L2Entry, weight: i32) -> Result<()> {
         let (at, len) = match self.image.understand(entry)? {
-            Cluster::Unallocated | Cluster::Zero(None) => return Ok(()),
+            Cluster::Unallocated(_) | Cluster::Zero(None) => return Ok(()),
             Cluster::Data(host) | Cluster::Zero(Some(host)) => (host.offset, 1),
             Cluster::Compressed(c) => (c.host, c.len),
         };
@@ -237,7 +238,11 @@ impl<E: Surroundings> Switch<'_, E> {
     async fn correct_flags(&self, words: &mut [u64]) -> Result<bool> {
         let mut changed = false;
         let mut counts = Counts::new(self);
-        for word in words.iter_mut().filter(|word| **word != 0) {
+        // A bitmap stays as it is, whoever else refers to the cluster.
+        let entries = words
+            .iter_mut()
+            .step_by(self.image.geometry.l2_entry_words());
+        for word in entries.filter(|word| **word != 0) {
             let entry = L2Entry(*word);
             let (Cluster::Data(host) | Cluster::Zero(Some(host))) = self.image.understand(entry)?
             else {

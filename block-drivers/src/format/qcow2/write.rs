@@ -6,13 +6,16 @@
 //! whoever fails before that gives the cluster back.
 //! Spec: qcow2 "Host cluster management", "Cluster mapping". Not here: when entries reach the disk.
 
+use std::ops::Range;
+
 use block_core::{IoBuf, Result};
 
 use super::alloc::{FreeReason, Reservation};
 use super::image::Image;
-use super::layout::{L1Entry, L2Entry};
-use super::map::{Cluster, Run};
+use super::layout::{FullEntry, L1Entry, L2Entry};
+use super::map::{Cluster, Host, Run};
 use super::read::{slice, usize_of};
+use super::subclusters::Target;
 use crate::kit::addr::{GuestOffset, HostOffset};
 use crate::kit::image_file::{ImageFile, Surroundings};
 use crate::kit::table_cache::{Needs, Pinned};
@@ -21,7 +24,7 @@ use crate::kit::table_cache::{Needs, Pinned};
 enum Place<'a> {
     /// Clusters reserved for it.
     New(Reservation<'a>),
-    /// Clusters that were kept for it behind a zero flag.
+    /// Clusters that were kept for it behind a zero flag, or for some of their subclusters.
     Kept(HostOffset),
 }
 
@@ -37,6 +40,13 @@ impl Place<'_> {
         match self {
             Place::New(reserved) => reserved.is_fresh(),
             Place::Kept(_) => false,
+        }
+    }
+
+    fn target(&self) -> Target {
+        match self {
+            Place::New(_) => Target::Moved,
+            Place::Kept(_) => Target::InPlace,
         }
     }
 }
@@ -69,13 +79,14 @@ impl Image {
                     self.write_data(env, GuestOffset(at), place, data).await?;
                     run.len
                 }
-                Cluster::Zero(Some(host)) if host.owned => {
-                    let data = slice(&buf, at - offset, run.len);
+                Cluster::Zero(Some(host)) | Cluster::Unallocated(Some(host)) if host.owned => {
+                    let len = self.kept_len(&table, run, host, part);
+                    let data = slice(&buf, at - offset, len);
                     self.write_clusters(env, &table, at, data, Place::Kept(host.offset))
                         .await?;
-                    run.len
+                    len
                 }
-                Cluster::Unallocated
+                Cluster::Unallocated(_)
                 | Cluster::Zero(_)
                 | Cluster::Data(_)
                 | Cluster::Compressed(_) => {
@@ -98,17 +109,36 @@ impl Image {
     }
 
     /// How far the range goes on needing new clusters, whatever the kind of each.
-    fn unowned_len(&self, table: &Pinned<'_>, first: Run, part: std::ops::Range<u64>) -> u64 {
+    fn unowned_len(&self, table: &Pinned<'_>, first: Run, part: Range<u64>) -> u64 {
         let mut end = part.start + first.len;
         while end < part.end {
             match self.first_run(table, end..part.end) {
                 Ok(Run {
-                    cluster: Cluster::Data(h) | Cluster::Zero(Some(h)),
+                    cluster:
+                        Cluster::Data(h) | Cluster::Zero(Some(h)) | Cluster::Unallocated(Some(h)),
                     ..
                 }) if h.owned => break,
                 Ok(run) => end += run.len,
                 // The error is for the one who gets there.
                 Err(_) => break,
+            }
+        }
+        end - part.start
+    }
+
+    /// How far a run in clusters of our own goes on, whatever the kind of each subcluster.
+    fn kept_len(&self, table: &Pinned<'_>, first: Run, host: Host, part: Range<u64>) -> u64 {
+        let mut end = part.start + first.len;
+        while self.geometry.is_extended() && end < part.end {
+            let next = host.offset.plus(first.skip + (end - part.start));
+            match self.first_run(table, end..part.end) {
+                Ok(Run {
+                    cluster:
+                        Cluster::Data(h) | Cluster::Zero(Some(h)) | Cluster::Unallocated(Some(h)),
+                    len,
+                    skip,
+                }) if h.owned && h.offset.plus(skip) == next => end += len,
+                Ok(_) | Err(_) => break,
             }
         }
         end - part.start
@@ -123,71 +153,114 @@ impl Image {
         data: IoBuf,
         place: Place<'_>,
     ) -> Result<()> {
-        let end = at + data.len() as u64;
-        let (first, last) = (self.geometry.floor(at), self.geometry.ceil(end));
-        let head = self.around(env, table, first, at, &place).await?;
-        let tail = self.around(env, table, end, last, &place).await?;
-        let (start, mut whole) = match head {
-            Some(head) => (first, head),
-            None => (at, IoBuf::empty()),
-        };
-        whole.append(data);
-        if let Some(tail) = tail {
-            whole.append(tail);
+        let written = at..at + data.len() as u64;
+        let mut start = at;
+        let mut whole = IoBuf::empty();
+        let (mut tail, mut apart) = (IoBuf::empty(), Vec::new());
+        for part in self.copied_parts(table, &written, &place) {
+            let Some(bytes) = self.around(env, table, part.clone(), &place).await? else {
+                continue;
+            };
+            // What lies next to the data is written with it.
+            if part.end == written.start {
+                start = part.start;
+                whole = bytes;
+            } else if part.start == written.end {
+                tail = bytes;
+            } else {
+                apart.push((part.start, bytes));
+            }
         }
-        let host = place.offset().plus(start - first);
-        self.write_data(env, GuestOffset(start), host, whole)
+        whole.append(data);
+        whole.append(tail);
+        let first = self.geometry.floor(at);
+        let host = |guest: u64| place.offset().plus(guest - first);
+        self.write_data(env, GuestOffset(start), host(start), whole)
             .await?;
-        self.expose(table, first, self.geometry.clusters(last - first), place);
+        for (guest, bytes) in apart {
+            self.write_data(env, GuestOffset(guest), host(guest), bytes)
+                .await?;
+        }
+        self.expose(table, &written, place);
         Ok(())
     }
 
-    /// The old bytes from `start` to `end`, which lie in one cluster; `None` where the new cluster
-    /// reads as those already.
+    /// What must be copied for a write of `written`: of its first and its last cluster what is not
+    /// written, or of that what lies in subclusters that come to be stored.
+    fn copied_parts(
+        &self,
+        table: &Pinned<'_>,
+        written: &Range<u64>,
+        place: &Place<'_>,
+    ) -> Vec<Range<u64>> {
+        let geometry = self.geometry;
+        let before = geometry.floor(written.start)..written.start;
+        let behind = written.end..geometry.ceil(written.end);
+        let parts = [before, behind].into_iter().filter(|part| !part.is_empty());
+        if !geometry.is_extended() {
+            return parts.collect();
+        }
+        let filled = |part: Range<u64>| {
+            let cluster = geometry.floor(part.start);
+            let old = self.entry_at(table, geometry.l2_index(GuestOffset(cluster)));
+            let filling = self.filling(old, cluster, written, place.target());
+            self.filled_parts(filling, cluster, part)
+        };
+        parts.flat_map(filled).collect()
+    }
+
+    /// The old bytes of a part of one cluster; `None` where the new cluster reads as those already.
     async fn around<E: Surroundings>(
         &self,
         env: &E,
         table: &Pinned<'_>,
-        start: u64,
-        end: u64,
+        part: Range<u64>,
         place: &Place<'_>,
     ) -> Result<Option<IoBuf>> {
-        if start == end {
-            return Ok(Some(IoBuf::empty()));
-        }
-        let buf = IoBuf::zeroed(usize_of(end - start));
+        let buf = IoBuf::zeroed(usize_of(part.end - part.start));
         let run = self
-            .first_run(table, start..end)
+            .first_run(table, part.clone())
             .map_err(|e| self.error(e))?;
         let zero = match run.cluster {
             Cluster::Zero(_) => true,
-            Cluster::Unallocated => env.backing().is_none_or(|b| b.len() <= start),
+            Cluster::Unallocated(_) => env.backing().is_none_or(|b| b.len() <= part.start),
             Cluster::Data(_) | Cluster::Compressed(_) => false,
         };
-        if zero {
+        if zero && run.len == part.end - part.start {
             // Zero bytes of a file are no zeroes once they are decrypted.
             let needed = !place.is_fresh() || self.is_encrypted();
             return Ok(needed.then_some(buf));
         }
-        self.read(env, start, buf.clone()).await?;
+        self.read(env, part.start, buf.clone()).await?;
         Ok(Some(buf))
     }
 
     /// Points entries at clusters whose bytes are written, and gives up what they pointed at.
-    fn expose(&self, table: &Pinned<'_>, guest: u64, clusters: u64, place: Place<'_>) {
-        let first = self.geometry.l2_index(GuestOffset(guest));
-        let at = place.offset();
-        let old: Vec<u64> = (0..usize_of(clusters))
-            .map(|n| table.entry(first + n))
+    fn expose(&self, table: &Pinned<'_>, written: &Range<u64>, place: Place<'_>) {
+        let geometry = self.geometry;
+        let start = geometry.floor(written.start);
+        let index = geometry.l2_index(GuestOffset(start));
+        let (target, at) = (place.target(), place.offset());
+        let clusters = geometry.clusters(written.end - start);
+        let old: Vec<FullEntry> = (0..usize_of(clusters))
+            .map(|n| self.entry_at(table, index + n))
             .collect();
-        let new = (0..clusters).map(|n| L2Entry::owned(at.plus(n << self.geometry.cluster_bits)).0);
-        table.set_run(first, new, Needs::Data);
+        let new = old.iter().zip(0..).map(|(old, n)| {
+            let skip = n << geometry.cluster_bits;
+            let entry = L2Entry::owned(at.plus(skip));
+            if !geometry.is_extended() {
+                return self.full_entry(entry);
+            }
+            let bitmap = self.filling(*old, start + skip, written, target).bitmap;
+            FullEntry { entry, bitmap }
+        });
+        self.set_entries(table, index, new, Needs::Data);
         match place {
             Place::New(reserved) => {
                 // More may have been reserved than the run of old clusters took.
                 reserved.commit();
-                for entry in old {
-                    self.give_up(L2Entry(entry), FreeReason::Other);
+                for old in old {
+                    self.give_up(old.entry, FreeReason::Other);
                 }
             }
             Place::Kept(_) => {}
@@ -203,7 +276,7 @@ impl Image {
             }
             Ok(Cluster::Compressed(c)) => self.refcounts.free_compressed_later(c, reason),
             // A wrong entry is replaced, and what it pointed at left alone.
-            Ok(Cluster::Unallocated | Cluster::Zero(None)) | Err(_) => {}
+            Ok(Cluster::Unallocated(_) | Cluster::Zero(None)) | Err(_) => {}
         }
     }
 

@@ -221,7 +221,7 @@ fn features_are_understood_or_refused_by_name() {
     check_open(
         &[(72, &be64(16))],
         expect![
-            "unsupported: incompatible feature 'extended L2 entries' (bit 4) is not supported by node 'test'"
+            "corrupt: image of node 'test' is corrupt: header field cluster_bits is 12, which is not 14 to 21, as extended L2 entries need"
         ],
     );
     check_open(

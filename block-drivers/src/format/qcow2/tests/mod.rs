@@ -932,3 +932,4 @@ mod damaged;
 mod encrypted;
 mod on_a_graph;
 mod snapshots;
+mod subclusters;
