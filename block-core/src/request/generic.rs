@@ -124,7 +124,9 @@ pub(crate) async fn write(cx: &Cx, offset: u64, buf: IoBuf, durable: Durable) ->
 /// Writes to the node's driver, compressed: neither padded nor cut, since only the driver knows its
 /// unit.
 pub(crate) async fn write_compressed(cx: &Cx, offset: u64, buf: IoBuf) -> Result<()> {
-    cx.node().driver().write_compressed(cx, offset, buf).await
+    let node = cx.node();
+    node.bitmaps().mark(&(offset..offset + buf.len() as u64));
+    node.driver().write_compressed(cx, offset, buf).await
 }
 
 /// Makes a range of the node read as zeroes, cut to its limits; zero bytes are written to edges

@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::ops::Range;
+use std::task::Poll;
 
 use block_core::driver::{Child, Cx, Preallocation, ZeroFlags};
 use block_core::layer::Readers;
@@ -68,6 +69,25 @@ pub(crate) trait Surroundings {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> impl Future<Output = Result<T>>;
+}
+
+/// Polls futures together, all of them to their end.
+pub(crate) async fn join_all<F: Future>(work: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = work.into_iter().map(|work| Some(Box::pin(work))).collect();
+    let mut ended: Vec<Option<F::Output>> = running.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (work, end) in running.iter_mut().zip(&mut ended) {
+            if let Some(Poll::Ready(output)) = work.as_mut().map(|w| w.as_mut().poll(context)) {
+                (*work, *end) = (None, Some(output));
+            }
+        }
+        match running.iter().all(Option::is_none) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+    ended.into_iter().flatten().collect()
 }
 
 impl ImageFile for Child {

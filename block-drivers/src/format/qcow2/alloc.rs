@@ -32,12 +32,14 @@ pub(super) struct Refcounts {
     geometry: Geometry,
     pub(super) table: Mutex<Table>,
     pub(super) blocks: TableCache,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// The end of the file at open, or of the last cluster that was ever reserved. What lies behind
     /// was never written: it reads as zeroes.
     pub(super) host_end: AtomicU64,
     /// Held by whoever makes room for more counts (`growth.rs`).
     pub(super) growing: AsyncMutex,
+    /// Held by the one who places compressed clusters (`pack.rs`).
+    pub(super) packing: AsyncMutex,
 }
 
 /// The refcount table in memory.
@@ -56,9 +58,13 @@ pub(super) struct Place {
     pub(super) clusters: u32,
 }
 
-struct State {
+pub(super) struct State {
     /// No cluster before this one is free.
     cursor: u64,
+    /// Where the next compressed cluster may go: in a host cluster that others are in already.
+    pub(super) open: Option<HostOffset>,
+    /// Whether there ever was one.
+    pub(super) has_packed: bool,
     freed: Vec<Freed>,
     /// Durably given up, and perhaps still read by those who looked there before.
     settling: Vec<(Readers, Vec<Freed>)>,
@@ -143,11 +149,14 @@ impl Refcounts {
             // Cluster 0 is the header; its offset never stands for an allocation.
             state: Mutex::new(State {
                 cursor: 1,
+                open: None,
+                has_packed: false,
                 freed: Vec::new(),
                 settling: Vec::new(),
             }),
             host_end: AtomicU64::new(file_len),
             growing: AsyncMutex::new(),
+            packing: AsyncMutex::new(),
         }
     }
 
@@ -160,7 +169,7 @@ impl Refcounts {
     }
 
     /// Sets a count. The caller holds `state`, which makes this read and write one step.
-    fn set_count(&self, block: &Pinned<'_>, cluster: u64, count: u64) {
+    pub(super) fn set_count(&self, block: &Pinned<'_>, cluster: u64, count: u64) {
         let (word, shift) = self
             .geometry
             .refcount_place(cluster % self.geometry.block_reach());
@@ -177,6 +186,9 @@ impl Refcounts {
         if count == 0 {
             // Cluster 0 is the header, whatever its count.
             state.cursor = state.cursor.min(cluster.max(1));
+            // Whoever finds it next has it alone.
+            let open = state.open.map(|at| self.geometry.cluster_of(at));
+            state.open = state.open.filter(|_| open != Some(cluster));
         }
     }
 
@@ -492,7 +504,9 @@ impl Image {
     pub(super) fn adopt_refcounts(&self, entries: Vec<u64>) {
         self.refcounts.blocks.forget();
         self.refcounts.table.lock().entries = entries;
-        self.refcounts.state.lock().cursor = 1;
+        let mut state = self.refcounts.state.lock();
+        state.cursor = 1;
+        state.open = None;
     }
 
     /// Whether a refcount table entry names a block.

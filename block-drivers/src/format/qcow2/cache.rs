@@ -222,6 +222,12 @@ impl Image {
         Ok(())
     }
 
+    /// Leaves the image as others expect to find it.
+    pub(super) async fn close<E: Surroundings>(&self, env: &E) -> Result<()> {
+        self.fill_last_sector(env).await?;
+        self.flush_all(env).await
+    }
+
     async fn write_back<E: Surroundings>(&self, env: &E) -> Result<()> {
         let freed = self.refcounts.take_freed();
         // Whoever comes later finds what replaced these.

@@ -244,9 +244,23 @@ impl L2Entry {
         self.0 & !(HOST_OFFSET | COPIED | Self::COMPRESSED | Self::ZERO_FLAG)
     }
 
+    /// A compressed cluster of `len` bytes, not 0; `None` when its place has no room in an entry.
+    pub(super) fn packed(at: HostOffset, len: u64, cluster_bits: u32) -> Option<L2Entry> {
+        let offset_bits = Self::packed_offset_bits(cluster_bits);
+        let last = at.0.checked_add(len)?.checked_sub(1)?;
+        let sectors = (last / 512).checked_sub(at.0 / 512)?;
+        let fits = at.0 < HOST_LIMIT && at.0.checked_shr(offset_bits) == Some(0);
+        let fits = fits && sectors.checked_shr(62_u32.checked_sub(offset_bits)?) == Some(0);
+        fits.then(|| L2Entry(Self::COMPRESSED | sectors.wrapping_shl(offset_bits) | at.0))
+    }
+
+    fn packed_offset_bits(cluster_bits: u32) -> u32 {
+        62u32.saturating_sub(cluster_bits.saturating_sub(8))
+    }
+
     /// "Compressed Clusters Descriptor": first byte, and bytes up to the end of its last sector.
     pub(super) fn compressed(self, cluster_bits: u32) -> CompressedCluster {
-        let offset_bits = 62u32.saturating_sub(cluster_bits.saturating_sub(8));
+        let offset_bits = Self::packed_offset_bits(cluster_bits);
         let offset_mask = 1u64.wrapping_shl(offset_bits).wrapping_sub(1);
         let descriptor = self.0 & !(COPIED | Self::COMPRESSED);
         let host = descriptor & offset_mask;

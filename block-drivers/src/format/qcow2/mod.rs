@@ -25,6 +25,7 @@ mod alloc;
 mod amend;
 mod cache;
 mod check;
+mod compressed;
 mod create;
 mod crypt;
 mod discard;
@@ -38,6 +39,7 @@ mod layout;
 mod map;
 mod measure;
 mod options;
+mod pack;
 mod read;
 mod resize;
 mod snapshot;
@@ -307,6 +309,20 @@ impl Driver for Qcow2 {
         })
     }
 
+    fn can_compress(&self) -> bool {
+        true
+    }
+
+    fn write_compressed<'a>(&'a self, cx: &'a Cx, offset: u64, buf: IoBuf) -> Pending<'a> {
+        Box::pin(async move {
+            let clusters = self.clusters(&(offset..offset + buf.len() as u64));
+            let _claim = cx.claim(clusters, ClaimKind::Write).await;
+            self.image
+                .write_compressed(&self.around(cx), offset, buf)
+                .await
+        })
+    }
+
     fn write_zeroes<'a>(&'a self, cx: &'a Cx, range: Range<u64>, flags: ZeroFlags) -> Pending<'a> {
         Box::pin(async move {
             self.image.need_key()?;
@@ -370,7 +386,7 @@ impl Driver for Qcow2 {
             if cx.is_read_only() {
                 return Ok(());
             }
-            self.image.flush_all(&self.around(cx)).await
+            self.image.close(&self.around(cx)).await
         })
     }
 }

@@ -1,7 +1,8 @@
 //! Images in memory against a model of the disk, and against `qemu-img`.
 //!
 //! A script is a list of operations on the guest's disk: `write 4k+64k aa`, `zero`, `unmap`,
-//! `discard`, `flush`, `reopen`, `resize 1m`. After each script the whole disk is read back.
+//! `pack` (a compressed write), `discard`, `flush`, `reopen`, `resize 1m`. After each script the
+//! whole disk is read back.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -96,6 +97,11 @@ impl Disk {
                 let byte = u8::from_str_radix(words[2], 16).unwrap();
                 self.write(at, &vec![byte; usize::try_from(len).unwrap()]);
             }
+            "pack" => {
+                let (at, len) = range();
+                let byte = u8::from_str_radix(words[2], 16).unwrap();
+                self.pack(at, &vec![byte; usize::try_from(len).unwrap()]);
+            }
             "zero" | "unmap" => {
                 let (at, len) = range();
                 self.zero(at, len, words[0] == "unmap");
@@ -153,7 +159,7 @@ impl Disk {
     }
 
     fn reopen(&mut self) {
-        block_on(self.image.flush_all(&self.bench)).unwrap();
+        block_on(self.image.close(&self.bench)).unwrap();
         self.image = opened_with(&self.bench, self.options, self.key.as_ref());
     }
 
@@ -709,8 +715,6 @@ enum Left {
     Last,
 }
 
-/// Cuts the power after every event, with some of the writes since the last flush lost, and opens
-/// what is left.
 #[test]
 fn a_power_cut_at_any_point_loses_nothing_flushed() {
     for seed in 0..6u64 {
@@ -720,67 +724,81 @@ fn a_power_cut_at_any_point_loses_nothing_flushed() {
             ..sized(128 << 10)
         };
         let backing = (seed % 2 == 0).then(|| noise(6, 128 << 10));
-        let mut disk = Disk::create(&options, backing.clone());
-        // Freed clusters full of old bytes: new tables and data go there.
-        disk.run("write 0+40k ee; flush; discard 0+40k; flush; reopen");
-        let start = disk.bench.file.bytes();
-        disk.bench.file.record();
-        let mut random = Random(seed * 77 + 1);
-        // After so many events the disk was this, durably; and which bytes were touched when.
-        let mut flushed = vec![(0, disk.model.clone())];
-        let mut touched: Vec<(usize, std::ops::Range<usize>)> = Vec::new();
-        for step in 0..20 {
+        cut_power(&options, backing, seed, |disk, random, step| {
             let at = random.below(110 << 10);
             let len = 1 + random.below(15 << 10);
-            let begin = disk.bench.file.events().len();
             match random.below(6) {
                 0 => disk.discard(at, len),
                 1 => disk.zero(at, len, true),
                 _ => disk.write(at, &noise(step * 31 + seed, usize::try_from(len).unwrap())),
             }
-            let range = usize::try_from(at).unwrap()..usize::try_from(at + len).unwrap();
-            touched.push((begin, range));
-            if random.below(3) == 0 {
-                disk.run("flush");
-                flushed.push((disk.bench.file.events().len(), disk.model.clone()));
-            }
+            at..at + len
+        });
+    }
+}
+
+/// Does twenty steps, each of which tells what it touched, cuts the power after every event, with
+/// some of the writes since the last flush lost, and opens what is left.
+fn cut_power(
+    options: &CreateOptions,
+    backing: Option<Vec<u8>>,
+    seed: u64,
+    change: impl Fn(&mut Disk, &mut Random, u64) -> std::ops::Range<u64>,
+) {
+    let mut disk = Disk::create(options, backing.clone());
+    // Freed clusters full of old bytes: new tables and data go there.
+    disk.run("write 0+40k ee; flush; discard 0+40k; flush; reopen");
+    let start = disk.bench.file.bytes();
+    disk.bench.file.record();
+    let mut random = Random(seed * 77 + 1);
+    // After so many events the disk was this, durably; and which bytes were touched when.
+    let mut flushed = vec![(0, disk.model.clone())];
+    let mut touched: Vec<(usize, std::ops::Range<usize>)> = Vec::new();
+    for step in 0..20 {
+        let begin = disk.bench.file.events().len();
+        let range = change(&mut disk, &mut random, step);
+        let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
+        touched.push((begin, range));
+        if random.below(3) == 0 {
+            disk.run("flush");
+            flushed.push((disk.bench.file.events().len(), disk.model.clone()));
         }
-        let events = disk.bench.file.events();
-        let mut durable_bytes = start.clone();
-        let mut applied = 0;
-        for cut in 1..=events.len() {
-            let barrier = events[..cut]
-                .iter()
-                .rposition(|e| matches!(e, Event::Flush));
-            for event in &events[applied..barrier.unwrap_or(0)] {
-                apply(&mut durable_bytes, event);
-            }
-            applied = barrier.unwrap_or(0);
-            let (since, durable) = flushed.iter().rev().find(|(at, _)| *at <= cut).unwrap();
-            for left in [Left::Some, Left::Last] {
-                let mut bytes = durable_bytes.clone();
-                for (index, event) in events[..cut].iter().enumerate().skip(applied) {
-                    let kept = match left {
-                        Left::Some => random.below(2) == 0,
-                        Left::Last => index + 1 == cut,
-                    };
-                    if kept {
-                        apply(&mut bytes, event);
-                    }
+    }
+    let events = disk.bench.file.events();
+    let mut durable_bytes = start.clone();
+    let mut applied = 0;
+    for cut in 1..=events.len() {
+        let barrier = events[..cut]
+            .iter()
+            .rposition(|e| matches!(e, Event::Flush));
+        for event in &events[applied..barrier.unwrap_or(0)] {
+            apply(&mut durable_bytes, event);
+        }
+        applied = barrier.unwrap_or(0);
+        let (since, durable) = flushed.iter().rev().find(|(at, _)| *at <= cut).unwrap();
+        for left in [Left::Some, Left::Last] {
+            let mut bytes = durable_bytes.clone();
+            for (index, event) in events[..cut].iter().enumerate().skip(applied) {
+                let kept = match left {
+                    Left::Some => random.below(2) == 0,
+                    Left::Last => index + 1 == cut,
+                };
+                if kept {
+                    apply(&mut bytes, event);
                 }
-                let free: Vec<_> = touched
-                    .iter()
-                    .filter(|(b, _)| b >= since)
-                    .map(|(_, r)| r.clone())
-                    .collect();
-                check_survivor(
-                    bytes,
-                    &backing,
-                    durable,
-                    &free,
-                    &format!("{seed} {cut} {left:?}"),
-                );
             }
+            let free: Vec<_> = touched
+                .iter()
+                .filter(|(b, _)| b >= since)
+                .map(|(_, r)| r.clone())
+                .collect();
+            check_survivor(
+                bytes,
+                &backing,
+                durable,
+                &free,
+                &format!("{seed} {cut} {left:?}"),
+            );
         }
     }
 }
@@ -928,6 +946,7 @@ fn a_header_keeps_what_it_does_not_know() {
 }
 
 mod amend;
+mod compressed;
 mod damaged;
 mod encrypted;
 mod on_a_graph;
