@@ -7,6 +7,9 @@ use block_schema::{Object, Value};
 
 use crate::report::Failure;
 
+/// Levels of a value at most, as of one written in JSON.
+const MAX_LEVELS: usize = 1024;
+
 /// Splits a list at single commas; `,,` is a comma.
 pub(crate) fn split(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
@@ -46,7 +49,7 @@ pub(crate) fn parse(text: &str, implied: Option<&str>) -> Result<Object, Failure
                 )));
             }
         };
-        let path: Vec<&str> = key.split('.').collect();
+        let path = levels(key)?;
         if path.iter().any(|name| name.is_empty()) {
             return Err(Failure::new(format!("Invalid parameter '{key}'")));
         }
@@ -63,11 +66,23 @@ pub(crate) fn parse(text: &str, implied: Option<&str>) -> Result<Object, Failure
 pub(crate) fn nested_keys(flat: Object) -> Result<Object, Failure> {
     let mut object = Object::new();
     for (key, value) in flat {
-        let path: Vec<&str> = key.split('.').collect();
+        let path = levels(&key)?;
         insert(&mut object, &path, value)
             .ok_or_else(|| Failure::new(format!("Parameters '{key}.*' used inconsistently")))?;
     }
     Ok(with_lists(object))
+}
+
+/// The names between a key's dots.
+///
+/// # Errors
+/// A key of more levels than JSON may have: what follows recurses by them.
+fn levels(key: &str) -> Result<Vec<&str>, Failure> {
+    let path: Vec<&str> = key.split('.').take(MAX_LEVELS + 1).collect();
+    match path.len() {
+        0..=MAX_LEVELS => Ok(path),
+        _ => Err(Failure::new("Parameter name has too many levels")),
+    }
 }
 
 /// Sets the value at a path; `None` when the path meets a plain value, or ends on an object.
@@ -143,5 +158,12 @@ mod tests {
         check("a.b=2,a=1", "Parameters 'a.*' used inconsistently");
         check("a=1,b", "Expected '=' after parameter 'b'");
         check("a..b=1", "Invalid parameter 'a..b'");
+    }
+
+    #[test]
+    fn a_key_of_very_many_levels_is_refused() {
+        let deep = |levels: usize| vec!["a"; levels].join(".") + "=1";
+        check(&deep(200_000), "Parameter name has too many levels");
+        assert!(parse(&deep(MAX_LEVELS), None).is_ok());
     }
 }
