@@ -315,6 +315,8 @@ impl Header {
                     other,
                 });
             }
+        } else {
+            self.aligned("L1 table", self.l1_table)?;
         }
         self.check_encryption(file_len)?;
         field(
@@ -327,6 +329,8 @@ impl Header {
             // Each entry has at least its fixed part.
             let least = u64::from(self.snapshot_count).saturating_mul(40);
             self.region("snapshot table", self.snapshots, least, file_len)?;
+        } else {
+            self.aligned("snapshot table", self.snapshots)?;
         }
         Ok(())
     }
@@ -372,8 +376,9 @@ impl Header {
         len: u64,
         file_len: u64,
     ) -> Result<(), ImageError> {
+        self.aligned(what, at)?;
         let (offset, cluster_size) = (at.0, self.geometry.cluster_size());
-        if self.geometry.within(offset) != 0 || offset == 0 || offset >= HOST_LIMIT {
+        if offset == 0 || offset >= HOST_LIMIT {
             return Err(ImageError::Unaligned {
                 what,
                 offset,
@@ -389,6 +394,18 @@ impl Header {
                 file_len,
             }),
         }
+    }
+
+    /// Checks the place of a structure that may be empty, and then anywhere, as it is to others.
+    fn aligned(&self, what: &'static str, at: HostOffset) -> Result<(), ImageError> {
+        if self.geometry.within(at.0) == 0 {
+            return Ok(());
+        }
+        Err(ImageError::Unaligned {
+            what,
+            offset: at.0,
+            cluster_size: self.geometry.cluster_size(),
+        })
     }
 }
 

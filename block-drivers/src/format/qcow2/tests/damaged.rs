@@ -202,6 +202,13 @@ fn tables_lie_on_clusters_inside_the_file() {
             "corrupt: image of node 'test' is corrupt: snapshot table offset 0x0 is not the start of a 4096-byte cluster"
         ],
     );
+    // Others look at its place also where there is none.
+    check_open(
+        &[(64, &be64(0x3004))],
+        expect![
+            "corrupt: image of node 'test' is corrupt: snapshot table offset 0x3004 is not the start of a 4096-byte cluster"
+        ],
+    );
     check_open(
         &[(60, &be32(1)), (64, &be64(1 << 40))],
         expect![
