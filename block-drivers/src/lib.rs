@@ -2,6 +2,8 @@
 
 pub mod export;
 pub mod format;
+#[doc(hidden)]
+pub mod fuzz;
 pub(crate) mod kit;
 pub mod nbd;
 pub mod protocol;

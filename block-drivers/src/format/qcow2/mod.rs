@@ -30,6 +30,7 @@ mod create;
 mod crypt;
 mod discard;
 mod error;
+pub(crate) mod fuzz;
 mod geometry;
 mod growth;
 mod header;
