@@ -28,8 +28,8 @@ const HEADINGS: [&str; 8] = [
     "Limits",
     "Interop tested",
 ];
-/// Rust that is data of a test, compiled by the test alone.
-const TEST_DATA: [&str; 1] = ["tests/ui"];
+/// Rust that the workspace does not compile: data of a test, and drivers that need another compiler.
+const APART: [&str; 2] = ["tests/ui", "fuzz/libfuzzer"];
 
 /// Something to change.
 struct Finding {
@@ -232,7 +232,7 @@ fn walk(root: &Path, folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), Stri
         let path = folder.join(&name);
         let hidden = name.to_string_lossy().starts_with('.');
         let skipped =
-            hidden || name == "target" || TEST_DATA.iter().any(|data| path == Path::new(data));
+            hidden || name == "target" || APART.iter().any(|apart| path == Path::new(apart));
         if root.join(&path).is_dir() {
             if !skipped {
                 walk(root, &path, found)?;

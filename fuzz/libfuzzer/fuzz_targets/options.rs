@@ -1,0 +1,4 @@
+//! The target `options`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz::run("options", bytes));

@@ -1,0 +1,348 @@
+//! Damaged qcow2 images, as we and as `qemu-img` see them: whether they open, whether the check finds
+//! corruption, and what they hold. Where the two differ on purpose, [`ON_PURPOSE`] says why.
+//!
+//! Images come from the corpus, from `qemu-img` and `qemu-io`, and from ourselves; a few words of
+//! each are replaced. The seed is printed; `QBLK_ROUNDS` makes it long.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use block_core::Error;
+use block_core::driver::{CheckReport, Repair};
+use fuzz::image::{self, Access, Opened};
+use fuzz::mutate::{self, Random};
+
+/// Disks whose content is compared.
+const COMPARED: u64 = 8 << 20;
+
+/// What a program makes of an image it opens. Where something fails, the words of the failure.
+#[derive(Debug)]
+struct View {
+    /// Whether the check finds corruption, or cannot look; nothing where it ends without an answer.
+    corrupt: Option<bool>,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Bytes(Vec<u8>),
+    Unreadable(String),
+    /// The disk is too large to look at.
+    Large,
+}
+
+/// What two programs may differ in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    Opens,
+    IsCorrupt,
+    Reads,
+}
+
+/// A difference that is meant: what one of the two says then, and why.
+struct Difference {
+    question: Question,
+    ours: &'static str,
+    theirs: &'static str,
+    why: &'static str,
+}
+
+const ON_PURPOSE: [Difference; 13] = [
+    Difference {
+        question: Question::Opens,
+        ours: "ends behind the file's",
+        theirs: "",
+        why: "tables must lie in the file before memory is taken for them",
+    },
+    Difference {
+        question: Question::Opens,
+        ours: "overlaps the",
+        theirs: "",
+        why: "a table on another one is found before the first write, not by it",
+    },
+    Difference {
+        question: Question::Opens,
+        ours: "is not the start of a",
+        theirs: "",
+        why: "tables lie on clusters, also where no reader needs them",
+    },
+    Difference {
+        question: Question::Opens,
+        ours: "which is not a multiple of 8",
+        theirs: "",
+        why: "the specification wants a header length that is a multiple of 8",
+    },
+    Difference {
+        question: Question::Opens,
+        ours: "appears twice",
+        theirs: "",
+        why: "the specification wants each header extension once",
+    },
+    Difference {
+        question: Question::Opens,
+        ours: "",
+        theirs: "Header extension too large",
+        why: "the end of the list needs no length",
+    },
+    Difference {
+        question: Question::Reads,
+        ours: "",
+        theirs: "data-file-raw requires a data file",
+        why: "data files are not built in: the bit that vouches for them is not read",
+    },
+    Difference {
+        question: Question::Opens,
+        ours: "is not supported by node",
+        theirs: "",
+        why: "the feature is not built in",
+    },
+    Difference {
+        question: Question::Opens,
+        ours: "",
+        theirs: "itmap",
+        why: "bitmaps are not built in: what the image says of them is not read",
+    },
+    Difference {
+        question: Question::Reads,
+        ours: "has reserved bits set",
+        theirs: "",
+        why: "what a reserved bit means nobody knows: its cluster is an error",
+    },
+    Difference {
+        question: Question::Reads,
+        ours: "has an offset",
+        theirs: "",
+        why: "an entry that points where nothing of its kind can be is an error",
+    },
+    Difference {
+        question: Question::Reads,
+        ours: "has the copied flag on a compressed cluster",
+        theirs: "",
+        why: "the flag has no meaning there: its cluster is an error",
+    },
+    Difference {
+        question: Question::Reads,
+        ours: "has the copied flag without an offset",
+        theirs: "",
+        why: "the flag of nothing: its cluster is an error",
+    },
+];
+
+/// Asks us.
+fn ours(bytes: &[u8]) -> Result<View, String> {
+    let said = |error: Error| error.chain();
+    let image = Opened::new(bytes, Access::Read).map_err(said)?;
+    let is_bad = |report: CheckReport| report.corruptions + report.check_errors > 0;
+    let corrupt = Some(image.check(Repair::None).map_or(true, is_bad));
+    let content = match image.len() {
+        len if len > COMPARED => Content::Large,
+        len => image
+            .read(0..len)
+            .map_or_else(|error| Content::Unreadable(said(error)), Content::Bytes),
+    };
+    Ok(View { corrupt, content })
+}
+
+/// Asks `qemu-img`.
+fn theirs(folder: &Path, bytes: &[u8]) -> Result<View, String> {
+    let (image, raw) = (folder.join("image"), folder.join("raw"));
+    std::fs::write(&image, bytes).expect("room for an image");
+    let name = image.display().to_string();
+    let info = run("qemu-img", &["info", "-f", "qcow2", "--output=json", &name])?;
+    let check = run(
+        "qemu-img",
+        &["check", "-f", "qcow2", "--output=json", &name],
+    );
+    // Its exit code tells of corruption; the figures are there in any case.
+    let told = check.unwrap_or_else(|told| told);
+    let corrupt = number(&told, "\"check-errors\"")
+        .map(|errors| errors > 0 || number(&told, "\"corruptions\"").is_some_and(|n| n > 0));
+    let content = if number(&info, "\"virtual-size\"").is_none_or(|size| size > COMPARED) {
+        Content::Large
+    } else {
+        let target = raw.display().to_string();
+        let convert = ["convert", "-f", "qcow2", "-O", "raw", &name, &target];
+        match run("qemu-img", &convert) {
+            Ok(_) => Content::Bytes(std::fs::read(&raw).expect("what was converted")),
+            Err(said) => Content::Unreadable(said),
+        }
+    };
+    Ok(View { corrupt, content })
+}
+
+/// The number behind a key of JSON.
+fn number(json: &str, key: &str) -> Option<u64> {
+    let digits = json[json.find(key)? + key.len()..].trim_start_matches([':', ' ']);
+    let end = digits.find(|c: char| !c.is_ascii_digit())?;
+    digits[..end].parse().ok()
+}
+
+/// Runs a tool; what hangs ends. All it says, whether it succeeds or fails.
+fn run(tool: &str, arguments: &[&str]) -> Result<String, String> {
+    let mut limited = Command::new("timeout");
+    limited.args(["60", tool]).args(arguments);
+    let output = limited.output().expect("a tool that is installed");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    if output.status.success() {
+        Ok(said)
+    } else {
+        Err(said)
+    }
+}
+
+/// A new image by the tools.
+fn theirs_made(random: &mut Random, folder: &Path) -> Vec<u8> {
+    let path = folder.join("new");
+    let name = path.display().to_string();
+    let options = *random.pick(&[
+        "cluster_size=512,refcount_bits=8",
+        "cluster_size=512,compat=0.10",
+        "cluster_size=1024,lazy_refcounts=on",
+        "cluster_size=4096,compression_type=zstd",
+        "cluster_size=4096,refcount_bits=1",
+    ]);
+    let create = ["create", "-q", "-f", "qcow2", "-o", options, &name, "128k"];
+    run("qemu-img", &create).expect("a new image");
+    let mut arguments = vec![
+        "-f".to_owned(),
+        "qcow2".to_owned(),
+        "-d".into(),
+        "unmap".into(),
+    ];
+    for _ in 0..random.below(8) {
+        let kind = *random.pick(&["-P 7", "-P 200", "-z", "-c -P 9"]);
+        let (at, len) = (random.below(28) * 4096, 4096 * (1 + random.below(3)));
+        let step = if kind.starts_with("-c") && !options.contains("4096") {
+            format!("discard {at} {len}")
+        } else if kind.starts_with("-c") {
+            format!("write {kind} {at} 4096")
+        } else {
+            format!("write {kind} {at} {len}")
+        };
+        arguments.extend(["-c".to_owned(), step]);
+    }
+    arguments.push(name);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    run("qemu-io", &arguments).expect("a written image");
+    std::fs::read(&path).expect("the new image")
+}
+
+/// Compares two views of an image: in what they differ, and the words of those who fail.
+fn difference(
+    ours: Result<View, String>,
+    theirs: Result<View, String>,
+) -> Option<(Question, String, String)> {
+    let opens = || "opens".to_owned();
+    let (ours, theirs) = match (ours, theirs) {
+        (Err(_), Err(_)) => return None,
+        (Err(said), Ok(_)) => return Some((Question::Opens, said, opens())),
+        (Ok(_), Err(said)) => return Some((Question::Opens, opens(), said)),
+        (Ok(ours), Ok(theirs)) => (ours, theirs),
+    };
+    if let (Some(a), Some(b)) = (ours.corrupt, theirs.corrupt)
+        && a != b
+    {
+        return Some((Question::IsCorrupt, a.to_string(), b.to_string()));
+    }
+    let words = |content| match content {
+        Content::Bytes(bytes) => format!("{} bytes", bytes.len()),
+        Content::Unreadable(said) => said,
+        Content::Large => "a large disk".to_owned(),
+    };
+    match (ours.content, theirs.content) {
+        // They count in sectors, and leave out one that is not whole.
+        (Content::Bytes(a), Content::Bytes(b)) if a[..a.len() / 512 * 512] == b => None,
+        (Content::Bytes(a), Content::Bytes(b)) => {
+            let first = a.iter().zip(&b).position(|(a, b)| a != b);
+            let ours = format!("{} bytes, another at {first:?}", a.len());
+            Some((Question::Reads, ours, format!("{} bytes", b.len())))
+        }
+        (Content::Unreadable(_), Content::Unreadable(_)) | (Content::Large, Content::Large) => None,
+        (a, b) => Some((Question::Reads, words(a), words(b))),
+    }
+}
+
+/// Why a difference is meant, if it is.
+fn reason(question: Question, ours: &str, theirs: &str) -> Option<&'static str> {
+    let meant = ON_PURPOSE.iter().find(|meant| {
+        meant.question == question && ours.contains(meant.ours) && theirs.contains(meant.theirs)
+    });
+    meant.map(|meant| meant.why)
+}
+
+/// Compares what both make of an image; what is wrong, if they differ and should not.
+fn compare(folder: &Path, bytes: &[u8]) -> Option<String> {
+    let (question, ours, theirs) = difference(ours(bytes), theirs(folder, bytes))?;
+    match reason(question, &ours, &theirs) {
+        Some(why) => {
+            println!("meant: {why}");
+            None
+        }
+        None => Some(format!("{question:?}\nwe: {ours}\nthey: {theirs}")),
+    }
+}
+
+/// Folder of a run, gone with it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Scratch {
+        let path = std::env::temp_dir().join(format!("fuzz-differential-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a folder");
+        Scratch(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A folder that stays only costs space.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The tools are there, or the tests must do without.
+fn installed() -> bool {
+    let found = Command::new("qemu-img").arg("--version").output().is_ok();
+    let required = std::env::var_os("QBLK_REQUIRE_INTEROP").is_some();
+    assert!(found || !required, "qemu-img is not installed");
+    found
+}
+
+#[test]
+fn damaged_images_are_the_same_to_both() {
+    if !installed() {
+        println!("not compared: qemu-img is not installed");
+        return;
+    }
+    let folder = Scratch::new();
+    let seed = mutate::seed("damaged_images_are_the_same_to_both");
+    let corpus = fuzz::corpus("qcow2_image").expect("a corpus");
+    let (mut compared, mut wrong) = (0, Vec::new());
+    for round in 0..mutate::rounds() {
+        let mut random = Random::new(seed.wrapping_add(round));
+        let mut originals = corpus.clone();
+        for _ in 0..3 {
+            originals.push(image::made(&mut random));
+            originals.push(theirs_made(&mut random, &folder.0));
+        }
+        for original in originals {
+            for number in 0..6 {
+                // As it is, first.
+                let bytes = match number {
+                    0 => original.clone(),
+                    _ => mutate::damaged(&mut random, &original),
+                };
+                compared += 1;
+                if let Some(difference) = compare(&folder.0, &bytes) {
+                    let path = std::env::temp_dir().join(format!("difference-{}", wrong.len()));
+                    std::fs::write(&path, &bytes).expect("room for an image");
+                    println!("{}:\n{difference}\n", path.display());
+                    wrong.push(path);
+                }
+            }
+        }
+    }
+    println!("{compared} images compared");
+    assert!(wrong.is_empty(), "{} images differ: {wrong:?}", wrong.len());
+}
