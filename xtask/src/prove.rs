@@ -23,7 +23,7 @@ struct Proof {
     rounds: u32,
 }
 
-const PROOFS: [Proof; 6] = [
+const PROOFS: [Proof; 8] = [
     Proof {
         name: "interleavings",
         what: "every order of the lock-free parts, whatever memory allows",
@@ -71,6 +71,22 @@ const PROOFS: [Proof; 6] = [
         test: None,
         filter: "damaged",
         rounds: 50,
+    },
+    Proof {
+        name: "fuzz",
+        what: "mutations of the corpus through every parser of bytes from outside",
+        package: "fuzz",
+        test: Some("smoke"),
+        filter: "",
+        rounds: 500,
+    },
+    Proof {
+        name: "differential",
+        what: "damaged images, as we and as qemu-img see them",
+        package: "fuzz",
+        test: Some("differential"),
+        filter: "",
+        rounds: 100,
     },
 ];
 
