@@ -6,6 +6,7 @@ use block_schema::types::BlockdevDriver;
 
 use crate::image::{Image, guess_format};
 use crate::opts::cache::CacheMode;
+use crate::opts::create::switch_of;
 use crate::opts::image::{ImageArgs, ImageName, OpenHow};
 use crate::opts::{keyval, number};
 use crate::progress::Progress;
@@ -41,12 +42,17 @@ pub(crate) struct Args {
 }
 
 /// Options that can be changed, as `-o help` prints them.
-const KEYS: [(&str, &str); 6] = [
+const KEYS: [(&str, &str); 8] = [
     ("backing_file=<str>", "File name of a base image"),
     ("backing_fmt=<str>", "Image format of the base image"),
     (
         "compat=<str>",
         "Compatibility level (v2 [0.10] or v3 [1.1])",
+    ),
+    ("data_file=<str>", "File name of an external data file"),
+    (
+        "data_file_raw=<bool (on/off)>",
+        "The external data file must stay valid as a raw image",
     ),
     (
         "lazy_refcounts=<bool (on/off)>",
@@ -142,28 +148,13 @@ fn parse(parts: &[String]) -> Result<Wanted, Failure> {
                 wanted.format.refcount_bits = Some(bits?);
             }
             "lazy_refcounts" => {
-                wanted.format.lazy_refcounts = Some(match value {
-                    "on" => true,
-                    "off" => false,
-                    _ => {
-                        let text = format!("Parameter '{key}' expects 'on' or 'off'");
-                        return Err(Failure::new(text));
-                    }
-                });
+                wanted.format.lazy_refcounts = Some(switch_of(key, value)?);
             }
             "size" => wanted.size = Some(number::size(value, "image size")?),
             "backing_file" => wanted.backing_file = Some(value_of()),
             "backing_fmt" => wanted.backing_fmt = Some(value_of()),
-            "data_file" => {
-                return Err(Failure::new(
-                    "data-file can only be set for images that use an external data file",
-                ));
-            }
-            "data_file_raw" => {
-                return Err(Failure::new(
-                    "data-file-raw cannot be set on existing images",
-                ));
-            }
+            "data_file" => wanted.format.data_file = Some(value_of()),
+            "data_file_raw" => wanted.format.data_file_raw = Some(switch_of(key, value)?),
             key if key.starts_with("encrypt.") && !CREATE_ONLY.contains(&key) => {
                 return Err(Failure::new(format!("option '{key}' is not built in")));
             }

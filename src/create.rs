@@ -1,10 +1,12 @@
 //! `create`: makes a new image. `convert` and `serve` make theirs here, too.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use block_core::Backend;
 use block_core::driver::Preallocation;
 use block_core::error::kernel_text;
-use block_core::graph::info;
+use block_core::graph::{NodeId, info};
 use block_drivers::format::qcow2;
 use block_drivers::protocol::file;
 use block_schema::types::{
@@ -197,7 +199,7 @@ impl NewImage {
     /// What is wrong with the options; what the kernel says.
     pub(crate) async fn create(&self, session: &Session) -> Result<(), Failure> {
         let filename = &self.filename;
-        let path = PathBuf::from(filename.strip_prefix("file:").unwrap_or(filename));
+        let path = PathBuf::from(path_of(filename));
         match self.format {
             BlockdevDriver::Raw => {
                 let preallocation = self.options.preallocation.unwrap_or(Preallocation::Off);
@@ -205,7 +207,12 @@ impl NewImage {
             }
             BlockdevDriver::Qcow2 => {
                 let options = self.qcow2_options(session)?;
+                // Before what was in the file is lost.
+                options.validate()?;
                 create_file(session, path, 0, Preallocation::Off).await?;
+                if let Some(data) = &options.data_file {
+                    create_file(session, data.into(), 0, Preallocation::Off).await?;
+                }
                 self.format_qcow2(session, &options).await
             }
             other => Err(Failure::new(format!(
@@ -225,13 +232,6 @@ impl NewImage {
     /// What is wrong with them, or not built in.
     pub(crate) fn qcow2_options(&self, session: &Session) -> Result<qcow2::CreateOptions, Failure> {
         let given = &self.options;
-        let absent = [
-            (given.data_file.is_some(), "data_file"),
-            (given.data_file_raw.is_some(), "data_file_raw"),
-        ];
-        if let Some((_, option)) = absent.iter().find(|(given, _)| *given) {
-            return Err(Failure::new(format!("option '{option}' is not built in")));
-        }
         let defaults = qcow2::CreateOptions::default();
         Ok(qcow2::CreateOptions {
             size: self.len(),
@@ -254,6 +254,8 @@ impl NewImage {
             backing_format: given.backing_fmt.clone(),
             preallocation: given.preallocation.unwrap_or(defaults.preallocation),
             extended_l2: given.extended_l2.unwrap_or(defaults.extended_l2),
+            data_file: given.data_file.as_deref().map(path_of),
+            data_file_raw: given.data_file_raw.unwrap_or(false),
             encryption: given.encrypt.encryption(session.layer().secrets())?,
         })
     }
@@ -264,22 +266,50 @@ impl NewImage {
         options: &qcow2::CreateOptions,
     ) -> Result<(), Failure> {
         let (queue, layer) = (session.queue(), session.layer());
-        let filename = self
-            .filename
-            .strip_prefix("file:")
-            .unwrap_or(&self.filename)
-            .to_owned();
-        let branch = BlockdevOptionsBranch::File(BlockdevOptionsFile::new(filename));
-        let mut file = BlockdevOptions::new(branch);
-        file.node_name = Some("new-file".to_owned());
-        let node = layer.blockdev_add(queue, file).await?;
-        // Its user holds the file's locks.
-        let user = layer.add_backend("", node, false).await?;
-        let created = qcow2::create(queue, layer.node(queue, node)?, options).await;
-        layer.remove_backend(&user).await;
-        layer.remove_node(queue, node).await?;
+        let file = NewFile::open(session, path_of(&self.filename), "new-file").await?;
+        let node = layer.node(queue, file.node)?;
+        let created = match &options.data_file {
+            None => qcow2::create(queue, node, options).await,
+            Some(name) => {
+                let data = NewFile::open(session, name.clone(), "new-data").await?;
+                let data_node = layer.node(queue, data.node)?;
+                let created = qcow2::create_with_data_file(queue, node, data_node, options).await;
+                data.close(session).await?;
+                created
+            }
+        };
+        file.close(session).await?;
         Ok(created?)
     }
+}
+
+/// A file that becomes part of an image.
+struct NewFile {
+    node: NodeId,
+    /// Holds the file's locks.
+    user: Arc<Backend>,
+}
+
+impl NewFile {
+    async fn open(session: &Session, path: String, name: &str) -> Result<NewFile, Failure> {
+        let branch = BlockdevOptionsBranch::File(BlockdevOptionsFile::new(path));
+        let mut file = BlockdevOptions::new(branch);
+        file.node_name = Some(name.to_owned());
+        let node = session.layer().blockdev_add(session.queue(), file).await?;
+        let user = session.layer().add_backend("", node, false).await?;
+        Ok(NewFile { node, user })
+    }
+
+    async fn close(self, session: &Session) -> Result<(), Failure> {
+        session.layer().remove_backend(&self.user).await;
+        let removed = session.layer().remove_node(session.queue(), self.node);
+        Ok(removed.await?)
+    }
+}
+
+/// The path that a file's name stands for.
+fn path_of(name: &str) -> String {
+    name.strip_prefix("file:").unwrap_or(name).to_owned()
 }
 
 fn not_accepted(parameter: &str, value: &str) -> Failure {

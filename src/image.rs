@@ -268,7 +268,7 @@ async fn open_node(
             let protocol_name = protocol.node_name.clone().unwrap_or_default();
             let protocol = layer.blockdev_add(queue, protocol).await?;
             let guessed = probe(&layer.node(queue, protocol)?).await?;
-            let options = format_over(guessed, &protocol_name, format, how.backing)?;
+            let options = format_over(guessed, &protocol_name, format, how)?;
             let node = layer.blockdev_add(queue, options).await?;
             let head = match guessed {
                 BlockdevDriver::Raw => Head::StaysRaw,

@@ -7,7 +7,7 @@ use block_schema::{Value, Wire};
 
 use crate::human;
 use crate::image::Image;
-use crate::opts::image::{Backing, ImageArgs, ImageName, OpenHow, one_name};
+use crate::opts::image::{ImageArgs, ImageName, OpenHow, one_name};
 use crate::opts::output::Output;
 use crate::report::{Failure, Outcome, out, outln};
 use crate::session::{self, ImplicitOpen, Session};
@@ -69,10 +69,7 @@ async fn collect(
             let text = format!("Backing file '{}' creates an infinite loop.", name.text);
             return Err(Failure::new(text));
         }
-        let how = OpenHow {
-            backing: Backing::Ignore,
-            ..OpenHow::read(&args.image).metadata_only()
-        };
+        let how = OpenHow::read(&args.image).header_only();
         let node_name = format!("image{}", infos.len());
         let image = Image::open(session, &name, &node_name, how).await?;
         let info = info_of(session, &image).await?;

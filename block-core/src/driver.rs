@@ -163,6 +163,10 @@ pub struct AmendOptions {
     pub refcount_bits: Option<u64>,
     /// Whether refcounts may be updated late.
     pub lazy_refcounts: Option<bool>,
+    /// The name of the external data file; empty for none.
+    pub data_file: Option<String>,
+    /// Whether that file alone reads as the disk.
+    pub data_file_raw: Option<bool>,
 }
 
 /// Which internal snapshot is meant: the first of which all holds that is given.

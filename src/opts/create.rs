@@ -137,7 +137,11 @@ fn size_of(key: &str, value: &str) -> Result<u64, Failure> {
     })
 }
 
-fn switch_of(key: &str, value: &str) -> Result<bool, Failure> {
+/// A switch by its words.
+///
+/// # Errors
+/// A word that is none.
+pub(crate) fn switch_of(key: &str, value: &str) -> Result<bool, Failure> {
     match value {
         "on" | "yes" | "true" | "y" => Ok(true),
         "off" | "no" | "false" | "n" => Ok(false),

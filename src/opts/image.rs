@@ -92,6 +92,9 @@ pub(crate) enum Content {
     Data,
     /// What it says of itself: no key is asked for, and none that was given is tried.
     Metadata,
+    /// As [`Metadata`](Content::Metadata), by its own file alone: no file that it names for its
+    /// data is opened.
+    Header,
 }
 
 /// What is done to an image.
@@ -145,6 +148,26 @@ impl OpenHow {
         OpenHow {
             content: Content::Metadata,
             ..self
+        }
+    }
+
+    /// For what the image says of itself, whatever other files it names.
+    #[must_use]
+    pub(crate) fn header_only(self) -> OpenHow {
+        OpenHow {
+            backing: Backing::Ignore,
+            content: Content::Header,
+            ..self
+        }
+    }
+
+    /// Says in a format's options which files that its image names stay closed.
+    fn keep_closed(&self, driver: BlockdevDriver, options: &mut Object) {
+        if self.backing == Backing::Ignore && has_backing(driver) {
+            options.insert("backing", "");
+        }
+        if self.content == Content::Header && driver == BlockdevDriver::Qcow2 {
+            options.insert("data-file", Value::Null);
         }
     }
 
@@ -244,13 +267,14 @@ impl ImageName {
         if let Some(encrypt) = &self.encrypt {
             default(&mut options, "encrypt", encrypt.clone());
         }
-        if how.content == Content::Metadata {
-            options.remove("encrypt");
+        match how.content {
+            Content::Data => {}
+            Content::Metadata | Content::Header => {
+                options.remove("encrypt");
+            }
         }
-        if how.backing == Backing::Ignore && driver.is_some_and(has_backing) {
-            options.insert("backing", "");
-        }
-        if driver.is_some() {
+        if let Some(driver) = driver {
+            how.keep_closed(driver, &mut options);
             return decode(options).map(Target::Known);
         }
         let Some(Value::Object(mut protocol)) = options.remove("file") else {
@@ -296,13 +320,11 @@ pub(crate) fn format_over(
     format: BlockdevDriver,
     protocol: &str,
     mut options: Object,
-    backing: Backing,
+    how: &OpenHow,
 ) -> Result<BlockdevOptions, Failure> {
     options.insert("driver", format.as_str());
     options.insert("file", protocol);
-    if backing == Backing::Ignore && has_backing(format) {
-        options.insert("backing", "");
-    }
+    how.keep_closed(format, &mut options);
     decode(options)
 }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use block_schema::types::{
     BlockdevAioOptions, BlockdevDetectZeroesOptions, BlockdevDiscardOptions, BlockdevDriver,
-    BlockdevOptions, BlockdevOptionsBranch, BlockdevRef,
+    BlockdevOptions, BlockdevOptionsBranch, BlockdevOptionsFile, BlockdevRef,
 };
 
 use crate::buffer::AlignedBuf;
@@ -236,6 +236,13 @@ impl Opener {
                 name: wanted.name.to_owned(),
             });
         }
+        if role == Role::Data {
+            // A file's name and nothing else, from where the program runs; its bytes have no format.
+            let plain_file = BlockdevOptionsFile::new(wanted.name.to_owned());
+            let file = plain(BlockdevOptionsBranch::File(plain_file));
+            let file = BlockdevRef::Definition(Box::new(file));
+            return self.child(name, role, file).await;
+        }
         let protocol = self.protocol_options(wanted.name)?;
         let file = BlockdevRef::Definition(Box::new(plain(protocol)));
         let format = match wanted.format {
@@ -354,12 +361,10 @@ impl Opener {
             Some(_) | None => name.into(),
         };
         let filename = resolved.to_string_lossy().into_owned();
-        Ok(BlockdevOptionsBranch::File(
-            block_schema::types::BlockdevOptionsFile {
-                filename,
-                locking: None,
-            },
-        ))
+        Ok(BlockdevOptionsBranch::File(BlockdevOptionsFile {
+            filename,
+            locking: None,
+        }))
     }
 
     /// Guesses the format of what `file` opens; in a draft of its own, which goes again.

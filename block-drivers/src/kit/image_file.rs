@@ -59,6 +59,10 @@ pub(crate) trait Surroundings {
     type File: ImageFile;
     /// The file that holds the image.
     fn file(&self) -> &Self::File;
+    /// The file that holds guest data, where that is not [`file`](Surroundings::file).
+    fn data(&self) -> Option<&Self::File> {
+        None
+    }
     /// The image behind this one.
     fn backing(&self) -> Option<&Self::File>;
     /// The readers of the image that are under way: what they looked up must stay as it is until
@@ -134,6 +138,7 @@ pub(crate) struct OnQueue {
     cx: Option<Cx>,
     queue: LocalQueue,
     file: Child,
+    data: Option<Child>,
     backing: Option<Child>,
 }
 
@@ -144,6 +149,7 @@ impl OnQueue {
             cx: Some(cx.clone()),
             queue: cx.queue().clone(),
             file: cx.child(file),
+            data: None,
             backing: cx.backing(),
         }
     }
@@ -154,8 +160,15 @@ impl OnQueue {
             cx: None,
             queue: queue.clone(),
             file,
+            data: None,
             backing: None,
         }
+    }
+
+    /// With another file for guest data, if there is one.
+    #[must_use]
+    pub(crate) fn with_data(self, data: Option<Child>) -> OnQueue {
+        OnQueue { data, ..self }
     }
 }
 
@@ -164,6 +177,10 @@ impl Surroundings for OnQueue {
 
     fn file(&self) -> &Child {
         &self.file
+    }
+
+    fn data(&self) -> Option<&Child> {
+        self.data.as_ref()
     }
 
     fn backing(&self) -> Option<&Child> {

@@ -164,6 +164,8 @@ impl ImageFile for MemoryFile {
 /// A file and what is behind it.
 pub(crate) struct Bench {
     pub(crate) file: MemoryFile,
+    /// Where guest data is, if not in `file`.
+    pub(crate) data: Option<MemoryFile>,
     pub(crate) backing: Option<MemoryFile>,
 }
 
@@ -172,6 +174,10 @@ impl Surroundings for Bench {
 
     fn file(&self) -> &MemoryFile {
         &self.file
+    }
+
+    fn data(&self) -> Option<&MemoryFile> {
+        self.data.as_ref()
     }
 
     fn backing(&self) -> Option<&MemoryFile> {

@@ -12,7 +12,7 @@ use super::geometry::Geometry;
 use super::header::{Compression, Extension, MAX_BACKING_NAME, MAX_REFCOUNT_TABLE_BYTES, Version};
 use super::header_write::feature_names;
 use super::image::Image;
-use super::layout::{L1Entry, compatible, extension, incompatible};
+use super::layout::{L1Entry, autoclear, compatible, extension, incompatible};
 use super::map::Cluster;
 use super::read::usize_of;
 use super::switch::Next;
@@ -37,6 +37,10 @@ impl Image {
         env: &E,
         backing: Option<BackingName>,
     ) -> Result<()> {
+        if backing.is_some() && self.is_data_file_raw() {
+            let reason = "a backing file and data-file-raw cannot be used at the same time";
+            return Err(Error::invalid("backing-file", reason));
+        }
         self.first_write(env).await?;
         let name = backing.as_ref().map(|backing| &backing.filename);
         if name.is_some_and(|name| name.is_empty() || name.len() > MAX_BACKING_NAME as usize) {
@@ -62,6 +66,9 @@ impl Image {
     /// # Errors
     /// As [`switch`](Image::switch).
     pub(super) async fn make_empty<E: Surroundings>(&self, env: &E) -> Result<()> {
+        if self.has_data_file() {
+            return self.empty_data(env).await;
+        }
         let active = self.active_l1();
         let needed = usize_of(self.geometry.l1_entries(self.size()));
         let next = Next {
@@ -74,6 +81,56 @@ impl Image {
             given_up: None,
         };
         self.switch(env, next).await
+    }
+
+    fn check_data_file(&self, options: &AmendOptions) -> Result<()> {
+        if options.data_file.is_some() && !self.has_data_file() {
+            let reason = "data-file can only be set for images that use an external data file";
+            return Err(Error::invalid("data_file", reason));
+        }
+        if options.data_file_raw == Some(true) && !self.is_data_file_raw() {
+            let reason = "data-file-raw cannot be set on existing images";
+            return Err(Error::invalid("data_file_raw", reason));
+        }
+        Ok(())
+    }
+
+    /// Names another data file in the image, or none, and forgets that it is raw where told to.
+    async fn name_data_file<E: Surroundings>(&self, env: &E, options: &AmendOptions) -> Result<()> {
+        if options.data_file_raw == Some(false) {
+            self.update_header(env, |h| h.autoclear &= !autoclear::DATA_FILE_RAW)
+                .await?;
+        }
+        let Some(name) = &options.data_file else {
+            return Ok(());
+        };
+        self.rewrite_header(env, |header| {
+            header.extensions.retain(|e| e.kind != extension::DATA_FILE);
+            if !name.is_empty() {
+                let data = name.clone().into_bytes();
+                let kind = extension::DATA_FILE;
+                header.extensions.insert(0, Extension { kind, data });
+            }
+        })
+        .await
+    }
+
+    /// As [`make_empty`](Image::make_empty) where clusters are in a data file: cluster by cluster.
+    async fn empty_data<E: Surroundings>(&self, env: &E) -> Result<()> {
+        self.need_data_file()?;
+        let whole = 0..self.geometry.ceil(self.size());
+        self.first_write(env).await?;
+        if self.is_data_file_raw() {
+            // Nothing shows through a file that must read as the disk.
+            self.discard(env, 0..self.size()).await?;
+        } else {
+            self.clear(env, whole.clone()).await?;
+            self.flush(env).await?;
+            if self.options.pass_discard_snapshot {
+                self.release_data(env, &whole).await;
+            }
+        }
+        self.flush_all(env).await
     }
 
     /// Changes version, refcount width and lateness of refcounts.
@@ -106,6 +163,7 @@ impl Image {
                           (use compat=1.1 or greater)";
             return Err(Error::invalid("lazy_refcounts", reason));
         }
+        self.check_data_file(options)?;
         self.first_write(env).await?;
         self.flush_all(env).await?;
         if version > self.version {
@@ -114,6 +172,7 @@ impl Image {
         if order != self.geometry.refcount_order {
             self.change_refcounts(env, order).await?;
         }
+        self.name_data_file(env, options).await?;
         if version >= self.version && version == Version::V3 {
             self.update_header(env, |header| {
                 header.compatible &= !compatible::LAZY_REFCOUNTS;
@@ -173,6 +232,9 @@ impl Image {
     async fn downgrade<E: Surroundings>(&self, env: &E) -> Result<()> {
         let now = self.header.lock().clone();
         let refuse = |reason: &str| Err(Error::invalid("compat", reason));
+        if now.has_data_file() {
+            return refuse("Cannot downgrade an image with a data file");
+        }
         if now.geometry.refcount_order != V2_REFCOUNT_ORDER {
             return refuse("compat=0.10 requires refcount_bits=16");
         }

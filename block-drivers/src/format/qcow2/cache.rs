@@ -98,7 +98,7 @@ impl Image {
             .read_bytes(at.0, self.geometry.cluster_len())
             .await?;
         let mut words = words_be(&bytes);
-        if !self.trusts_copied() && self.options.writable {
+        if !self.trusts_copied() && self.options.writable && !self.has_data_file() {
             self.correct_copied(env, &mut words).await?;
         }
         Ok(slot.fill(&words))
@@ -266,7 +266,10 @@ impl Image {
     ) -> Result<()> {
         let file = env.file();
         self.write_refcounts(env).await?;
-        if l2.iter().any(|copy| copy.needs == Needs::Data) {
+        if let Some(data) = env.data() {
+            // Data before the entries that expose it; nothing counts its clusters.
+            data.flush().await?;
+        } else if l2.iter().any(|copy| copy.needs == Needs::Data) {
             // Data and refcounts before the entries that expose them.
             file.flush().await?;
         }

@@ -17,6 +17,7 @@ use super::image::Image;
 use super::layout::{
     FullEntry, L1Entry, L2Entry, RefcountTableEntry, SubclusterBitmap, autoclear, incompatible,
 };
+use super::map::Cluster;
 use crate::kit::addr::HostOffset;
 use crate::kit::image_file::{ImageFile, Surroundings};
 use crate::kit::layout::{read_slice, words_be};
@@ -209,6 +210,10 @@ impl Image {
             let tables = snapshots.entries.iter().map(|s| (s.l1_table, s.l1_size));
             (tables.collect::<Vec<_>>(), snapshots.table_len)
         };
+        if self.has_data_file() && !tables.is_empty() {
+            let count = tables.len();
+            census.corrupt(format!("ERROR {count} snapshots in image with data file"));
+        }
         for (index, (at, l1_size)) in tables.into_iter().enumerate() {
             if self.geometry.within(at.0) != 0 || u64::from(l1_size) * 8 > MAX_L1_BYTES {
                 census.corrupt(format!(
@@ -290,6 +295,10 @@ impl Image {
         for (index, full) in FullEntry::of_words(&words, self.geometry.l2_entry_words()).enumerate()
         {
             let FullEntry { entry, bitmap } = full;
+            if self.has_data_file() {
+                self.walk_external(census, full, &mut clusters, &mut next);
+                continue;
+            }
             if entry.is_compressed() {
                 if entry.is_copied() {
                     census.corrupt(format!(
@@ -355,6 +364,30 @@ impl Image {
             census.refer(host, self.geometry.cluster_size());
         }
         Ok(())
+    }
+
+    /// As [`walk_l2`](Image::walk_l2), for an entry whose cluster is in a data file: nothing counts it.
+    fn walk_external(
+        &self,
+        census: &mut Census<'_>,
+        full: FullEntry,
+        clusters: &mut Option<&mut ClusterCounts>,
+        next: &mut Option<u64>,
+    ) {
+        let whole = self.part_at(full, 0);
+        match whole.and_then(|_| self.classify(full.entry)) {
+            Ok(Cluster::Data(host) | Cluster::Zero(Some(host))) => {
+                if let Some(counts) = clusters {
+                    counts.allocated += 1;
+                    counts.fragmented += u64::from(next.is_some_and(|n| n != host.offset.0));
+                    *next = Some(host.offset.0.saturating_add(self.geometry.cluster_size()));
+                }
+            }
+            Ok(Cluster::Unallocated(_) | Cluster::Zero(None) | Cluster::Compressed(_)) => {}
+            Err(what) => {
+                census.corrupt(format!("ERROR L2 entry {:x} has {what}", full.entry.0));
+            }
+        }
     }
 
     /// Counts what the bitmaps extension refers to: directory, tables and data.
@@ -546,10 +579,22 @@ impl Image {
         {
             let entry = full.entry;
             let host = entry.host();
-            if entry.is_compressed() || host.0 == 0 || self.geometry.within(host.0) != 0 {
+            if self.has_data_file() {
+                // Each cluster of the data file has one user; the others have no cluster.
+                if !matches!(
+                    self.classify(entry),
+                    Ok(Cluster::Data(_) | Cluster::Zero(Some(_)))
+                ) {
+                    continue;
+                }
+            } else if entry.is_compressed() || host.0 == 0 || self.geometry.within(host.0) != 0 {
                 continue;
             }
-            let Ok(count) = self.refcount(env, self.geometry.cluster_of(host)).await else {
+            let count = match self.has_data_file() {
+                true => Ok(1),
+                false => self.refcount(env, self.geometry.cluster_of(host)).await,
+            };
+            let Ok(count) = count else {
                 continue;
             };
             if (count == 1) == entry.is_copied() {

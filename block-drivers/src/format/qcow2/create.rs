@@ -13,7 +13,7 @@ use super::header::{
 };
 use super::header_write::feature_names;
 use super::image::{Image, OpenOptions};
-use super::layout::{compatible, extension, incompatible};
+use super::layout::{autoclear, compatible, extension, incompatible};
 use crate::kit::addr::HostOffset;
 use crate::kit::crypto::luks::{LuksOptions, NewHeader};
 use crate::kit::image_file::{ImageFile, Surroundings};
@@ -42,6 +42,10 @@ pub struct CreateOptions {
     pub preallocation: Preallocation,
     /// Whether clusters have 32 subclusters each; version 3.
     pub extended_l2: bool,
+    /// The name of the file that holds guest data alone, to be stored as it is; version 3.
+    pub data_file: Option<String>,
+    /// Whether that file is kept readable as a raw image; not with a backing file.
+    pub data_file_raw: bool,
     /// How guest data will be encrypted.
     pub encryption: Option<CreateEncryption>,
 }
@@ -68,12 +72,22 @@ impl Default for CreateOptions {
             backing_format: None,
             preallocation: Preallocation::Off,
             extended_l2: false,
+            data_file: None,
+            data_file_raw: false,
             encryption: None,
         }
     }
 }
 
 impl CreateOptions {
+    /// Whether there can be such an image.
+    ///
+    /// # Errors
+    /// `InvalidOption` with what is wrong.
+    pub fn validate(&self) -> Result<()> {
+        self.check().map(drop)
+    }
+
     /// Cluster size and refcount width, checked with everything else that a header must keep.
     pub(super) fn check(&self) -> Result<Geometry> {
         let (cluster_size, bits) = (self.cluster_size, self.refcount_bits);
@@ -116,6 +130,7 @@ impl CreateOptions {
                 ));
             }
         }
+        self.check_data_file()?;
         if !self.size.is_multiple_of(512) {
             return Err(Error::invalid(
                 "size",
@@ -167,6 +182,31 @@ impl CreateOptions {
         Ok(geometry)
     }
 
+    fn check_data_file(&self) -> Result<()> {
+        if self.data_file_raw && self.data_file.is_none() {
+            let reason = "data-file-raw requires data-file";
+            return Err(Error::invalid("data-file-raw", reason));
+        }
+        if self.data_file_raw && self.backing_file.is_some() {
+            let reason = "Backing file and data-file-raw cannot be used at the same time";
+            return Err(Error::invalid("data-file-raw", reason));
+        }
+        if self.data_file.is_some() && self.version == Version::V2 {
+            let reason = "External data files are only supported with compatibility level 1.1 and \
+                          above (use version=v3 or greater)";
+            return Err(Error::invalid("data-file", reason));
+        }
+        Ok(())
+    }
+
+    /// What is allocated: a data file that is read alone takes tables that name all of it.
+    fn preallocation(&self) -> Preallocation {
+        match self.preallocation {
+            Preallocation::Off if self.data_file_raw => Preallocation::Metadata,
+            mode => mode,
+        }
+    }
+
     /// Bytes of the encryption header.
     fn encryption_len(&self) -> u64 {
         match &self.encryption {
@@ -183,6 +223,11 @@ impl CreateOptions {
                 kind: extension::BACKING_FORMAT,
                 data,
             });
+        }
+        if let Some(name) = &self.data_file {
+            let data = name.clone().into_bytes();
+            let kind = extension::DATA_FILE;
+            extensions.push(Extension { kind, data });
         }
         let encryption = match &self.encryption {
             None => Encryption::None,
@@ -204,6 +249,9 @@ impl CreateOptions {
         if self.extended_l2 {
             incompatible |= incompatible::EXTENDED_L2;
         }
+        if self.data_file.is_some() {
+            incompatible |= incompatible::DATA_FILE;
+        }
         Header {
             version: self.version,
             geometry,
@@ -220,7 +268,11 @@ impl CreateOptions {
             } else {
                 0
             },
-            autoclear: 0,
+            autoclear: if self.data_file_raw {
+                autoclear::DATA_FILE_RAW
+            } else {
+                0
+            },
             compression: self.compression,
             encryption,
             unknown_fields: Vec::new(),
@@ -282,6 +334,9 @@ pub(super) async fn create<E: Surroundings>(env: &E, options: &CreateOptions) ->
     let plan = Plan::new(geometry, options.size, options.encryption_len());
     let header = options.header(geometry, &plan);
     let file = env.file();
+    if options.data_file.is_some() && env.data().is_none() {
+        return Err(super::data_file::required());
+    }
     // Before anything is written: it can fail.
     let encryption = encryption_area(env, options).await?;
     let header_bytes = header
@@ -293,6 +348,10 @@ pub(super) async fn create<E: Surroundings>(env: &E, options: &CreateOptions) ->
             .await?;
         // A file that cannot shrink (a device) is written over all the same.
         let _ = file.resize(0, Preallocation::Off).await;
+    }
+    if let Some(data) = env.data() {
+        // Nothing of an old disk may show; what cannot shrink is hidden by the tables.
+        let _ = data.resize(0, Preallocation::Off).await;
     }
     let first_block = 1 + u64::from(plan.table_clusters);
     let table: Vec<u64> = (0..u64::from(plan.table_clusters) * geometry.entries())
@@ -325,10 +384,17 @@ pub(super) async fn create<E: Surroundings>(env: &E, options: &CreateOptions) ->
     cluster.resize(geometry.cluster_len(), 0);
     file.write_bytes(0, &cluster).await?;
     file.flush().await?;
-    if options.preallocation != Preallocation::Off {
+    let preallocation = options.preallocation();
+    if preallocation != Preallocation::Off || env.data().is_some() {
         let image = Image::open(env, file.name(), OpenOptions::default()).await?;
+        if preallocation != Preallocation::Off {
+            image.zero_data_behind(env, 0..options.size).await?;
+        }
         image
-            .preallocate(env, 0..options.size, options.preallocation)
+            .resize_data(env, options.size, options.preallocation)
+            .await?;
+        image
+            .preallocate(env, 0..options.size, preallocation)
             .await?;
         image.flush_all(env).await?;
     }

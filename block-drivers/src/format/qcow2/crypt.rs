@@ -219,11 +219,17 @@ impl Image {
         self.crypt.as_ref().is_some_and(|crypt| !crypt.has_key())
     }
 
-    /// Refuses guest data of a locked image.
+    /// Whether guest data cannot be reached: the key, or the file that holds it, is not there.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_locked() || self.is_detached()
+    }
+
+    /// Refuses guest data of a locked image, and of one without its data file.
     ///
     /// # Errors
-    /// `Encrypted`.
+    /// `Encrypted`; `InvalidOption` without the data file.
     pub(super) fn need_key(&self) -> Result<()> {
+        self.need_data_file()?;
         if self.is_locked() {
             return Err(self.locked());
         }
@@ -259,14 +265,17 @@ impl Image {
         buf: IoBuf,
     ) -> Result<()> {
         let Some(crypt) = &self.crypt else {
-            return env.file().read(host.0, buf).await;
+            return self.data(env)?.read(host.0, buf).await;
         };
         let cipher = crypt.cipher.get().ok_or_else(|| self.locked())?;
         let sector = crypt.sector(guest, host);
         let len = buf.len() as u64;
         for at in (0..len).step_by(usize_of(PIECE)) {
             let piece = PIECE.min(len - at);
-            let bytes = env.file().read_bytes(host.0 + at, usize_of(piece)).await?;
+            let bytes = self
+                .data(env)?
+                .read_bytes(host.0 + at, usize_of(piece))
+                .await?;
             let sector = sector + at / SECTOR as u64;
             let bytes = convert(env, cipher, sector, bytes, Direction::Decrypt).await?;
             buf.copy_in(usize_of(at), &bytes);
@@ -283,7 +292,7 @@ impl Image {
         buf: IoBuf,
     ) -> Result<()> {
         let Some(crypt) = &self.crypt else {
-            return env.file().write(host.0, buf).await;
+            return self.data(env)?.write(host.0, buf).await;
         };
         let cipher = crypt.cipher.get().ok_or_else(|| self.locked())?;
         let sector = crypt.sector(guest, host);
@@ -295,7 +304,7 @@ impl Image {
             buf.copy_out(usize_of(at), &mut bytes);
             let sector = sector + at / SECTOR as u64;
             let bytes = convert(env, cipher, sector, bytes, Direction::Encrypt).await?;
-            env.file().write(host.0 + at, bytes.into()).await?;
+            self.data(env)?.write(host.0 + at, bytes.into()).await?;
         }
         Ok(())
     }

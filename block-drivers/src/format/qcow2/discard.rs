@@ -47,6 +47,15 @@ impl Image {
             (Version::V2, Some(_)) => return Ok(()),
         };
         let (_, whole, _) = self.split(&range);
+        let unmap = ZeroFlags {
+            may_unmap: self.options.pass_discard_request,
+            no_fallback: false,
+        };
+        self.first_write(env).await?;
+        self.zero_raw_data(env, &whole, unmap).await?;
+        if self.options.pass_discard_request {
+            self.release_data(env, &whole).await;
+        }
         let keep = self.options.discard_no_unref && self.version == Version::V3;
         let hides = env.backing().is_some_and(|b| b.len() > whole.start);
         self.change(env, whole, FreeReason::Request, |cluster| match cluster {
@@ -82,6 +91,10 @@ impl Image {
         }
         let may_unmap = flags.may_unmap && !self.options.discard_no_unref;
         let hides = env.backing().is_some_and(|b| b.len() > whole.start);
+        self.zero_raw_data(env, &whole, flags).await?;
+        if may_unmap && self.options.pass_discard_request {
+            self.release_data(env, &whole).await;
+        }
         match (self.version, env.backing()) {
             (Version::V3, _) => {
                 self.change(env, whole, FreeReason::Request, |cluster| {
@@ -125,6 +138,7 @@ impl Image {
         while self.geometry.is_extended() && at < range.end {
             let end = range.end.min(self.geometry.ceil(at + 1));
             let whole = self.whole_subclusters(&(at..end));
+            self.zero_raw_data(env, &whole, flags).await?;
             if !whole.is_empty() && self.zero_subclusters(env, whole.clone()).await? {
                 self.write_zero_bytes(env, at..whole.start, flags).await?;
                 at = whole.end.min(end);

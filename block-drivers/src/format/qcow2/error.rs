@@ -131,6 +131,16 @@ pub enum ImageError {
         /// What is wrong with it, as a noun.
         what: &'static str,
     },
+    /// A cluster of a data file is not where the guest has it.
+    #[error(
+        "external data file host cluster offset {host:#x} does not match guest cluster offset: {guest:#x}"
+    )]
+    DataFilePlace {
+        /// The first guest byte of the cluster.
+        guest: u64,
+        /// Where its entry says it is.
+        host: u64,
+    },
     /// As [`ImageError::Entry`], for refcount tables.
     #[error("refcount table entry {index} ({entry:#018x}) has {what}")]
     RefcountEntry {

@@ -13,7 +13,7 @@ use super::error::ImageError;
 use super::geometry::Geometry;
 use super::layout::{
     HEADER_V2_LEN, HEADER_V3_LEN, HOST_LIMIT, MAGIC, RawEncryption, RawExtension, RawFeatureName,
-    RawHeader, RawHeaderV3, extension, incompatible,
+    RawHeader, RawHeaderV3, autoclear, extension, incompatible,
 };
 use crate::kit::addr::HostOffset;
 use crate::kit::crypto::luks::HEADER_LEN;
@@ -267,6 +267,23 @@ impl Header {
             .find(|e| e.kind == extension::BACKING_FORMAT)?
             .data;
         Some(String::from_utf8_lossy(data).into_owned())
+    }
+
+    /// Whether guest data is in a file of its own.
+    pub(super) fn has_data_file(&self) -> bool {
+        self.has(incompatible::DATA_FILE)
+    }
+
+    /// Whether that file alone reads as the disk.
+    pub(super) fn is_data_file_raw(&self) -> bool {
+        self.has_data_file() && self.autoclear & autoclear::DATA_FILE_RAW != 0
+    }
+
+    /// The name of that file, when the image gives it.
+    pub(super) fn data_file(&self) -> Option<String> {
+        let mut extensions = self.extensions.iter();
+        let name = extensions.find(|e| e.kind == extension::DATA_FILE)?;
+        Some(String::from_utf8_lossy(&name.data).into_owned())
     }
 
     /// Bytes of the L1 table.
@@ -541,6 +558,7 @@ fn parse_extensions(
 fn check_features(bits: u64, extensions: &[Extension]) -> Result<(), ImageError> {
     let built_in = incompatible::DIRTY
         | incompatible::CORRUPT
+        | incompatible::DATA_FILE
         | incompatible::COMPRESSION
         | incompatible::EXTENDED_L2;
     let unknown = bits & !built_in;
@@ -549,7 +567,6 @@ fn check_features(bits: u64, extensions: &[Extension]) -> Result<(), ImageError>
     }
     let bit = unknown.trailing_zeros();
     let known = match 1u64.wrapping_shl(bit) {
-        incompatible::DATA_FILE => Some("external data file"),
         _ => None,
     };
     let name = known

@@ -1,7 +1,7 @@
 //! An open image: its tables in memory, and how they come there.
 //! Called by the driver (`mod.rs`); the other modules are further methods of [`Image`].
 //! Invariant: nothing here writes unless the image was opened writable, and the first write comes
-//! after the autoclear bits are durably 0. Not here: claims (`mod.rs` takes them before it calls).
+//! after the autoclear bits of features that it does not keep up are durably 0. Not here: claims (`mod.rs` takes them before it calls).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -13,11 +13,12 @@ use rustix::io::Errno;
 use super::alloc::Refcounts;
 use super::cache::Dirty;
 use super::crypt::Crypt;
+use super::data_file::External;
 use super::error::ImageError;
 use super::geometry::Geometry;
 use super::header::{Compression, Header, Version, header_cluster_size};
 use super::header_write::{Rewrite, UPDATE_OFFSET};
-use super::layout::incompatible;
+use super::layout::{autoclear, incompatible};
 use super::map::L1Table;
 use super::snapshot_table::{Snapshots, read_snapshots};
 use crate::kit::image_file::{ImageFile, Surroundings};
@@ -69,6 +70,7 @@ pub(super) struct Image {
     pub(super) version: Version,
     pub(super) compression: Compression,
     pub(super) crypt: Option<Crypt>,
+    pub(super) external: External,
     pub(super) options: OpenOptions,
     /// As on disk, but for what a header update in flight changes.
     pub(super) header: Mutex<Header>,
@@ -139,6 +141,7 @@ impl Image {
             version: header.version,
             compression: header.compression,
             crypt,
+            external: External::of(env, &header),
             options,
             size: AtomicU64::new(header.size),
             l1: L1Table::new(&words_be(&l1)),
@@ -195,6 +198,14 @@ impl Image {
         self.trust_copied.store(true, Ordering::Release);
     }
 
+    /// Autoclear bits that stay true whatever this driver writes.
+    fn kept_autoclear(&self) -> u64 {
+        match self.has_data_file() {
+            true => autoclear::DATA_FILE_RAW,
+            false => 0,
+        }
+    }
+
     /// An error of this image.
     pub(super) fn error(&self, error: ImageError) -> Error {
         error.at(&self.node)
@@ -224,12 +235,17 @@ impl Image {
                 node: self.node.clone(),
             });
         }
+        self.need_data_file()?;
         let _one = self.starting.lock().await;
         if self.may_overwrite() {
             return Ok(());
         }
-        if self.header.lock().autoclear != 0 {
-            self.update_header(env, |header| header.autoclear = 0)
+        let (now, kept) = {
+            let header = self.header.lock();
+            (header.autoclear, header.autoclear & self.kept_autoclear())
+        };
+        if now != kept {
+            self.update_header(env, |header| header.autoclear = kept)
                 .await?;
         }
         self.started.store(true, Ordering::Release);

@@ -94,6 +94,8 @@ pub(super) mod extension {
     pub(in super::super) const BACKING_FORMAT: u32 = 0xe279_2aca;
     /// Full disk encryption header pointer.
     pub(in super::super) const ENCRYPTION: u32 = 0x0537_be77;
+    /// External data file name string.
+    pub(in super::super) const DATA_FILE: u32 = 0x4441_5441;
     /// Feature name table.
     pub(in super::super) const FEATURE_NAMES: u32 = 0x6803_f857;
 }
@@ -348,7 +350,10 @@ impl FullEntry {
                 let entry = L2Entry(plain.0 & !L2Entry::ZERO_FLAG);
                 (entry, SubclusterBitmap::ALL_ZERO)
             }
-            (false, false) if plain.host().0 == 0 => (plain, SubclusterBitmap::NONE),
+            // In a data file offset 0 is a place, with the flag.
+            (false, false) if plain.host().0 == 0 && !plain.is_copied() => {
+                (plain, SubclusterBitmap::NONE)
+            }
             (false, false) => (plain, SubclusterBitmap::ALL_ALLOCATED),
         };
         FullEntry { entry, bitmap }

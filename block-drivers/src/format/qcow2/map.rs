@@ -223,6 +223,9 @@ impl Image {
     /// What is wrong with it, as a noun.
     pub(super) fn classify(&self, entry: L2Entry) -> std::result::Result<Cluster, &'static str> {
         let end = self.host_end();
+        if self.has_data_file() {
+            return self.classify_external(entry);
+        }
         if entry.is_compressed() {
             let c = entry.compressed(self.geometry.cluster_bits);
             return match () {
@@ -284,6 +287,7 @@ impl Image {
         let (cluster, mut end) = self
             .part_at(entry, skip)
             .map_err(|what| wrong_entry(entry.entry, self.geometry.floor(first.0), what))?;
+        self.check_place(cluster, first)?;
         let mut whole = self.geometry.cluster_size();
         for next in index + 1.. {
             // A part that ends before its cluster does ends the run.
@@ -314,7 +318,7 @@ impl Image {
         (key, range.start..end)
     }
 
-    /// Maps from memory alone; see `Driver::try_map`.
+    /// Maps from memory alone; see `Driver::try_map`. `file` is where clusters are.
     pub(super) fn try_map(
         &self,
         file: EdgeIndex,
@@ -322,7 +326,7 @@ impl Image {
         range: Range<u64>,
         out: &mut Mapping,
     ) -> Lookup {
-        if access == Access::Write && !self.may_overwrite() || self.is_locked() {
+        if access == Access::Write && !self.may_overwrite() || self.is_closed() {
             return Lookup::Miss;
         }
         let mut rest = range;

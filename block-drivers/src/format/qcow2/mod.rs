@@ -28,6 +28,7 @@ mod check;
 mod compressed;
 mod create;
 mod crypt;
+mod data_file;
 mod discard;
 mod error;
 pub(crate) mod fuzz;
@@ -63,7 +64,7 @@ pub use measure::fully_allocated;
 use crate::kit::image_file::OnQueue;
 use header::{Encryption, Header};
 use image::{Image, read_header};
-use layout::{compatible, incompatible};
+use layout::{autoclear, compatible, incompatible};
 use map::Cluster;
 
 /// Whether the first bytes of a file are a qcow2 header's.
@@ -82,13 +83,15 @@ pub(crate) async fn open(
     let file = opener.child("file", Role::Image, options.file).await?;
     let header = read_header(&opener.opened(file), opener.node_name()).await?;
     let key = key_of(opener, options.encrypt.as_ref(), header.encryption)?;
+    let data = open_data_file(opener, options.data_file, &header).await?;
     open_backing(opener, options.backing, &header).await?;
-    let around = OnQueue::file(opener.queue(), opener.opened(file));
+    let around = OnQueue::file(opener.queue(), opener.opened(file))
+        .with_data(data.map(|edge| opener.opened(edge)));
     let image = Image::open(&around, opener.node_name(), parsed).await?;
     if let Some(key) = key {
         image.unlock(&around, &key).await?;
     }
-    Ok(Box::new(Qcow2 { image, file }))
+    Ok(Box::new(Qcow2 { image, file, data }))
 }
 
 /// The passphrase that the options name, which must be for the image's own kind of encryption.
@@ -121,6 +124,43 @@ fn key_of(
         BlockdevQcow2EncryptionBranch::Luks(key) => &key.key_secret,
     };
     id.as_ref().map(|id| opener.secret(id)).transpose()
+}
+
+/// Opens the data file: the one in the options, else the one that the image names. `null` opens
+/// none: the image is only described then.
+async fn open_data_file(
+    opener: &mut Opener,
+    option: Option<BlockdevRef>,
+    header: &Header,
+) -> Result<Option<EdgeIndex>> {
+    let refuse = |reason: &str| Err(Error::invalid("data-file", reason));
+    match (option, header.has_data_file()) {
+        (Some(BlockdevRef::Null(_)), _) => Ok(None),
+        (Some(_), false) => {
+            refuse("'data-file' can only be set for images with an external data file")
+        }
+        (None, false) if header.autoclear & autoclear::DATA_FILE_RAW != 0 => {
+            refuse("data-file-raw requires a data file")
+        }
+        (None, false) => Ok(None),
+        (Some(option), true) => {
+            let edge = opener.child("data-file", Role::Data, option).await?;
+            Ok(Some(edge))
+        }
+        (None, true) => {
+            let Some(name) = header.data_file() else {
+                return Err(data_file::required());
+            };
+            let wanted = ImplicitRef {
+                name: &name,
+                format: None,
+            };
+            let edge = opener
+                .implicit_child("data-file", Role::Data, wanted)
+                .await?;
+            Ok(Some(edge))
+        }
+    }
 }
 
 /// Opens the backing file: the one in the options, none for `null` or an empty name, else the
@@ -159,15 +199,35 @@ pub async fn create(queue: &LocalQueue, file: Child, options: &CreateOptions) ->
     create::create(&OnQueue::file(queue, file), options).await
 }
 
+/// As [`create`], with guest data in a file of its own, whose bytes are lost too.
+///
+/// # Errors
+/// As [`create`]; errors of the data file.
+pub async fn create_with_data_file(
+    queue: &LocalQueue,
+    file: Child,
+    data: Child,
+    options: &CreateOptions,
+) -> Result<()> {
+    create::create(&OnQueue::file(queue, file).with_data(Some(data)), options).await
+}
+
 /// An open image as a node.
 pub struct Qcow2 {
     image: Image,
     file: EdgeIndex,
+    /// The file with guest data, where that is another one.
+    data: Option<EdgeIndex>,
 }
 
 impl Qcow2 {
     fn around(&self, cx: &Cx) -> OnQueue {
-        OnQueue::of(cx, self.file)
+        OnQueue::of(cx, self.file).with_data(self.data.map(|edge| cx.child(edge)))
+    }
+
+    /// Where guest clusters are.
+    fn clusters_in(&self) -> EdgeIndex {
+        self.data.unwrap_or(self.file)
     }
 
     /// The clusters that a range touches.
@@ -186,7 +246,13 @@ impl Qcow2 {
         let mut mapping = Mapping::new();
         let around = self.around(cx);
         self.image
-            .map(&around, self.file, Access::Write, offset..end, &mut mapping)
+            .map(
+                &around,
+                self.clusters_in(),
+                Access::Write,
+                offset..end,
+                &mut mapping,
+            )
             .await?;
         if mapping.len() < end - offset {
             return Ok(false);
@@ -221,7 +287,7 @@ impl Qcow2 {
             // Encrypted runs are nowhere as they are.
             child: host
                 .filter(|_| !self.image.is_encrypted())
-                .map(|h| (self.file, h.offset.0 + run.skip)),
+                .map(|h| (self.clusters_in(), h.offset.0 + run.skip)),
             compressed: matches!(run.cluster, Cluster::Compressed(_)),
         })
     }
@@ -258,6 +324,8 @@ impl Driver for Qcow2 {
             Compression::Deflate => Qcow2CompressionType::Zlib,
             Compression::Zstd => Qcow2CompressionType::Zstd,
         });
+        specific.data_file = header.data_file().filter(|_| header.has_data_file());
+        specific.data_file_raw = header.has_data_file().then(|| header.is_data_file_raw());
         specific.encrypt = self.image.crypt.as_ref().map(crypt::Crypt::info);
         let format = header.backing_format();
         Description {
@@ -275,7 +343,7 @@ impl Driver for Qcow2 {
     }
 
     fn try_map(&self, access: Access, range: Range<u64>, out: &mut Mapping) -> Lookup {
-        self.image.try_map(self.file, access, range, out)
+        self.image.try_map(self.clusters_in(), access, range, out)
     }
 
     fn map<'a>(
@@ -287,7 +355,7 @@ impl Driver for Qcow2 {
     ) -> Pending<'a> {
         Box::pin(async move {
             self.image
-                .map(&self.around(cx), self.file, access, range, out)
+                .map(&self.around(cx), self.clusters_in(), access, range, out)
                 .await
         })
     }

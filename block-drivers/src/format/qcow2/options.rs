@@ -20,7 +20,6 @@ pub(super) fn parse(
     discard_unmap: bool,
 ) -> Result<OpenOptions> {
     let absent = [
-        (options.data_file.is_some(), "data-file"),
         (options.overlap_check.is_some(), "overlap-check"),
         (options.lazy_refcounts == Some(true), "lazy-refcounts"),
         (options.l2_cache_entry_size.is_some(), "l2-cache-entry-size"),

@@ -11,12 +11,12 @@ use super::error::ImageError;
 use super::header::{MAX_L1_BYTES, Version};
 use super::image::Image;
 use super::layout::{FullEntry, L2Entry};
-use super::map::Cluster;
+use super::map::{Cluster, Run};
 use super::read::usize_of;
-use crate::kit::addr::GuestOffset;
+use crate::kit::addr::{GuestOffset, HostOffset};
 use crate::kit::image_file::{ImageFile, Surroundings};
 use crate::kit::layout::bytes_be;
-use crate::kit::table_cache::Needs;
+use crate::kit::table_cache::{Needs, Pinned};
 
 impl Image {
     /// Sets the length of the disk.
@@ -48,6 +48,7 @@ impl Image {
             };
             return Err(self.error(what));
         }
+        self.need_data_file()?;
         self.first_write(env).await?;
         let old = self.size();
         if len < old {
@@ -69,7 +70,16 @@ impl Image {
         self.clear(env, state).await?;
         self.grow_l1(env, self.geometry.l1_entries(len)).await?;
         self.zero_new_range(env, old, len).await?;
-        self.preallocate(env, self.geometry.ceil(old)..len, preallocation)
+        // Only tables that name every cluster agree with a data file that is read alone.
+        let tables = match preallocation {
+            Preallocation::Off if self.is_data_file_raw() => Preallocation::Metadata,
+            mode => mode,
+        };
+        if tables != Preallocation::Off {
+            self.zero_data_behind(env, old..len).await?;
+        }
+        self.resize_data(env, len, preallocation).await?;
+        self.preallocate(env, self.geometry.ceil(old)..len, tables)
             .await?;
         self.flush(env).await?;
         self.update_header(env, |header| header.size = len).await?;
@@ -83,6 +93,7 @@ impl Image {
         self.flush(env).await?;
         self.update_header(env, |header| header.size = len).await?;
         self.set_size(len);
+        self.resize_data(env, len, Preallocation::Off).await?;
         self.flush_all(env).await
     }
 
@@ -163,6 +174,28 @@ impl Image {
         Ok(())
     }
 
+    /// Points the entries of a run at its clusters in the data file, whose bytes are zeroes.
+    fn name_data(&self, table: &Pinned<'_>, guest: u64, run: Run) {
+        let start = HostOffset(self.geometry.floor(guest));
+        let first = self.geometry.l2_index(GuestOffset(guest));
+        let count = self.geometry.clusters(run.skip + run.len);
+        let named = |n: u64| {
+            let host = start.plus(n << self.geometry.cluster_bits);
+            match (self.geometry.is_extended(), self.is_encrypted()) {
+                // Its subclusters go on as they are: none is stored.
+                (true, _) => FullEntry {
+                    entry: L2Entry::owned(host),
+                    ..self.entry_at(table, first + usize_of(n))
+                },
+                // No bytes of the file are zeroes of an encrypted disk.
+                (false, true) => self.full_entry(L2Entry::owned_zero(host)),
+                (false, false) => self.full_entry(L2Entry::owned(host)),
+            }
+        };
+        let entries: Vec<FullEntry> = (0..count).map(named).collect();
+        self.set_entries(table, first, entries.into_iter(), Needs::Data);
+    }
+
     /// Allocates the unallocated clusters of `range`, which no backing file covers, or whose
     /// subclusters can show it all the same.
     pub(super) async fn preallocate<E: Surroundings>(
@@ -189,6 +222,10 @@ impl Image {
             let run = self.first_run(&table, part).map_err(|e| self.error(e))?;
             rest.start += match run.cluster {
                 Cluster::Zero(None) if !self.geometry.is_extended() => run.len,
+                Cluster::Unallocated(None) | Cluster::Zero(None) if self.has_data_file() => {
+                    self.name_data(&table, rest.start, run);
+                    run.len
+                }
                 Cluster::Unallocated(None) | Cluster::Zero(None) => {
                     let clusters = self.geometry.clusters(run.skip + run.len);
                     let reserved = self.reserve(env, clusters).await?;
@@ -228,6 +265,9 @@ impl Image {
             };
             drop(table);
             self.limit_dirty(env).await?;
+        }
+        if self.has_data_file() {
+            return Ok(());
         }
         // What was reserved and not written must be in the file, or no entry may name it.
         let end = self.host_end();

@@ -28,6 +28,7 @@ impl Image {
         env: &E,
         change: SnapshotChange,
     ) -> Result<SnapshotInfo> {
+        self.need_own_clusters("internal snapshots with an external data file")?;
         match change {
             SnapshotChange::Create(info) => self.take_snapshot(env, info).await,
             SnapshotChange::Apply(key) => self.apply_snapshot(env, &key).await,

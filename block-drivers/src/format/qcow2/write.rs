@@ -24,7 +24,8 @@ use crate::kit::table_cache::{Needs, Pinned};
 enum Place<'a> {
     /// Clusters reserved for it.
     New(Reservation<'a>),
-    /// Clusters that were kept for it behind a zero flag, or for some of their subclusters.
+    /// Clusters that were kept for it behind a zero flag, for some of their subclusters, or in a data
+    /// file.
     Kept(HostOffset),
 }
 
@@ -83,6 +84,20 @@ impl Image {
                     let len = self.kept_len(&table, run, host, part);
                     let data = slice(&buf, at - offset, len);
                     self.write_clusters(env, &table, at, data, Place::Kept(host.offset))
+                        .await?;
+                    len
+                }
+                Cluster::Unallocated(_)
+                | Cluster::Zero(_)
+                | Cluster::Data(_)
+                | Cluster::Compressed(_)
+                    if self.has_data_file() =>
+                {
+                    // The one place that the data file has for it.
+                    let len = self.unowned_len(&table, run, part);
+                    let data = slice(&buf, at - offset, len);
+                    let place = HostOffset(self.geometry.floor(at));
+                    self.write_clusters(env, &table, at, data, Place::Kept(place))
                         .await?;
                     len
                 }
@@ -195,7 +210,7 @@ impl Image {
     ) -> Vec<Range<u64>> {
         let geometry = self.geometry;
         let before = geometry.floor(written.start)..written.start;
-        let behind = written.end..geometry.ceil(written.end);
+        let behind = written.end..self.data_end(geometry.ceil(written.end));
         let parts = [before, behind].into_iter().filter(|part| !part.is_empty());
         if !geometry.is_extended() {
             return parts.collect();
@@ -269,6 +284,10 @@ impl Image {
 
     /// Gives up what an entry pointed at, after it was replaced in memory.
     pub(super) fn give_up(&self, old: L2Entry, reason: FreeReason) {
+        if self.has_data_file() {
+            // Nobody counts its clusters.
+            return;
+        }
         match self.classify(old) {
             Ok(Cluster::Data(host) | Cluster::Zero(Some(host))) => {
                 self.refcounts

@@ -31,6 +31,7 @@ struct Disk {
 fn bench(bytes: Vec<u8>, backing: Option<Vec<u8>>) -> Bench {
     Bench {
         file: MemoryFile::new(bytes),
+        data: None,
         backing: backing.map(MemoryFile::new),
     }
 }
@@ -49,7 +50,11 @@ impl Disk {
         let size = usize::try_from(options.size).unwrap();
         let mut model = backing.clone().unwrap_or_default();
         model.resize(size, 0);
-        let bench = bench(Vec::new(), backing);
+        let data = options.data_file.is_some().then(MemoryFile::default);
+        let bench = Bench {
+            data,
+            ..bench(Vec::new(), backing)
+        };
         block_on(create(&bench, options)).unwrap();
         let key = options
             .encryption
@@ -191,6 +196,9 @@ impl Disk {
         };
         let image = dir.write("image.qcow2", &self.bench.file.bytes());
         let model = dir.write("model.raw", &self.model);
+        if let Some(data) = &self.bench.data {
+            dir.write("data.raw", &data.bytes());
+        }
         if let Some(backing) = &self.bench.backing {
             dir.write("backing.raw", &backing.bytes());
         }
@@ -948,6 +956,7 @@ fn a_header_keeps_what_it_does_not_know() {
 mod amend;
 mod compressed;
 mod damaged;
+mod data_file;
 mod encrypted;
 mod on_a_graph;
 mod snapshots;
