@@ -1,9 +1,9 @@
 //! `amend`: changes the format of an image that is there.
 
 use block_core::driver::{AmendOptions, Preallocation};
-use block_core::error::Error;
 use block_schema::types::BlockdevDriver;
 
+use crate::create::told;
 use crate::image::{Image, guess_format};
 use crate::opts::cache::CacheMode;
 use crate::opts::create::switch_of;
@@ -200,12 +200,4 @@ async fn amend(session: &Session, image: &Image, wanted: Wanted) -> Result<(), F
         amended.map_err(told)?;
     }
     Ok(())
-}
-
-/// Reasons are told as they are.
-fn told(error: Error) -> Failure {
-    match error {
-        Error::InvalidOption { reason, .. } => Failure::new(reason),
-        error => error.into(),
-    }
 }

@@ -208,7 +208,7 @@ impl NewImage {
             BlockdevDriver::Qcow2 => {
                 let options = self.qcow2_options(session)?;
                 // Before what was in the file is lost.
-                options.validate()?;
+                options.validate().map_err(told)?;
                 create_file(session, path, 0, Preallocation::Off).await?;
                 if let Some(data) = &options.data_file {
                     create_file(session, data.into(), 0, Preallocation::Off).await?;
@@ -310,6 +310,14 @@ impl NewFile {
 /// The path that a file's name stands for.
 fn path_of(name: &str) -> String {
     name.strip_prefix("file:").unwrap_or(name).to_owned()
+}
+
+/// Reasons are told as they are.
+pub(crate) fn told(error: block_core::Error) -> Failure {
+    match error {
+        block_core::Error::InvalidOption { reason, .. } => Failure::new(reason),
+        error => error.into(),
+    }
 }
 
 fn not_accepted(parameter: &str, value: &str) -> Failure {

@@ -10,12 +10,14 @@ use block_schema::types::{BlockChildInfo, ImageCheck, ImageInfo, SnapshotInfo};
 use block_schema::{Object, Value, Wire};
 
 /// The order in which tools have always printed what is specific to a format.
-const SPECIFIC_ORDER: [&str; 22] = [
+const SPECIFIC_ORDER: [&str; 24] = [
     "compat",
     "compression-type",
     "lazy-refcounts",
     "refcount-bits",
     "encrypt",
+    "data-file",
+    "data-file-raw",
     "corrupt",
     "extended-l2",
     "ivgen-alg",

@@ -263,6 +263,11 @@ impl ImageName {
             }
             (None, _) => {}
         }
+        match options.remove("data-file") {
+            Some(Value::Object(data)) => options.insert("data-file", with_driver(data)?),
+            Some(data) => options.insert("data-file", data),
+            None => {}
+        }
         how.apply(&mut options)?;
         if let Some(encrypt) = &self.encrypt {
             default(&mut options, "encrypt", encrypt.clone());
