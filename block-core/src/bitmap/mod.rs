@@ -47,6 +47,8 @@ pub struct DirtyBitmap {
     tail: AtomicU64,
     enabled: AtomicBool,
     busy: AtomicBool,
+    /// Changed by a verb since it was loaded or stored.
+    altered: AtomicBool,
     persistent: bool,
     inconsistent: bool,
     read_only: bool,
@@ -105,6 +107,7 @@ impl DirtyBitmap {
             tail: AtomicU64::new(0),
             enabled: AtomicBool::new(state.enabled && !state.inconsistent),
             busy: AtomicBool::new(false),
+            altered: AtomicBool::new(false),
             persistent: state.persistent,
             inconsistent: state.inconsistent,
             read_only: state.read_only,
@@ -149,6 +152,20 @@ impl DirtyBitmap {
     /// Whether a job or an export uses it.
     pub fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Acquire)
+    }
+
+    /// Whether anything but writes changed it since it was loaded or stored.
+    pub fn is_altered(&self) -> bool {
+        self.altered.load(Ordering::Relaxed)
+    }
+
+    /// Says that it has just been stored as it is.
+    pub fn set_unaltered(&self) {
+        self.altered.store(false, Ordering::Relaxed);
+    }
+
+    fn set_altered(&self) {
+        self.altered.store(true, Ordering::Relaxed);
     }
 
     /// Bytes that are dirty, by whole granules.
@@ -252,6 +269,7 @@ impl DirtyBitmap {
     /// As [`check`](DirtyBitmap::check) for a change; `InvalidOption` without memory.
     pub fn take(self: &Arc<Self>) -> Result<Taken> {
         self.check(Purpose::Change)?;
+        self.set_altered();
         let map = self.map.load();
         let bits = map.bits.take().ok_or_else(no_memory)?;
         let tail = self.tail.swap(0, Ordering::Relaxed);
@@ -262,6 +280,7 @@ impl DirtyBitmap {
             tail: AtomicU64::new(tail),
             enabled: AtomicBool::new(false),
             busy: AtomicBool::new(false),
+            altered: AtomicBool::new(false),
             persistent: false,
             inconsistent: false,
             read_only: false,
@@ -285,19 +304,24 @@ impl DirtyBitmap {
     }
 
     fn set_enabled(&self, enabled: bool) {
+        self.set_altered();
         self.enabled.store(enabled, Ordering::Relaxed);
     }
 
     fn clear(&self) {
+        self.set_altered();
         self.map.load().bits.clear();
         self.tail.store(0, Ordering::Relaxed);
     }
 
     /// Sets what is dirty in another bitmap of a disk of the same length.
     fn merge(&self, other: &DirtyBitmap) {
+        self.set_altered();
         if self.granularity_bits == other.granularity_bits {
-            let other = other.map.load();
-            self.map.load().bits.merge(&other.bits);
+            self.map.load().bits.merge(&other.map.load().bits);
+            let tail = other.tail.load(Ordering::Relaxed);
+            self.tail.fetch_max(tail, Ordering::Relaxed);
+            return;
         }
         for run in other.runs() {
             self.set(&run);
@@ -446,6 +470,16 @@ impl Bitmaps {
                 bitmap.set(range);
             }
         }
+    }
+
+    /// Adds a bitmap, whose name no other one has. The node is drained.
+    pub fn add(&self, bitmap: Arc<DirtyBitmap>) {
+        self.change(|list| list.push(bitmap));
+    }
+
+    /// Removes the bitmap of a name. The node is drained.
+    pub fn remove(&self, name: &str) {
+        self.change(|list| list.retain(|bitmap| bitmap.name != name));
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<Arc<DirtyBitmap>>)) {

@@ -75,8 +75,7 @@ impl Layer {
         }
         let bitmap = DirtyBitmap::new(name, granularity, graph.len(index), state)?;
         let _drained = self.drain(&[node.id()]).await;
-        let bitmap = Arc::new(bitmap);
-        node.bitmaps().change(|list| list.push(bitmap));
+        node.bitmaps().add(Arc::new(bitmap));
         Ok(())
     }
 
@@ -98,9 +97,7 @@ impl Layer {
             let driver = child.node().driver();
             driver.remove_bitmap(&child.cx(), found.name()).await?;
         }
-        let name = found.name();
-        node.bitmaps()
-            .change(|list| list.retain(|bitmap| bitmap.name() != name));
+        node.bitmaps().remove(found.name());
         Ok(())
     }
 

@@ -164,7 +164,17 @@ impl Image {
             return Err(Error::invalid("lazy_refcounts", reason));
         }
         self.check_data_file(options)?;
+        if version == Version::V2 && self.bitmaps.all().iter().any(|b| b.is_persistent()) {
+            let reason = "Bitmaps prevent downgrade of image: version 2 cannot store them";
+            return Err(Error::invalid("compat", reason));
+        }
         self.first_write(env).await?;
+        let changes_format = version != self.version || order != self.geometry.refcount_order;
+        if changes_format {
+            // Nothing is written after that, so that what is stored now stays right.
+            self.store_bitmaps(env).await?;
+            self.pause();
+        }
         self.flush_all(env).await?;
         if version > self.version {
             self.upgrade(env).await?;
@@ -183,7 +193,8 @@ impl Image {
         if version < self.version {
             self.downgrade(env).await?;
         }
-        if version != self.version || order != self.geometry.refcount_order {
+        if changes_format {
+            self.unmark_bitmaps(env).await?;
             self.set_amended();
         }
         Ok(())

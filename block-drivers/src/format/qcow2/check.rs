@@ -14,26 +14,20 @@ use block_core::driver::{CheckReport, ClusterCounts, Repair};
 use super::error::ImageError;
 use super::header::{Encryption, MAX_L1_BYTES};
 use super::image::Image;
-use super::layout::{
-    FullEntry, L1Entry, L2Entry, RefcountTableEntry, SubclusterBitmap, autoclear, incompatible,
-};
+use super::layout::{FullEntry, L1Entry, RefcountTableEntry, SubclusterBitmap, incompatible};
 use super::map::Cluster;
 use crate::kit::addr::HostOffset;
 use crate::kit::image_file::{ImageFile, Surroundings};
-use crate::kit::layout::{read_slice, words_be};
+use crate::kit::layout::words_be;
 use crate::kit::table_cache::Needs;
 
 /// Host clusters whose references are counted in one walk.
 const WINDOW: u64 = 4 << 20;
 /// Lines that a report holds at most.
 const MAX_MESSAGES: usize = 10_000;
-/// The bitmaps header extension.
-const BITMAPS: u32 = 0x2385_2875;
-/// Bytes of a bitmap directory at most: a limit of every implementation.
-const MAX_BITMAP_DIRECTORY: u64 = 64 << 20;
 
 /// References to the clusters of one window, and what the first walk finds besides.
-struct Census<'a> {
+pub(super) struct Census<'a> {
     window: Range<u64>,
     counts: Vec<u32>,
     /// Behind the last cluster that anything refers to.
@@ -46,7 +40,7 @@ struct Census<'a> {
 
 impl Census<'_> {
     /// Counts a reference to every cluster of a host range.
-    fn refer(&mut self, at: HostOffset, len: u64) {
+    pub(super) fn refer(&mut self, at: HostOffset, len: u64) {
         if len == 0 {
             return;
         }
@@ -75,7 +69,7 @@ impl Census<'_> {
         }
     }
 
-    fn corrupt(&mut self, message: String) {
+    pub(super) fn corrupt(&mut self, message: String) {
         if let Some(report) = &mut self.report {
             report.corruptions += 1;
             say(report, message);
@@ -229,11 +223,7 @@ impl Image {
         if let Encryption::Luks { place, len } = header.encryption {
             census.refer(place, len);
         }
-        if header.autoclear & autoclear::BITMAPS != 0
-            && let Some(e) = header.extensions.iter().find(|e| e.kind == BITMAPS)
-        {
-            self.walk_bitmaps(env, census, &e.data).await?;
-        }
+        self.walk_bitmaps(env, census).await?;
         self.walk_blocks(census);
         Ok(())
     }
@@ -388,60 +378,6 @@ impl Image {
                 census.corrupt(format!("ERROR L2 entry {:x} has {what}", full.entry.0));
             }
         }
-    }
-
-    /// Counts what the bitmaps extension refers to: directory, tables and data.
-    async fn walk_bitmaps<E: Surroundings>(
-        &self,
-        env: &E,
-        census: &mut Census<'_>,
-        extension: &[u8],
-    ) -> Result<()> {
-        let word = |bytes: &[u8], at: usize| -> u64 {
-            read_slice(bytes, at, 8)
-                .and_then(|b| b.first_chunk())
-                .map_or(0, |b| u64::from_be_bytes(*b))
-        };
-        let (len, at) = (word(extension, 8), word(extension, 16));
-        if len > MAX_BITMAP_DIRECTORY || at.saturating_add(len) > census.file_len {
-            census.corrupt(format!(
-                "ERROR bitmap directory at 0x{at:x} is not in the file"
-            ));
-            return Ok(());
-        }
-        census.refer(HostOffset(at), len);
-        let directory = env
-            .file()
-            .read_bytes(at, usize::try_from(len).unwrap_or(0))
-            .await?;
-        let mut entry = 0;
-        while entry + 24 <= directory.len() {
-            let table = word(&directory, entry);
-            let sizes = word(&directory, entry + 8);
-            let table_len = (sizes >> 32) * 8;
-            let names = word(&directory, entry + 16);
-            let (name_len, extra_len) = ((names >> 32) & 0xffff, names & 0xffff_ffff);
-            if table.saturating_add(table_len) > census.file_len {
-                census.corrupt(format!(
-                    "ERROR bitmap table at 0x{table:x} is not in the file"
-                ));
-                return Ok(());
-            }
-            census.refer(HostOffset(table), table_len);
-            let bytes = env
-                .file()
-                .read_bytes(table, usize::try_from(table_len).unwrap_or(0))
-                .await?;
-            for data in words_be(&bytes) {
-                let host = L2Entry(data).host();
-                if host.0 != 0 {
-                    census.refer(host, self.geometry.cluster_size());
-                }
-            }
-            let step = (24 + name_len + extra_len).next_multiple_of(8);
-            entry += usize::try_from(step).unwrap_or(usize::MAX / 2);
-        }
-        Ok(())
     }
 
     fn walk_blocks(&self, census: &mut Census<'_>) {

@@ -211,6 +211,22 @@ pub enum ImageError {
         /// What is wrong with it, as a noun.
         what: &'static str,
     },
+    /// The bitmaps extension or the bitmap directory cannot be.
+    #[error("bitmap directory at {offset:#x} has {what}")]
+    BitmapDirectory {
+        /// Where it is; 0 when the extension does not say.
+        offset: u64,
+        /// What is wrong with it, as a noun.
+        what: &'static str,
+    },
+    /// A bitmap that cannot be.
+    #[error("bitmap '{name}' has {what}")]
+    Bitmap {
+        /// Its name.
+        name: String,
+        /// What is wrong with it, as a noun.
+        what: &'static str,
+    },
     /// The dirty bit is set, and the refcounts could not be made right.
     #[error("image is marked dirty, and {corruptions} corruptions and {errors} errors remain")]
     MarkedDirty {

@@ -516,6 +516,28 @@ impl V3Fields {
     }
 }
 
+/// Where in a header's cluster the data of an extension is.
+pub(super) fn extension_place(cluster: &[u8], kind: u32) -> Option<std::ops::Range<usize>> {
+    let version = read_struct::<RawHeader>(cluster, 0)?.version.get();
+    let mut at = match version {
+        2 => HEADER_V2_LEN,
+        _ => {
+            let raw: RawHeaderV3 = read_struct(cluster, HEADER_V2_LEN)?;
+            usize::try_from(raw.header_length.get()).ok()?
+        }
+    };
+    loop {
+        let raw: RawExtension = read_struct(cluster, at)?;
+        let start = at.saturating_add(8);
+        let end = start.saturating_add(usize::try_from(raw.len.get()).ok()?);
+        match raw.kind.get() {
+            extension::END => return None,
+            found if found == kind => return Some(start..end),
+            _ => at = end.saturating_add(7) & !7,
+        }
+    }
+}
+
 /// The extensions, and the first byte behind their end marker.
 fn parse_extensions(
     cluster: &[u8],

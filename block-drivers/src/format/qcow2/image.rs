@@ -3,20 +3,23 @@
 //! Invariant: nothing here writes unless the image was opened writable, and the first write comes
 //! after the autoclear bits of features that it does not keep up are durably 0. Not here: claims (`mod.rs` takes them before it calls).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use block_core::bitmap::Bitmaps;
 use block_core::sync::AsyncMutex;
 use block_core::{Error, Result};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::alloc::Refcounts;
+use super::bitmaps::{Directory, load_bitmaps};
 use super::cache::Dirty;
 use super::crypt::Crypt;
 use super::data_file::External;
 use super::error::ImageError;
 use super::geometry::Geometry;
-use super::header::{Compression, Header, Version, header_cluster_size};
+use super::header::{Compression, Header, Version, extension_place, header_cluster_size};
 use super::header_write::{Rewrite, UPDATE_OFFSET};
 use super::layout::{autoclear, incompatible};
 use super::map::L1Table;
@@ -80,6 +83,9 @@ pub(super) struct Image {
     pub(super) refcounts: Refcounts,
     pub(super) dirty: Dirty,
     pub(super) snapshots: Mutex<Snapshots>,
+    /// The disk's dirty bitmaps, shared with the node.
+    pub(super) bitmaps: Arc<Bitmaps>,
+    pub(super) directory: Mutex<Directory>,
     /// Whether the copied flags on disk are right: not when snapshots share clusters, until a
     /// change of snapshots has gone through them all.
     trust_copied: AtomicBool,
@@ -135,6 +141,7 @@ impl Image {
         let dirty = header.has(incompatible::DIRTY);
         let snapshots = read_snapshots(file, &header, node).await?;
         let crypt = Crypt::read(file, node, &header).await?;
+        let (directory, bitmaps) = load_bitmaps(file, &header, node, options.writable).await?;
         let image = Image {
             node: node.to_owned(),
             geometry,
@@ -165,6 +172,8 @@ impl Image {
             ),
             dirty: Dirty::default(),
             snapshots: Mutex::new(snapshots),
+            bitmaps,
+            directory: Mutex::new(directory),
             trust_copied: AtomicBool::new(header.snapshot_count == 0),
             header: Mutex::new(header),
             started: AtomicBool::new(false),
@@ -200,10 +209,15 @@ impl Image {
 
     /// Autoclear bits that stay true whatever this driver writes.
     fn kept_autoclear(&self) -> u64 {
-        match self.has_data_file() {
+        let raw = match self.has_data_file() {
             true => autoclear::DATA_FILE_RAW,
             false => 0,
-        }
+        };
+        let bitmaps = match self.directory.lock().is_vouched_for() {
+            true => autoclear::BITMAPS,
+            false => 0,
+        };
+        raw | bitmaps
     }
 
     /// An error of this image.
@@ -222,7 +236,13 @@ impl Image {
         self.started.store(false, Ordering::Release);
     }
 
-    /// Makes the image ready to be changed: clears the autoclear bits, durably, once.
+    /// Lets the next change of the image begin with [`first_write`](Self::first_write) again.
+    pub(super) fn pause(&self) {
+        self.started.store(false, Ordering::Release);
+    }
+
+    /// Makes the image ready to be changed: clears the autoclear bits, but for those whose meaning
+    /// is kept, and marks loaded bitmaps, durably, once.
     ///
     /// # Errors
     /// `ReadOnly` when it was not opened for writing; errors of the file.
@@ -244,10 +264,12 @@ impl Image {
             let header = self.header.lock();
             (header.autoclear, header.autoclear & self.kept_autoclear())
         };
-        if now != kept {
+        if now != kept || self.directory.lock().is_in_doubt() {
             self.update_header(env, |header| header.autoclear = kept)
                 .await?;
+            self.directory.lock().settle_doubt();
         }
+        self.mark_bitmaps(env).await?;
         self.started.store(true, Ordering::Release);
         Ok(())
     }
@@ -270,6 +292,46 @@ impl Image {
             .await?;
         env.file().flush().await?;
         *self.header.lock() = header;
+        Ok(())
+    }
+
+    /// Where the data of a header extension of `len` bytes is on disk; `None` when there is none.
+    ///
+    /// # Errors
+    /// Errors of the file.
+    pub(super) async fn extension_at<E: Surroundings>(
+        &self,
+        env: &E,
+        kind: u32,
+        len: usize,
+    ) -> Result<Option<u64>> {
+        let cluster = env
+            .file()
+            .read_bytes(0, self.geometry.cluster_len())
+            .await?;
+        Ok(extension_place(&cluster, kind)
+            .filter(|place| place.len() == len)
+            .map(|place| place.start as u64))
+    }
+
+    /// Changes the data of a header extension where it is, at `at`, durably; as long as it was.
+    ///
+    /// # Errors
+    /// Errors of the file; the header in memory is unchanged then.
+    pub(super) async fn update_extension<E: Surroundings>(
+        &self,
+        env: &E,
+        at: u64,
+        kind: u32,
+        data: Vec<u8>,
+    ) -> Result<()> {
+        let _one = self.updating.lock().await;
+        env.file().write_bytes(at, &data).await?;
+        env.file().flush().await?;
+        let mut header = self.header.lock();
+        if let Some(found) = header.extensions.iter_mut().find(|e| e.kind == kind) {
+            found.data = data;
+        }
         Ok(())
     }
 

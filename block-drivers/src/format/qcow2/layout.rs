@@ -98,6 +98,8 @@ pub(super) mod extension {
     pub(in super::super) const DATA_FILE: u32 = 0x4441_5441;
     /// Feature name table.
     pub(in super::super) const FEATURE_NAMES: u32 = 0x6803_f857;
+    /// Bitmaps extension.
+    pub(in super::super) const BITMAPS: u32 = 0x2385_2875;
 }
 
 /// The head of a header extension.
@@ -388,3 +390,71 @@ pub(super) struct RawSnapshotExtra {
     pub(super) icount: U64,
 }
 assert_layout!(RawSnapshotExtra, size = 24, { vm_state_size: 0, disk_size: 8, icount: 16 });
+
+/// "Bitmaps extension".
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(super) struct RawBitmaps {
+    pub(super) nb_bitmaps: U32,
+    pub(super) reserved: U32,
+    pub(super) bitmap_directory_size: U64,
+    pub(super) bitmap_directory_offset: U64,
+}
+assert_layout!(RawBitmaps, size = 24, {
+    nb_bitmaps: 0, reserved: 4, bitmap_directory_size: 8, bitmap_directory_offset: 16,
+});
+
+/// "Bitmap directory entry", the fixed part.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(super) struct RawBitmap {
+    pub(super) bitmap_table_offset: U64,
+    pub(super) bitmap_table_size: U32,
+    pub(super) flags: U32,
+    pub(super) kind: u8,
+    pub(super) granularity_bits: u8,
+    pub(super) name_size: U16,
+    pub(super) extra_data_size: U32,
+}
+assert_layout!(RawBitmap, size = 24, {
+    bitmap_table_offset: 0, bitmap_table_size: 8, flags: 12, kind: 16, granularity_bits: 17,
+    name_size: 18, extra_data_size: 20,
+});
+
+/// Bits of a bitmap's `flags`.
+pub(super) mod bitmap_flags {
+    /// Was not saved since the image was last written.
+    pub(in super::super) const IN_USE: u32 = 1;
+    /// Tracks every change of the disk.
+    pub(in super::super) const AUTO: u32 = 1 << 1;
+    /// Whoever does not know the extra data may use the bitmap all the same.
+    pub(in super::super) const EXTRA_DATA_COMPATIBLE: u32 = 1 << 2;
+}
+
+/// The `type` of a dirty tracking bitmap.
+pub(super) const DIRTY_TRACKING: u8 = 1;
+
+/// "Bitmap table entry".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BitmapTableEntry(pub(super) u64);
+
+impl BitmapTableEntry {
+    /// A cluster of clear bits without a host cluster.
+    pub(super) const ZEROES: BitmapTableEntry = BitmapTableEntry(0);
+    /// A cluster of set bits without a host cluster.
+    pub(super) const ONES: BitmapTableEntry = BitmapTableEntry(1);
+
+    /// Where the bits are; `None` when they are all the same.
+    pub(super) fn data(self) -> Option<HostOffset> {
+        let offset = self.0 & HOST_OFFSET;
+        (offset != 0).then_some(HostOffset(offset))
+    }
+
+    /// Bits that must be 0.
+    pub(super) fn reserved(self) -> u64 {
+        match self.data() {
+            Some(_) => self.0 & !HOST_OFFSET,
+            None => self.0 & !Self::ONES.0,
+        }
+    }
+}

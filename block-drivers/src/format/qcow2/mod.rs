@@ -4,11 +4,14 @@
 // is in `image` and the modules that add to it; here it meets the graph.
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use block_core::bitmap::Bitmaps;
 use block_core::driver::{
     AmendOptions, BackingName, CheckReport, Child, ClaimKind, Cx, Description, Driver, Pending,
     Preallocation, Repair, SnapshotChange, Status, StatusKind, ZeroFlags,
 };
+use block_core::graph::Node;
 use block_core::graph::open::{ImplicitRef, Opener};
 use block_core::graph::perm::Role;
 use block_core::limits::Limits;
@@ -23,6 +26,9 @@ use block_schema::types::{
 
 mod alloc;
 mod amend;
+mod bitmap_check;
+mod bitmap_directory;
+mod bitmaps;
 mod cache;
 mod check;
 mod compressed;
@@ -326,6 +332,7 @@ impl Driver for Qcow2 {
         });
         specific.data_file = header.data_file().filter(|_| header.has_data_file());
         specific.data_file_raw = header.has_data_file().then(|| header.is_data_file_raw());
+        specific.bitmaps = self.image.bitmap_infos();
         specific.encrypt = self.image.crypt.as_ref().map(crypt::Crypt::info);
         let format = header.backing_format();
         Description {
@@ -446,6 +453,18 @@ impl Driver for Qcow2 {
         Box::pin(async move { self.image.check(&self.around(cx), repair).await })
     }
 
+    fn bitmaps(&self) -> Option<Arc<Bitmaps>> {
+        Some(Arc::clone(&self.image.bitmaps))
+    }
+
+    fn check_new_bitmap(&self, _node: &Node, name: &str, granularity: u32) -> Result<()> {
+        self.image.check_new_bitmap(name, granularity)
+    }
+
+    fn remove_bitmap<'a>(&'a self, cx: &'a Cx, name: &'a str) -> Pending<'a> {
+        Box::pin(async move { self.image.remove_bitmap(&self.around(cx), name).await })
+    }
+
     fn unlock<'a>(&'a self, cx: &'a Cx, passphrase: Secret) -> Pending<'a> {
         Box::pin(async move { self.image.unlock(&self.around(cx), &passphrase).await })
     }
@@ -455,7 +474,10 @@ impl Driver for Qcow2 {
             if cx.is_read_only() {
                 return Ok(());
             }
-            self.image.close(&self.around(cx)).await
+            let around = self.around(cx);
+            // Also when bitmaps cannot be stored, which their marks on disk say.
+            let stored = self.image.store_bitmaps(&around).await;
+            self.image.close(&around).await.and(stored)
         })
     }
 }

@@ -954,6 +954,7 @@ fn a_header_keeps_what_it_does_not_know() {
 }
 
 mod amend;
+mod bitmaps;
 mod compressed;
 mod damaged;
 mod data_file;

@@ -14,7 +14,7 @@ struct Album {
     snapshots: BTreeMap<String, Vec<u8>>,
 }
 
-fn info(name: &str) -> SnapshotInfo {
+pub(super) fn info(name: &str) -> SnapshotInfo {
     SnapshotInfo {
         id: String::new(),
         name: name.to_owned(),
@@ -27,7 +27,7 @@ fn info(name: &str) -> SnapshotInfo {
     }
 }
 
-fn named(name: &str) -> SnapshotKey {
+pub(super) fn named(name: &str) -> SnapshotKey {
     SnapshotKey {
         id: None,
         name: Some(name.to_owned()),
