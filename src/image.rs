@@ -166,6 +166,31 @@ impl Image {
         }
     }
 
+    /// Writes `buf` at `offset`, compressed; under way when this returns its future.
+    ///
+    /// # Errors
+    /// What the graph answers: `Unsupported` unless [`compression_unit`](Image::compression_unit)
+    /// has one.
+    pub(crate) fn write_compressed(
+        &self,
+        offset: u64,
+        buf: IoBuf,
+        durable: Durable,
+    ) -> impl Future<Output = Result<()>> + use<> {
+        self.done(self.with_durability(Request::write_compressed(offset, buf), durable))
+    }
+
+    /// Bytes that compressed writes must be whole numbers of, where the format has such writes.
+    ///
+    /// # Errors
+    /// As [`node`](Image::node).
+    pub(crate) fn compression_unit(&self) -> Result<Option<u64>> {
+        let node = self.node()?;
+        let driver = node.node().driver();
+        let unit = driver.describe().cluster_size;
+        Ok(unit.filter(|&unit| unit > 0 && driver.can_compress()))
+    }
+
     /// Makes a range read as zeroes; under way when this returns its future.
     ///
     /// # Errors

@@ -59,9 +59,6 @@ pub(crate) fn run(args: Args) -> Outcome {
         let text = "Must specify backing file (-b) or use unsafe mode (-u)";
         return Err(Failure::usage(text));
     }
-    if args.compress {
-        return Err(Failure::new("option '-c' (compression) is not built in"));
-    }
     let name = ImageName::new(filename, args.format.as_deref(), &args.image)?;
     let cache = CacheMode::parse(&args.cache, "cache")?;
     let source_cache = CacheMode::parse(&args.source_cache, "source cache")?;
@@ -76,6 +73,11 @@ pub(crate) fn run(args: Args) -> Outcome {
             ..OpenHow::write(&args.image).with_cache(cache)
         };
         let image = Image::open(session, &name, "image", how).await?;
+        let compression_unit = image.compression_unit()?.filter(|_| args.compress);
+        if args.compress && compression_unit.is_none() {
+            let text = "Compression not supported for this file format";
+            return Err(Failure::new(text));
+        }
         if let Some(format) = &args.backing_format
             && format.parse::<BlockdevDriver>().is_err()
         {
@@ -85,7 +87,11 @@ pub(crate) fn run(args: Args) -> Outcome {
         if !args.r#unsafe {
             let how = OpenHow::read(&args.image).with_cache(source_cache);
             let new = open_new_backing(session, &image, &args, how).await?;
-            keep_content(&image, new.as_ref(), &progress).await?;
+            let target = Target {
+                image: &image,
+                compression_unit,
+            };
+            keep_content(target, new.as_ref(), &progress).await?;
             image.flush().await?;
         }
         change_name(session, &image, &args).await?;
@@ -116,16 +122,41 @@ async fn open_new_backing(
     })
 }
 
+/// The image, and how it is written.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    image: &'a Image,
+    /// Whether whole units are compressed, and their bytes.
+    compression_unit: Option<u64>,
+}
+
+impl Target<'_> {
+    async fn write(self, at: u64, buf: IoBuf) -> Result<(), Error> {
+        let end = at + buf.len() as u64;
+        let size = self.image.len()?;
+        let is_whole =
+            |unit: u64| at.is_multiple_of(unit) && (end.is_multiple_of(unit) || end == size);
+        match self.compression_unit {
+            Some(unit) if is_whole(unit) => {
+                let written = self.image.write_compressed(at, buf, Durable::Later);
+                written.await
+            }
+            Some(_) | None => self.image.write(at, buf, Durable::Later).await,
+        }
+    }
+}
+
 /// Copies into the image what it shows of the old backing file and would not of the new one.
 async fn keep_content(
-    image: &Image,
+    target: Target<'_>,
     new: Option<&Image>,
     progress: &Progress,
 ) -> Result<(), Failure> {
-    let node = image.node()?;
+    let node = target.image.node()?;
     let new = new.map(Image::node).transpose()?;
     let end = node.len();
     let unit = u64::from(node.limits().optimal_transfer).max(512);
+    let unit = target.compression_unit.unwrap_or(unit);
     let mut at = 0;
     while at < end {
         let piece = (at + PIECE.max(unit)).next_multiple_of(unit).min(end);
@@ -137,7 +168,7 @@ async fn keep_content(
             && (is_stored(&node, at, at + run.len).await?
                 || is_stored_in(new.as_ref(), at, at + run.len).await?)
         {
-            keep_run(image, new.as_ref(), at, run.len, unit).await?;
+            keep_run(target, new.as_ref(), at, run.len, unit).await?;
         }
         at += run.len;
         progress.add(run.len);
@@ -167,14 +198,14 @@ async fn is_stored_in(new: Option<&Child>, start: u64, end: u64) -> Result<bool,
 
 /// As [`keep_content`], for a run that the image does not hold; writes whole units.
 async fn keep_run(
-    image: &Image,
+    target: Target<'_>,
     new: Option<&Child>,
     at: u64,
     len: u64,
     unit: u64,
 ) -> Result<(), Failure> {
     let count = usize::try_from(len).unwrap_or(0);
-    let old = read(&image.node()?, at, count).await;
+    let old = read(&target.image.node()?, at, count).await;
     let old = old.map_err(|_| Failure::new("error while reading from old backing file"))?;
     let now = match new {
         Some(new) => read(new, at, count)
@@ -193,9 +224,7 @@ async fn keep_run(
         let end = (start + same.len() * unit).min(count);
         if same.first() == Some(&true) {
             let differing = IoBuf::copy_of(&old[start..end]);
-            let written = image
-                .write(at + start as u64, differing, Durable::Later)
-                .await;
+            let written = target.write(at + start as u64, differing).await;
             written.map_err(|error| {
                 let text = errno_text(&error);
                 Failure::new(format!("Error while writing to COW image: {text}"))

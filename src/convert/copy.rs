@@ -20,6 +20,9 @@ use crate::session::join_all;
 /// Bytes of a piece that is read and written.
 const PIECE: u64 = 2 << 20;
 
+/// Units of compression in a piece, at least: they are compressed at the same time.
+const UNITS: u64 = 4;
+
 /// Bytes of zeroes written by one request.
 const ZERO_PIECE: u64 = 256 << 20;
 
@@ -50,6 +53,15 @@ pub(super) struct How {
     pub(super) workers: usize,
     /// Whether writes start in the order of the disk.
     pub(super) in_order: bool,
+    /// Whether the target compresses, and the bytes that it does so with at a time.
+    pub(super) compression_unit: Option<u64>,
+}
+
+impl How {
+    /// Bytes of a piece of data.
+    fn piece_len(self) -> u64 {
+        PIECE.max(self.compression_unit.unwrap_or(0).saturating_mul(UNITS))
+    }
 }
 
 /// A copy under way, shared by its workers.
@@ -141,7 +153,7 @@ impl<'a> Copy<'a> {
     }
 
     async fn work(&self) -> Result<(), Failure> {
-        let buf = IoBuf::zeroed(usize::try_from(PIECE).unwrap_or(0));
+        let buf = IoBuf::zeroed(usize::try_from(self.how.piece_len()).unwrap_or(0));
         while let Some(piece) = self.next_piece().await? {
             match piece.kind {
                 Kind::Data => self.copy(piece, &buf).await?,
@@ -180,11 +192,14 @@ impl<'a> Copy<'a> {
             }
             let (end, kind) = match run.filter(|(end, _)| *end > at) {
                 Some(run) => run,
-                None => self.run_at(source, at).await?,
+                None => {
+                    let run = self.run_at(source, at).await?;
+                    self.in_units(at, run)
+                }
             };
             let most = match kind {
                 // Ends where the next begins, so that clusters are not cut.
-                Kind::Data => PIECE - at % PIECE,
+                Kind::Data => self.how.piece_len() - at % self.how.piece_len(),
                 Kind::Zero => ZERO_PIECE,
                 Kind::Nothing => u64::MAX,
             };
@@ -201,6 +216,20 @@ impl<'a> Copy<'a> {
                 kind,
             }));
         }
+    }
+
+    /// What of a run, by its end and kind, is done in one go where only whole units can be: whole
+    /// units of it, or else one unit, with the data of whatever runs it has.
+    fn in_units(&self, at: u64, (end, kind): (u64, Kind)) -> (u64, Kind) {
+        let Some(unit) = self.how.compression_unit else {
+            return (end, kind);
+        };
+        let whole = end - end % unit;
+        if whole > at {
+            return (whole, kind);
+        }
+        let total = self.sources.last().map_or(end, |source| source.end);
+        (total.min(at.saturating_add(unit)), Kind::Data)
     }
 
     /// The run of a source that `at`, an offset on the target, is in: its end there, and its kind.
@@ -241,18 +270,13 @@ impl<'a> Copy<'a> {
     }
 
     async fn copy(&self, piece: Piece, buf: &IoBuf) -> Result<(), Failure> {
-        let source = &self.sources[piece.source];
-        let from = piece.start - source.start;
         let buf = buf.slice(0..usize::try_from(piece.len).unwrap_or(0));
-        source
-            .image
-            .read(from, buf.clone())
-            .await
-            .map_err(|error| {
-                let why = errno_text(&error);
-                Failure::new(format!("error while reading at byte {from}: {why}"))
-            })?;
-        let runs = runs_of(&buf, piece.start, self.how.sparse);
+        self.read(piece, &buf).await?;
+        let block = self
+            .how
+            .sparse
+            .map(|sparse| self.how.compression_unit.unwrap_or(sparse));
+        let runs = runs_of(&buf, piece.start, block);
         self.turn_of(piece).await;
         if self.failed.get() {
             return Ok(());
@@ -261,9 +285,33 @@ impl<'a> Copy<'a> {
             .into_iter()
             .map(|run| self.write_run(piece.start, &buf, run));
         let writes: Vec<_> = writes.collect();
-        self.pass_turn(piece);
+        // Compressed bytes find their place only when they are there, which may be in any order.
+        let keeps_turn = self.how.compression_unit.is_some();
+        if !keeps_turn {
+            self.pass_turn(piece);
+        }
         let written: Result<Vec<()>> = join_all(writes).await.into_iter().collect();
+        if keeps_turn {
+            self.pass_turn(piece);
+        }
         written.map_err(|error| write_failed(piece.start, &error))?;
+        Ok(())
+    }
+
+    /// Fills `buf` with a piece, which may go on in the next sources.
+    async fn read(&self, piece: Piece, buf: &IoBuf) -> Result<(), Failure> {
+        let end = piece.start + piece.len;
+        let sources = self.sources.get(piece.source..).unwrap_or_default();
+        for source in sources.iter().filter(|source| source.start < end) {
+            let (from, to) = (piece.start.max(source.start), end.min(source.end));
+            let within = |at: u64| usize::try_from(at - piece.start).unwrap_or(0);
+            let part = buf.slice(within(from)..within(to));
+            let from = from - source.start;
+            source.image.read(from, part).await.map_err(|error| {
+                let why = errno_text(&error);
+                Failure::new(format!("error while reading at byte {from}: {why}"))
+            })?;
+        }
         Ok(())
     }
 
@@ -277,6 +325,9 @@ impl<'a> Copy<'a> {
         let at = start + run.start as u64;
         if !run.zero {
             let bytes = buf.slice(run.start..run.end);
+            if self.how.compression_unit.is_some() {
+                return Box::pin(self.target.write_compressed(at, bytes, Durable::Later));
+            }
             return Box::pin(self.target.write(at, bytes, Durable::Later));
         }
         let len = (run.end - run.start) as u64;

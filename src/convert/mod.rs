@@ -4,7 +4,7 @@
 
 mod copy;
 
-use block_core::driver::{SnapshotChange, SnapshotKey};
+use block_core::driver::{Preallocation, SnapshotChange, SnapshotKey};
 use block_core::error::Error;
 
 use crate::create::{NewImage, creatable_format, set_backing};
@@ -21,6 +21,7 @@ use crate::session::{self, Session};
 use crate::snapshot::by_id_or_name;
 
 use block_schema::Object;
+use block_schema::types::BlockdevDriver;
 use copy::{Copy, How, Source, Unwritten};
 
 /// Copy images to another one, in another format if wanted
@@ -94,6 +95,8 @@ pub(crate) struct Args {
 
 const MAX_SPARSE: u64 = 16 << 20;
 
+const NO_COMPRESSION: &str = "Compression not supported for this file format";
+
 pub(crate) fn run(args: Args) -> Outcome {
     let Some((target, sources)) = args.filenames.split_last().filter(|(_, s)| !s.is_empty()) else {
         return Err(Failure::new("Must specify image file name"));
@@ -104,12 +107,17 @@ pub(crate) fn run(args: Args) -> Outcome {
         sparse: parse_sparse(&args.sparse_size)?,
         workers: usize::try_from(workers).unwrap_or(1),
         in_order: !args.oob,
+        compression_unit: None,
     };
     session::run(&args.image.session, async |session| {
         let sources = open_sources(session, sources, &args).await?;
         let total = sources.last().map_or(0, |source| source.end);
         let (target, zeroed) = open_target(session, target, total, &args).await?;
         let progress = Progress::start(args.progress && !args.quiet, total);
+        let how = How {
+            compression_unit: compression_unit(&target, &args)?,
+            ..how
+        };
         let copy = Copy::new(&sources, &target, zeroed, how, &progress);
         copy.run().await?;
         progress.finish();
@@ -120,7 +128,6 @@ pub(crate) fn run(args: Args) -> Outcome {
 
 fn check_combinations(args: &Args) -> Result<(), Failure> {
     let refused = [
-        (args.compress, "option '-c' (compression) is not built in"),
         (
             args.rate_limit.is_some(),
             "option '-r' (rate limit) is not built in",
@@ -275,6 +282,33 @@ async fn open_target(
     Ok((target, unwritten))
 }
 
+/// The unit of compressed writes, if they are asked for.
+fn compression_unit(target: &Image, args: &Args) -> Result<Option<u64>, Failure> {
+    if !args.compress {
+        return Ok(None);
+    }
+    match target.compression_unit()? {
+        Some(unit) => Ok(Some(unit)),
+        None => Err(Failure::new(NO_COMPRESSION)),
+    }
+}
+
+/// What compression excludes in a new image.
+fn check_compression(format: BlockdevDriver, options: &CreateOptions) -> Result<(), Failure> {
+    let preallocated = options
+        .preallocation
+        .is_some_and(|mode| mode != Preallocation::Off);
+    let text = match () {
+        () if format != BlockdevDriver::Qcow2 => NO_COMPRESSION,
+        () if options.encrypt.asks_for_encryption() => {
+            "Compression and encryption not supported at the same time"
+        }
+        () if preallocated => "Compression and preallocation not supported at the same time",
+        () => return Ok(()),
+    };
+    Err(Failure::new(text))
+}
+
 /// Makes the target; gives back how to open it when it is encrypted.
 async fn create_target(
     session: &Session,
@@ -300,6 +334,9 @@ async fn create_target(
         return Err(Failure::new(
             "Use of backing file requires explicit backing format",
         ));
+    }
+    if args.compress {
+        check_compression(format, &options)?;
     }
     let encrypt = options.encrypt.to_open();
     let new = NewImage {

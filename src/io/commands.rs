@@ -167,8 +167,8 @@ const COMMANDS: &[Command] = &[
     command(
         "write",
         "w",
-        "CfnpP:qs:uz",
-        "[-Cfnquz] [-P pattern | -s source_file] off len",
+        "cCfnpP:qs:uz",
+        "[-cCfnquz] [-P pattern | -s source_file] off len",
         "writes a range",
     )
     .with(2, Some(2))
@@ -332,6 +332,7 @@ impl<'a> Shell<'a> {
     async fn write(&self, words: &Words<'_>) -> Done {
         let span = span(words, "length cannot exceed")?;
         let request = WriteRequest::parse(words)?;
+        request.check_span(span)?;
         let memory = request.memory(span.len)?;
         let started = Instant::now();
         let written = request.start(&self.image, span, memory).await;
@@ -562,6 +563,7 @@ fn span(words: &Words<'_>, complaint: &str) -> Result<Span, Failed> {
 /// What the letters of a write say.
 struct WriteRequest<'a> {
     zeroes: Option<ZeroFlags>,
+    compressed: bool,
     durable: Durable,
     pattern: u8,
     source: Option<&'a str>,
@@ -571,6 +573,10 @@ impl<'a> WriteRequest<'a> {
     fn parse(words: &Words<'a>) -> Result<WriteRequest<'a>, Failed> {
         let zero = words.has('z');
         let refused = [
+            (
+                words.has('f') && words.has('c'),
+                "-f and -b or -c cannot be specified at the same time",
+            ),
             (words.has('n') && !zero, "-n requires -z to be specified"),
             (words.has('u') && !zero, "-u requires -z to be specified"),
             (
@@ -587,6 +593,7 @@ impl<'a> WriteRequest<'a> {
                 may_unmap: words.has('u'),
                 no_fallback: words.has('n'),
             }),
+            compressed: words.has('c'),
             durable: if words.has('f') {
                 Durable::Now
             } else {
@@ -595,6 +602,20 @@ impl<'a> WriteRequest<'a> {
             pattern: words.pattern()?.unwrap_or(WRITE_PATTERN),
             source: words.argument('s'),
         })
+    }
+
+    /// Compressed writes are of sectors, whatever the image's unit.
+    fn check_span(&self, span: Span) -> Done {
+        if !self.compressed {
+            return Ok(());
+        }
+        for (value, name) in [(span.offset, "offset"), (span.len, "count")] {
+            if !value.is_multiple_of(512) {
+                outln!("{value} is not a sector-aligned value for '{name}'");
+                return Err(Failed);
+            }
+        }
+        Ok(())
     }
 
     /// The bytes to write.
@@ -624,6 +645,9 @@ impl<'a> WriteRequest<'a> {
         let Span { offset, len } = span;
         match self.zeroes {
             Some(flags) => Box::pin(image.write_zeroes(offset, len, flags, self.durable)),
+            None if self.compressed => {
+                Box::pin(image.write_compressed(offset, memory, self.durable))
+            }
             None => Box::pin(image.write(offset, memory, self.durable)),
         }
     }

@@ -49,6 +49,11 @@ impl EncryptOptions {
         named.filter_map(|(key, value)| Some((*key, value.as_deref()?)))
     }
 
+    /// Whether a new image is to be encrypted, by either name.
+    pub(crate) fn asks_for_encryption(&self) -> bool {
+        self.legacy == Some(true) || self.value("encrypt.format").is_some()
+    }
+
     fn value(&self, key: &str) -> Option<&str> {
         self.given()
             .find(|(name, _)| *name == key)

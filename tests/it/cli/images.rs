@@ -228,7 +228,6 @@ fn what_is_not_built_in_fails_by_its_name() {
     let bench = Bench::new();
     let lines: &[(&[&str], &str)] = &[
         (&["info", "--object", "iothread,id=i", "x"], "'iothread'"),
-        (&["convert", "-c", "x", "y"], "'-c'"),
         (&["convert", "-r", "1M", "x", "y"], "'-r'"),
         (&["convert", "--bitmaps", "x", "y"], "'--bitmaps'"),
         (

@@ -18,6 +18,8 @@ pub(super) struct Cost {
     pub(super) seconds: f64,
     pub(super) cpu_seconds: f64,
     pub(super) max_rss_mib: f64,
+    /// The file that came out of it; 0 where its length is not the point.
+    pub(super) file_mib: f64,
 }
 
 impl Cost {
@@ -45,6 +47,7 @@ impl Ended {
             seconds: self.seconds,
             cpu_seconds: self.cpu_seconds,
             max_rss_mib: self.max_rss_mib,
+            file_mib: 0.0,
         }
     }
 }

@@ -146,6 +146,26 @@ pub(super) fn rows(size: Size) -> Vec<Row> {
             });
         }
     }
+    for (name, compression) in [
+        ("zlib", &["-c", "-m", "16", "-W"][..]),
+        (
+            "zstd",
+            &["-c", "-m", "16", "-W", "-o", "compression_type=zstd"],
+        ),
+    ] {
+        rows.push(Row {
+            name: format!("convert/raw-qcow2/{name}"),
+            aim: Aim::PerSecond(match name {
+                "zlib" => 1.6,
+                _ => 1.0,
+            }),
+            work: Work::Convert {
+                source: Source::Raw,
+                target_format: "qcow2",
+                options: compression,
+            },
+        });
+    }
     let served = [
         ("randread", "4k", 1, Aim::PerCpuSecond(1.3)),
         ("randread", "4k", 64, Aim::PerCpuSecond(1.3)),

@@ -16,7 +16,12 @@ struct Summary {
     cpu_ratio: f64,
     ours_rss: f64,
     peer_rss: f64,
+    /// How many times the peer's file ours is; not a number where files are not the point.
+    file_ratio: f64,
 }
+
+/// Files longer than so many times the peer's miss the aim, whatever the speed.
+const MAX_FILE_RATIO: f64 = 1.04;
 
 impl Summary {
     fn of(rounds: &[(Cost, Cost)]) -> Summary {
@@ -33,14 +38,17 @@ impl Summary {
             cpu_ratio: ratio(Cost::per_cpu_second),
             ours_rss: ours(|cost| cost.max_rss_mib),
             peer_rss: peer(|cost| cost.max_rss_mib),
+            file_ratio: ratio(|cost| cost.file_mib),
         }
     }
 
     fn reaches(&self, aim: Aim) -> bool {
-        match aim {
+        let speed = match aim {
             Aim::PerCpuSecond(factor) => self.cpu_ratio >= factor,
             Aim::PerSecond(factor) => self.speed_ratio >= factor,
-        }
+        };
+        // No number is no file.
+        speed && (self.file_ratio.is_nan() || self.file_ratio <= MAX_FILE_RATIO)
     }
 }
 
@@ -82,13 +90,18 @@ fn line(row: &Row, numbers: &Summary) -> String {
         Aim::PerCpuSecond(factor) => format!("≥ {factor:.1} /CPU s"),
         Aim::PerSecond(factor) => format!("≥ {factor:.1} speed"),
     };
+    let size = if numbers.file_ratio.is_nan() {
+        String::new()
+    } else {
+        format!(", size {:.3}x", numbers.file_ratio)
+    };
     let verdict = if numbers.reaches(row.aim) {
         ""
     } else {
         ": behind"
     };
     format!(
-        "{:>10} {:>10.0} {:>10.0} {:>5.2}x {:>7.2} {:>7.2} {:>5.2}x {:>6.1} {:>6.1}  {aim}{verdict}\n",
+        "{:>10} {:>10.0} {:>10.0} {:>5.2}x {:>7.2} {:>7.2} {:>5.2}x {:>6.1} {:>6.1}  {aim}{size}{verdict}\n",
         row.work.unit(),
         numbers.ours,
         numbers.peer,
@@ -129,6 +142,7 @@ fn json_row(row: &Row, outcome: &Outcome) -> Value {
                 "unit": row.work.unit(),
                 "speed_ratio": numbers.speed_ratio,
                 "cpu_ratio": numbers.cpu_ratio,
+                "file_ratio": numbers.file_ratio,
                 "reaches_aim": numbers.reaches(row.aim),
                 "rounds": rounds.map(|(o, p)| json!({ "ours": side(o), "peer": side(p) })).collect::<Value>(),
             })

@@ -12,6 +12,7 @@ fn cost(amount: f64, seconds: f64, cpu_seconds: f64) -> Cost {
         seconds,
         cpu_seconds,
         max_rss_mib: 3.0,
+        file_mib: 0.0,
     }
 }
 

@@ -115,8 +115,21 @@ fn convert(work: &Work, programs: &Programs, files: &Files) -> Result<Cost, Stri
     let mut check = Command::new("qemu-img");
     check.args(["compare", "-f", source.format(), "-F", target_format]);
     measure::run(check.arg(files.mixed(source)).arg(&target))?;
+    let file_mib = match options.contains(&"-c") {
+        true => file_mib(&target)?,
+        false => 0.0,
+    };
     std::fs::remove_file(&target).ok();
-    Ok(ended.cost(files.mixed_mib() as f64))
+    Ok(Cost {
+        file_mib,
+        ..ended.cost(files.mixed_mib() as f64)
+    })
+}
+
+fn file_mib(path: &Path) -> Result<f64, String> {
+    let metadata = std::fs::metadata(path);
+    let metadata = metadata.map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(metadata.len() as f64 / f64::from(1 << 20))
 }
 
 fn serve(work: &Work, programs: &Programs, files: &Files) -> Result<Cost, String> {
@@ -159,6 +172,7 @@ fn serve(work: &Work, programs: &Programs, files: &Files) -> Result<Cost, String
         seconds: read.seconds,
         cpu_seconds,
         max_rss_mib: server.max_rss_mib()?,
+        file_mib: 0.0,
     })
 }
 

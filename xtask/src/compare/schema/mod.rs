@@ -168,6 +168,7 @@ fn dispatches(rounds: usize) -> Result<Vec<(String, Vec<Cost>)>, String> {
                 seconds: f64::NAN,
                 cpu_seconds: nanoseconds / 1e9,
                 max_rss_mib: f64::NAN,
+                file_mib: 0.0,
             };
             match rows.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, costs)) => costs.push(cost),

@@ -35,6 +35,7 @@ pub(super) fn side(mut command: Command, path: PathBuf) -> Side<'static> {
             seconds: start.elapsed().as_secs_f64(),
             cpu_seconds: server.cpu_seconds()? - before,
             max_rss_mib: server.max_rss_mib()?,
+            file_mib: 0.0,
         })
     })
 }
