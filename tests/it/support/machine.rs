@@ -2,16 +2,20 @@
 //! Called by the proofs that cut the power, fail operations and drop callers. Invariant: one thread
 //! drives all queues, so one seed is one history.
 
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::Duration;
 
-use block_core::driver::{CheckReport, Repair};
+use block_core::driver::{CheckReport, Child, Preallocation, Repair, SnapshotChange, SnapshotKey};
 use block_core::engine::SimFile;
 use block_core::engine::sim::{Sim, SimEngine};
 use block_core::graph::{Node, NodeFacts, NodeId};
 use block_core::secret::Secret;
-use block_core::{BackendSlot, IoBuf, Layer, Queue, Request, Result};
+use block_core::{BackendSlot, IoBuf, Layer, LocalQueue, Queue, Request, Result};
 use block_drivers::format::qcow2;
 use block_drivers::protocol::file::FileDriver;
+use block_schema::types::SnapshotInfo;
 
 use super::Random;
 
@@ -124,37 +128,67 @@ impl Machine {
     /// All bytes of the disk.
     #[track_caller]
     pub(crate) fn read_all(&self, slots: &[BackendSlot]) -> Vec<u8> {
-        let whole = Request::read(0, IoBuf::zeroed(super::usize(SIZE)));
-        self.request(slots, whole)
+        let whole = IoBuf::zeroed(super::usize(self.disk().len()));
+        self.request(slots, Request::read(0, whole))
             .unwrap_or_else(|error| panic!("{}", error.chain()))
     }
 
     /// Does requests at once, each on the next queue, until all have ended.
     #[track_caller]
     pub(crate) fn together(&self, slots: &[BackendSlot], steps: &[Step]) {
+        self.with(slots, steps, None);
+    }
+
+    /// As [`together`](Machine::together), and a verb with them.
+    #[track_caller]
+    pub(crate) fn with(&self, slots: &[BackendSlot], steps: &[Step], verb: Option<Verb>) {
         for (number, step) in steps.iter().enumerate() {
             let at = number % self.queues.len();
             self.queues[at].submit(slots[at], step.request(), number as u64);
         }
-        let mut left = steps.len();
-        while left > 0 {
+        let left = Rc::new(Cell::new(steps.len()));
+        if let Some(verb) = verb {
+            left.set(left.get() + 1);
+            let (left, queue) = (Rc::clone(&left), LocalQueue::clone(self.queue()));
+            let top = self.top();
+            self.queue().spawn(async move {
+                let done = verb.run(&queue, top).await;
+                done.unwrap_or_else(|error| panic!("{}", error.chain()));
+                left.set(left.get() - 1);
+            });
+        }
+        while left.get() > 0 {
             for queue in &self.queues {
                 queue.kick();
                 queue.wait(Some(Duration::ZERO));
                 queue.reap(|done| {
                     done.result
                         .unwrap_or_else(|error| panic!("{}", error.chain()));
-                    left -= 1;
+                    left.set(left.get() - 1);
                 });
             }
         }
     }
 
+    fn top(&self) -> NodeId {
+        self.layer.backend("disk").expect("it is open").root()
+    }
+
+    fn disk(&self) -> Child {
+        let disk = self.layer.node(self.queue(), self.top());
+        disk.expect("it is open")
+    }
+
+    /// The names of the image's snapshots.
+    pub(crate) fn snapshots(&self) -> BTreeSet<String> {
+        let described = self.disk().node().driver().describe();
+        described.snapshots.into_iter().map(|s| s.name).collect()
+    }
+
     /// Checks the open image.
     pub(crate) fn check(&self, repair: Repair) -> Result<CheckReport> {
-        let top = self.layer.backend("disk").expect("it is open").root();
         self.queue()
-            .block_on(self.layer.check(self.queue(), top, repair))
+            .block_on(self.layer.check(self.queue(), self.top(), repair))
     }
 
     /// Closes everything; what is in memory goes to the disk.
@@ -253,5 +287,41 @@ impl Step {
                 byte: u8::try_from(1 + random.below(200) + n).expect("a byte"),
             },
         }
+    }
+}
+
+/// What is done to the image as a whole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Verb {
+    /// Takes a snapshot of this name.
+    Take(&'static str),
+    /// Makes the disk what it was in one.
+    Apply(&'static str),
+    /// Deletes one.
+    Delete(&'static str),
+    /// Sets the disk's length.
+    Resize(u64),
+    /// Checks and repairs.
+    Check(Repair),
+}
+
+impl Verb {
+    async fn run(self, queue: &LocalQueue, top: NodeId) -> Result<()> {
+        let layer = queue.layer();
+        let key = |name: &str| SnapshotKey {
+            id: None,
+            name: Some(name.to_owned()),
+        };
+        let change = match self {
+            Verb::Take(name) => {
+                let name = name.to_owned();
+                SnapshotChange::Create(SnapshotInfo::new(String::new(), name, 0, 0, 0, 0, 0))
+            }
+            Verb::Apply(name) => SnapshotChange::Apply(key(name)),
+            Verb::Delete(name) => SnapshotChange::Delete(key(name)),
+            Verb::Resize(len) => return layer.resize(queue, top, len, Preallocation::Off).await,
+            Verb::Check(repair) => return layer.check(queue, top, repair).await.map(drop),
+        };
+        layer.snapshot(queue, top, change).await.map(drop)
     }
 }
