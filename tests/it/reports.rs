@@ -1,6 +1,8 @@
 //! What broke others' images, as tests of their own: the shapes of reports against hypervisors that
 //! carry a qcow2 driver.
 
+use std::process::Command;
+
 use block_core::IoBuf;
 use block_core::Request;
 use block_core::driver::Repair;
@@ -123,5 +125,154 @@ fn live_tables_are_not_handed_out_again() {
     drop(layer);
     qemu.run(&["check", "-q", &name]);
     std::fs::write(&raw, &disk).expect("the model");
+    qemu.run(&["compare", "-q", "-f", "raw", "-F", "qcow2", &raw, &name]);
+}
+
+/// Several queues write small pieces of mixed lengths to an overlay whose tables are in memory, over
+/// a backing file: clusters that they share are copied, filled and overwritten at once.
+#[test]
+fn queues_that_share_clusters_of_a_warm_overlay_lose_no_byte() {
+    let seed = support::seed("queues_that_share_clusters_of_a_warm_overlay_lose_no_byte");
+    for round in 0..support::rounds(12) {
+        let seed = seed.wrapping_add(round);
+        let mut random = Random::new(seed);
+        let machine = Machine::new(machine::fresh(seed), 4);
+        let slots = machine.open();
+        let mut disk = vec![BACKING; support::usize(SIZE)];
+        // Every second cluster is there, in part, and every table is in memory.
+        for cluster in (0..SIZE / CLUSTER).step_by(2) {
+            let warm = Step::Write {
+                at: cluster * CLUSTER,
+                len: 1024,
+                byte: 0x77,
+            };
+            machine.together(&slots, &[warm]);
+            warm.apply(&mut disk);
+        }
+        for _ in 0..8 {
+            let steps = apart(&mut random);
+            machine.together(&slots, &steps);
+            steps.iter().for_each(|step| step.apply(&mut disk));
+            assert!(machine.read_all(&slots) == disk, "{seed}: a byte was lost");
+        }
+        machine.together(&slots, &[Step::Flush]);
+        let report = machine.check(Repair::None).expect("a check");
+        assert_eq!((report.corruptions, report.leaks), (0, 0), "{report:?}");
+    }
+}
+
+/// Steps that change different sectors, in lengths of 1, 2, 4 and 16 sectors, a few a cluster.
+fn apart(random: &mut Random) -> Vec<Step> {
+    let (mut steps, mut at) = (Vec::new(), random.below(6) * machine::SECTOR);
+    while steps.len() < 32 {
+        let len = [1, 1, 2, 2, 4, 16][support::usize(random.below(6))] * machine::SECTOR;
+        if at + len > SIZE {
+            break;
+        }
+        let byte = u8::try_from(1 + random.below(250)).expect("a byte");
+        steps.push(match random.below(8) {
+            0 => Step::Flush,
+            1 => Step::Zero { at, len },
+            _ => Step::Write { at, len, byte },
+        });
+        at += len + random.below(12) * machine::SECTOR;
+    }
+    // Neighbours go to different queues, in no order.
+    for index in (1..steps.len()).rev() {
+        steps.swap(index, support::usize(random.below(index as u64 + 1)));
+    }
+    steps
+}
+
+/// Eight threads, each with a queue, fill a region each of a fresh image and sync as they go: tables
+/// and counts are shared, and nothing that belongs to one is another's.
+#[test]
+fn eight_queues_that_fill_a_fresh_image_stay_apart() {
+    const REGION: u64 = 2 << 20;
+    let dir = Scratch::new("reports");
+    let image = dir.path("disk.qcow2");
+    let layer = support::layer();
+    let control = layer.new_queue(Box::new(support::disks::engine())).start();
+    support::create_qcow2(&control, &image, 8 * REGION, None);
+    let json = format!(
+        r#"{{"driver": "qcow2", "id": "disk", "file": {{"driver": "file", "filename": "{}"}}}}"#,
+        image.display()
+    );
+    let backend = support::open(&control, &json, "disk");
+    let fill = |number: u64| {
+        let queue = layer.new_queue(Box::new(support::disks::engine()));
+        let backend = std::sync::Arc::clone(&backend);
+        std::thread::spawn(move || {
+            let queue = queue.start();
+            let slot = queue.attach(&backend);
+            for at in (number * REGION..(number + 1) * REGION).step_by(12 << 10) {
+                let len = (12 << 10).min((number + 1) * REGION - at);
+                let write = Request::write(at, IoBuf::copy_of(&content(at, len)));
+                queue.block_on(queue.request(slot, write)).expect("a write");
+                if at / 4096 % 7 == number % 7 {
+                    let flush = queue.request(slot, Request::flush());
+                    queue.block_on(flush).expect("a flush");
+                }
+            }
+        })
+    };
+    let threads: Vec<_> = (0..8).map(fill).collect();
+    for thread in threads {
+        thread.join().expect("no request fails");
+    }
+    let slot = control.attach(&backend);
+    let whole = Request::read(0, IoBuf::zeroed(support::usize(8 * REGION)));
+    let found = control
+        .block_on(control.request(slot, whole))
+        .expect("a read");
+    assert!(found.to_vec() == content(0, 8 * REGION), "a byte was lost");
+    control
+        .block_on(layer.close_all(&control))
+        .expect("a clean close");
+    drop(control);
+    drop(layer);
+    if let Some(qemu) = support::qemu_img() {
+        qemu.run(&["check", "-q", &image.display().to_string()]);
+    }
+}
+
+/// Bytes that differ from their neighbours and tell where they are.
+fn content(at: u64, len: u64) -> Vec<u8> {
+    let words = at / 8..(at + len) / 8;
+    words
+        .flat_map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+        .collect()
+}
+
+/// A new length rewrites the header: the kind of compression that stands there stays.
+#[test]
+fn a_resized_image_keeps_its_kind_of_compression() {
+    let Some(qemu) = support::qemu_img() else {
+        return;
+    };
+    let dir = Scratch::new("reports");
+    let (raw, image) = (dir.path("disk.raw"), dir.path("disk.qcow2"));
+    std::fs::write(&raw, content(0, 1 << 20)).expect("a raw disk");
+    let (raw, name) = (raw.display().to_string(), image.display().to_string());
+    let options = [
+        "-c",
+        "-O",
+        "qcow2",
+        "-o",
+        "compression_type=zstd",
+        &raw,
+        &name,
+    ];
+    qemu.run(&[&["convert"][..], &options[..]].concat());
+    let resized = Command::new(env!("CARGO_BIN_EXE_qblk"))
+        .args(["resize", "-q", &name, "64M"])
+        .output();
+    assert!(resized.expect("our own program").status.success());
+    assert!(
+        qemu.run(&["info", &name])
+            .contains("compression type: zstd")
+    );
+    qemu.run(&["check", "-q", &name]);
+    // What is behind the shorter one reads as zeroes.
     qemu.run(&["compare", "-q", "-f", "raw", "-F", "qcow2", &raw, &name]);
 }
