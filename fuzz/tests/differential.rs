@@ -47,7 +47,7 @@ struct Difference {
     why: &'static str,
 }
 
-const ON_PURPOSE: [Difference; 13] = [
+const ON_PURPOSE: [Difference; 14] = [
     Difference {
         question: Question::Opens,
         ours: "ends behind the file's",
@@ -77,6 +77,12 @@ const ON_PURPOSE: [Difference; 13] = [
         ours: "appears twice",
         theirs: "",
         why: "the specification wants each header extension once",
+    },
+    Difference {
+        question: Question::Opens,
+        ours: "",
+        theirs: "Invalid backing file offset",
+        why: "a name without a byte is none, wherever it is",
     },
     Difference {
         question: Question::Opens,
@@ -224,7 +230,8 @@ fn theirs_made(random: &mut Random, folder: &Path) -> Vec<u8> {
     }
     arguments.push(name);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    run("qemu-io", &arguments).expect("a written image");
+    // It refuses to compress over a cluster that is there, and goes on.
+    let _ = run("qemu-io", &arguments);
     std::fs::read(&path).expect("the new image")
 }
 
