@@ -4,6 +4,7 @@
 //! disk held then.
 
 mod requests;
+mod subclusters;
 mod verbs;
 
 use std::collections::BTreeMap;
@@ -147,8 +148,8 @@ impl History {
         for state in sim.crash_states(whole).chain(sim.crash_states(torn)) {
             if state.cut() >= begin {
                 // Powers of two: from all of the history, and few. It wants a key to look at others.
-                let plain = self.machine.content() == Content::Plain;
-                if plain && usize::is_power_of_two(states + 1) && states < 1 << SHOWN_TO_QEMU {
+                let readable = self.machine.content() != Content::Encrypted;
+                if readable && usize::is_power_of_two(states + 1) && states < 1 << SHOWN_TO_QEMU {
                     clean_to_qemu(&state);
                 }
                 if let Some(leaks) = self.survives(&state) {

@@ -46,6 +46,29 @@ fn check(options: &'static str, backing: Option<(&'static str, u64)>) {
 }
 
 #[test]
+fn subclusters() {
+    check("cluster_size=65536,extended_l2=on", None);
+}
+
+#[test]
+fn smallest_subclusters_over_a_shorter_file() {
+    let options = "cluster_size=16384,extended_l2=on,refcount_bits=64";
+    check(options, Some(("qcow2", SIZE / 2)));
+}
+
+#[test]
+fn largest_subclusters_over_raw() {
+    let options = "cluster_size=2097152,extended_l2=on";
+    check(options, Some(("raw", SIZE)));
+}
+
+#[test]
+fn preallocated_subclusters() {
+    let options = "cluster_size=65536,extended_l2=on,preallocation=metadata";
+    check(options, None);
+}
+
+#[test]
 fn smallest_clusters() {
     check("cluster_size=512,refcount_bits=64", None);
 }

@@ -117,6 +117,29 @@ fn snapshots_of_smallest_clusters_of_version_2() {
 }
 
 #[test]
+fn subclusters() {
+    check("cluster_size=65536,extended_l2=on", None, 8 * MIB, Plain);
+}
+
+#[test]
+fn subclusters_over_raw() {
+    let options = "cluster_size=131072,extended_l2=on,refcount_bits=8";
+    check(options, Some(("raw", 6 * MIB)), 8 * MIB, Plain);
+}
+
+#[test]
+fn smallest_subclusters_compressed() {
+    let options = "cluster_size=16384,extended_l2=on,compression_type=zstd";
+    check(options, Some(("qcow2", 8 * MIB)), 8 * MIB, Compressed);
+}
+
+#[test]
+fn snapshots_of_subclusters() {
+    let options = "cluster_size=32768,extended_l2=on";
+    check_snapshots(options, 4 * MIB, Compressed);
+}
+
+#[test]
 fn smallest_clusters() {
     check("cluster_size=512", None, 8 * MIB, Plain);
 }

@@ -44,6 +44,18 @@ pub(crate) enum Content {
     Plain,
     /// Encrypted.
     Encrypted,
+    /// As it is, in clusters that have subclusters.
+    Subclusters,
+}
+
+impl Content {
+    /// Bytes of a cluster.
+    pub(crate) fn cluster(self) -> u64 {
+        match self {
+            Content::Plain | Content::Encrypted => CLUSTER,
+            Content::Subclusters => 4 * CLUSTER,
+        }
+    }
 }
 
 impl Machine {
@@ -100,7 +112,7 @@ impl Machine {
             self.add_file("base", BASE);
         }
         let encrypt = match self.content {
-            Content::Plain => "",
+            Content::Plain | Content::Subclusters => "",
             Content::Encrypted => r#""encrypt": {"format": "aes", "key-secret": "key"},"#,
         };
         let json = format!(
@@ -215,9 +227,10 @@ pub(crate) fn fresh_with(seed: u64, content: Content) -> Sim {
     let node = machine.add_file("file", IMAGE);
     let options = qcow2::CreateOptions {
         size: SIZE,
-        cluster_size: CLUSTER,
+        cluster_size: content.cluster(),
+        extended_l2: content == Content::Subclusters,
         encryption: match content {
-            Content::Plain => None,
+            Content::Plain | Content::Subclusters => None,
             Content::Encrypted => Some(qcow2::CreateEncryption::Aes(key())),
         },
         ..qcow2::CreateOptions::default()
@@ -270,6 +283,12 @@ impl Step {
 
     /// Any step of whole sectors, but a flush, within sectors `from..to`.
     pub(crate) fn random(random: &mut Random, from: u64, to: u64) -> Step {
+        Step::random_in(random, Content::Plain, from, to)
+    }
+
+    /// As [`random`](Step::random), with discards of whole clusters of an image of this content.
+    pub(crate) fn random_in(random: &mut Random, content: Content, from: u64, to: u64) -> Step {
+        let cluster = content.cluster();
         let first = from + random.below(to - from);
         // Mostly short; now and then over several clusters.
         let limit = if random.below(4) == 0 { 40 } else { 9 };
@@ -278,8 +297,8 @@ impl Step {
         match random.below(8) {
             0 => Step::Zero { at, len },
             1 => Step::Discard {
-                at: at.next_multiple_of(CLUSTER).min(at + len),
-                len: (at + len).saturating_sub(at.next_multiple_of(CLUSTER)) / CLUSTER * CLUSTER,
+                at: at.next_multiple_of(cluster).min(at + len),
+                len: (at + len).saturating_sub(at.next_multiple_of(cluster)) / cluster * cluster,
             },
             n => Step::Write {
                 at,

@@ -13,7 +13,7 @@ impl Disk {
     }
 
     /// The entry of a byte of the disk.
-    fn entry(&self, at: u64) -> L2Entry {
+    pub(super) fn entry(&self, at: u64) -> L2Entry {
         let geometry = self.image.geometry;
         let guest = crate::kit::addr::GuestOffset(at);
         let table = block_on(self.image.table(&self.bench, geometry.l1_index(guest)));

@@ -725,14 +725,19 @@ enum Left {
 
 #[test]
 fn a_power_cut_at_any_point_loses_nothing_flushed() {
-    for seed in 0..6u64 {
-        let options = CreateOptions {
-            cluster_size: 512,
-            refcount_bits: 64,
-            ..sized(128 << 10)
-        };
+    let options = CreateOptions {
+        cluster_size: 512,
+        refcount_bits: 64,
+        ..sized(128 << 10)
+    };
+    check_power_cuts(&options, 6);
+}
+
+/// Cuts the power while random writes, zeroes and discards are done.
+fn check_power_cuts(options: &CreateOptions, seeds: u64) {
+    for seed in 0..seeds {
         let backing = (seed % 2 == 0).then(|| noise(6, 128 << 10));
-        cut_power(&options, backing, seed, |disk, random, step| {
+        cut_power(options, backing, seed, |disk, random, step| {
             let at = random.below(110 << 10);
             let len = 1 + random.below(15 << 10);
             match random.below(6) {

@@ -164,24 +164,35 @@ fn a_backing_name_inside_an_image_is_the_policys_business() {
     }
 }
 
-/// Several queues on threads of their own write, zero, discard and read one image; each owns every
-/// fourth KiB-and-a-bit, so that they meet in clusters but never in bytes.
 #[test]
 fn queues_share_an_image() {
+    let options = CreateOptions {
+        cluster_size: 2048,
+        ..sized(3 << 20)
+    };
+    check_queues("queues", &options);
+}
+
+#[test]
+fn queues_share_an_image_with_subclusters() {
+    let options = CreateOptions {
+        cluster_size: 16384,
+        extended_l2: true,
+        ..sized(3 << 20)
+    };
+    check_queues("queues-subclusters", &options);
+}
+
+/// Several queues on threads of their own write, zero, discard and read one image; each owns every
+/// fourth KiB-and-a-bit, so that they meet in clusters but never in bytes.
+fn check_queues(name: &str, options: &CreateOptions) {
     const QUEUES: u64 = 4;
     const PIECE: u64 = 1536;
     const SIZE: u64 = 3 << 20;
-    let dir = folder("queues");
+    let dir = folder(name);
     let path = dir.path("i.qcow2");
     let rig = rig(DenyAll);
-    create_file(
-        &rig,
-        &path,
-        &CreateOptions {
-            cluster_size: 2048,
-            ..sized(SIZE)
-        },
-    );
+    create_file(&rig, &path, options);
     let node = rig
         .block_on(rig.layer.blockdev_add(&rig.queue, qcow2("top", &path)))
         .unwrap();
@@ -267,7 +278,7 @@ fn queues_share_an_image() {
     );
     rig.block_on(rig.layer.close_all(&rig.queue)).unwrap();
     drop(rig);
-    if Scratch::with_qemu("queues-oracle").is_some() {
+    if Scratch::with_qemu(&format!("{name}-oracle")).is_some() {
         dir.qemu_img(&["check", "-q", &path]);
     }
 }

@@ -9,8 +9,8 @@ use block_schema::types::SnapshotInfo;
 use super::*;
 
 /// An image with snapshots, and what each must hold.
-struct Album {
-    disk: Disk,
+pub(super) struct Album {
+    pub(super) disk: Disk,
     snapshots: BTreeMap<String, Vec<u8>>,
 }
 
@@ -58,7 +58,7 @@ fn shown(bytes: &[u8], backing: &Option<Vec<u8>>, name: &str) -> Vec<u8> {
 }
 
 impl Album {
-    fn new(options: &CreateOptions, backing: Option<Vec<u8>>) -> Album {
+    pub(super) fn new(options: &CreateOptions, backing: Option<Vec<u8>>) -> Album {
         Album {
             disk: Disk::create(options, backing),
             snapshots: BTreeMap::new(),
@@ -66,7 +66,7 @@ impl Album {
     }
 
     /// Scripts of a disk, and `take NAME`, `apply NAME`, `delete NAME`.
-    fn run(&mut self, script: &str) {
+    pub(super) fn run(&mut self, script: &str) {
         for op in script.split(';').map(str::trim).filter(|op| !op.is_empty()) {
             match op.split_once(' ') {
                 Some(("take", name)) => self.take(name),
@@ -95,7 +95,7 @@ impl Album {
     }
 
     #[track_caller]
-    fn expect_all(&mut self) {
+    pub(super) fn expect_all(&mut self) {
         self.disk.expect_model();
         self.disk.expect_clean();
         self.disk.reopen();
@@ -109,7 +109,7 @@ impl Album {
 
     /// Asks `qemu-img` about the image and every snapshot.
     #[track_caller]
-    fn expect_qemu_agrees(&mut self, name: &str) {
+    pub(super) fn expect_qemu_agrees(&mut self, name: &str) {
         self.expect_all();
         self.disk.expect_qemu_agrees(name);
         let Some(dir) = Scratch::with_qemu(name) else {
@@ -129,7 +129,11 @@ impl Album {
 }
 
 #[track_caller]
-fn check_album(options: &CreateOptions, backing: Option<Vec<u8>>, script: &str) -> Album {
+pub(super) fn check_album(
+    options: &CreateOptions,
+    backing: Option<Vec<u8>>,
+    script: &str,
+) -> Album {
     let mut album = Album::new(options, backing);
     album.run(script);
     album.expect_all();
@@ -206,7 +210,7 @@ fn taking_and_deleting_again_and_again_does_not_grow_the_file() {
 }
 
 /// Random scripts of writes and snapshots, the same for the same seed.
-fn random_album(album: &mut Album, seed: u64, steps: u64) {
+pub(super) fn random_album(album: &mut Album, seed: u64, steps: u64) {
     let mut random = Random(seed | 1);
     for step in 0..steps {
         let size = album.disk.model.len() as u64;
@@ -259,7 +263,7 @@ struct Moment {
 
 /// Cuts the power after every event of a script; what is left is a moment of the script at or behind
 /// the last durable one, whole in its snapshots, and sector by sector in its disk.
-fn check_cuts(seed: u64, options: &CreateOptions, before: &str, script: &str) {
+pub(super) fn check_cuts(seed: u64, options: &CreateOptions, before: &str, script: &str) {
     let mut album = Album::new(options, None);
     album.run(before);
     album.disk.reopen();
