@@ -10,10 +10,14 @@ use block_schema::types::{BlockChildInfo, ImageCheck, ImageInfo, SnapshotInfo};
 use block_schema::{Object, Value, Wire};
 
 /// The order in which tools have always printed what is specific to a format.
-const SPECIFIC_ORDER: [&str; 24] = [
+const SPECIFIC_ORDER: [&str; 28] = [
     "compat",
     "compression-type",
     "lazy-refcounts",
+    "bitmaps",
+    "flags",
+    "name",
+    "granularity",
     "refcount-bits",
     "encrypt",
     "data-file",

@@ -5,6 +5,7 @@
 
 mod amend;
 mod bench;
+mod bitmap;
 mod chain;
 mod check;
 mod commit;
@@ -50,6 +51,7 @@ struct Program {
 enum Command {
     Amend(amend::Args),
     Bench(bench::Args),
+    Bitmap(bitmap::Args),
     Check(check::Args),
     Commit(commit::Args),
     Compare(compare::Args),
@@ -113,6 +115,7 @@ fn run(command: Command) -> Outcome {
     match command {
         Command::Amend(args) => amend::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Bitmap(args) => bitmap::run(args),
         Command::Check(args) => check::run(args),
         Command::Commit(args) => commit::run(args),
         Command::Compare(args) => compare::run(args),

@@ -142,11 +142,15 @@ async fn measure(
         Some(source) => has_bitmaps(&source.node()?) && options.version == qcow2::Version::V3,
         None => false,
     };
+    let bitmaps = match source.filter(|_| takes_bitmaps) {
+        Some(source) => Some(bitmaps_size(&source.node()?, options.cluster_size)),
+        None => None,
+    };
     Ok(Measure {
         // Tables for the whole disk are counted all the same.
         required: fully_allocated - disk + required,
         fully_allocated,
-        bitmaps: takes_bitmaps.then_some(0),
+        bitmaps,
     })
 }
 
@@ -173,8 +177,23 @@ async fn stored(source: &Child, cluster_size: u64) -> Result<u64, Failure> {
     Ok(bytes)
 }
 
+/// Bytes that the bitmaps of a source take in an image, all their bits stored.
+fn bitmaps_size(source: &Child, cluster_size: u64) -> u64 {
+    // Bytes of an entry's fixed part.
+    const ENTRY: u64 = 24;
+    let all = source.node().bitmaps().all();
+    let (mut clusters, mut directory) = (0, 0);
+    for bitmap in all.iter().filter(|bitmap| bitmap.is_persistent()) {
+        let bits = source.len().div_ceil(u64::from(bitmap.granularity()));
+        let data = bits.div_ceil(8).div_ceil(cluster_size);
+        clusters += data + (data * 8).div_ceil(cluster_size);
+        directory += (ENTRY + bitmap.name().len() as u64).next_multiple_of(8);
+    }
+    (clusters + directory.div_ceil(cluster_size)) * cluster_size
+}
+
 /// Whether a format can store bitmaps; those that do are version 3 of qcow2.
-fn has_bitmaps(source: &Child) -> bool {
+pub(crate) fn has_bitmaps(source: &Child) -> bool {
     use block_schema::types::ImageInfoSpecific as Specific;
     match source.node().driver().describe().format_specific {
         Some(Specific::Qcow2(specific)) => specific.compat == "1.1",

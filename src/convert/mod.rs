@@ -2,6 +2,7 @@
 //!
 //! Not here: copying itself (`copy.rs`), making the target (`create.rs`).
 
+mod bitmaps;
 mod copy;
 
 use block_core::driver::{Preallocation, SnapshotChange, SnapshotKey};
@@ -20,6 +21,7 @@ use crate::report::{Failure, Outcome, chain_text};
 use crate::session::{self, Session};
 use crate::snapshot::by_id_or_name;
 
+use bitmaps::Inconsistent;
 use block_schema::Object;
 use block_schema::types::BlockdevDriver;
 use copy::{Copy, How, Source, Unwritten};
@@ -80,6 +82,12 @@ pub(crate) struct Args {
     /// Copy what the source was in a snapshot: snapshot.id=ID,snapshot.name=NAME, or one of the two
     #[arg(short = 'l', value_name = "SNAPSHOT")]
     snapshot: Option<String>,
+    /// Copy the bitmaps that the source's image stores, too
+    #[arg(long)]
+    bitmaps: bool,
+    /// Leave bitmaps out whose content is lost
+    #[arg(long)]
+    skip_broken_bitmaps: bool,
     /// Show how far it is
     #[arg(short, long)]
     progress: bool,
@@ -112,7 +120,14 @@ pub(crate) fn run(args: Args) -> Outcome {
     session::run(&args.image.session, async |session| {
         let sources = open_sources(session, sources, &args).await?;
         let total = sources.last().map_or(0, |source| source.end);
+        let with_bitmaps = sources.first().filter(|_| args.bitmaps);
+        if let Some(source) = with_bitmaps {
+            bitmaps::check_source(&source.image, inconsistent(&args))?;
+        }
         let (target, zeroed) = open_target(session, target, total, &args).await?;
+        if with_bitmaps.is_some() {
+            bitmaps::check_target(&target)?;
+        }
         let progress = Progress::start(args.progress && !args.quiet, total);
         let how = How {
             compression_unit: compression_unit(&target, &args)?,
@@ -121,6 +136,9 @@ pub(crate) fn run(args: Args) -> Outcome {
         let copy = Copy::new(&sources, &target, zeroed, how, &progress);
         copy.run().await?;
         progress.finish();
+        if let Some(source) = with_bitmaps {
+            bitmaps::copy(session, &source.image, &target).await?;
+        }
         target.close().await?;
         Ok(0)
     })
@@ -131,6 +149,14 @@ fn check_combinations(args: &Args) -> Result<(), Failure> {
         (
             args.rate_limit.is_some(),
             "option '-r' (rate limit) is not built in",
+        ),
+        (
+            args.skip_broken_bitmaps && !args.bitmaps,
+            "Use of --skip-broken-bitmaps requires --bitmaps",
+        ),
+        (
+            args.filenames.len() > 2 && args.bitmaps,
+            "Copying bitmaps only possible with single source",
         ),
         (
             args.target_image_opts && !args.no_create,
@@ -161,6 +187,13 @@ fn check_combinations(args: &Args) -> Result<(), Failure> {
     match refused.iter().find(|(found, _)| *found) {
         Some((_, text)) => Err(Failure::new(*text)),
         None => Ok(()),
+    }
+}
+
+fn inconsistent(args: &Args) -> Inconsistent {
+    match args.skip_broken_bitmaps {
+        true => Inconsistent::Skipped,
+        false => Inconsistent::Refused,
     }
 }
 

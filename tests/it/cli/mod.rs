@@ -4,6 +4,7 @@
 //! `qblk` is called through links of the tools' names, so that messages must be equal to the
 //! letter. A test whose tool is missing says so and passes, unless `QBLK_REQUIRE_INTEROP` is set.
 
+mod bitmaps;
 mod compressed;
 mod encrypted;
 mod images;
