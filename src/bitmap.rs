@@ -156,7 +156,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         for action in &args.actions.0 {
             let done = perform(session, action, target, source.node_name(), granularity).await;
             done.map_err(|error| {
-                let failure = Failure::new(with_hint(session, &error, action, target));
+                let failure = Failure::new(with_hint(&error));
                 failure.while_doing(&format!(
                     "Operation {} on bitmap {bitmap} failed",
                     action.name()
@@ -239,11 +239,9 @@ async fn perform(
 }
 
 /// The text of an error, with what to do about an inconsistent bitmap.
-fn with_hint(session: &Session, error: &Error, action: &Action, target: BitmapName<'_>) -> String {
+fn with_hint(error: &Error) -> String {
     let text = chain_text(error);
-    let found = session.layer().dirty_bitmap(target);
-    let inconsistent = found.is_ok_and(|(_, bitmap)| bitmap.is_inconsistent());
-    if inconsistent && !matches!(action, Action::Add | Action::Remove) {
+    if text.ends_with("is inconsistent and cannot be used") {
         return format!("{text}\nTry block-dirty-bitmap-remove to delete this bitmap from disk");
     }
     text

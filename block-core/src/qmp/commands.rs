@@ -8,7 +8,7 @@ use block_schema::{Error, commands, server, types};
 
 use super::server::Daemon;
 use super::session::Session;
-use super::{blockdev, export, object, query, snapshot};
+use super::{bitmap, blockdev, export, object, query, snapshot};
 
 /// The commands as one session runs them.
 pub(super) struct Commands {
@@ -79,6 +79,48 @@ impl server::Control for Commands {
 
     async fn blockdev_del(&self, arguments: commands::BlockdevDel) -> Result<(), Error> {
         Ok(blockdev::del(self.daemon.queue(), arguments).await?)
+    }
+
+    async fn block_dirty_bitmap_add(
+        &self,
+        arguments: commands::BlockDirtyBitmapAdd,
+    ) -> Result<(), Error> {
+        Ok(bitmap::add(self.daemon.queue().layer(), arguments).await?)
+    }
+
+    async fn block_dirty_bitmap_remove(
+        &self,
+        arguments: commands::BlockDirtyBitmapRemove,
+    ) -> Result<(), Error> {
+        Ok(bitmap::remove(self.daemon.queue(), &arguments.0).await?)
+    }
+
+    async fn block_dirty_bitmap_clear(
+        &self,
+        arguments: commands::BlockDirtyBitmapClear,
+    ) -> Result<(), Error> {
+        Ok(bitmap::clear(self.daemon.queue().layer(), &arguments.0).await?)
+    }
+
+    async fn block_dirty_bitmap_enable(
+        &self,
+        arguments: commands::BlockDirtyBitmapEnable,
+    ) -> Result<(), Error> {
+        Ok(bitmap::enable(self.daemon.queue().layer(), &arguments.0).await?)
+    }
+
+    async fn block_dirty_bitmap_disable(
+        &self,
+        arguments: commands::BlockDirtyBitmapDisable,
+    ) -> Result<(), Error> {
+        Ok(bitmap::disable(self.daemon.queue().layer(), &arguments.0).await?)
+    }
+
+    async fn block_dirty_bitmap_merge(
+        &self,
+        arguments: commands::BlockDirtyBitmapMerge,
+    ) -> Result<(), Error> {
+        Ok(bitmap::merge(self.daemon.queue().layer(), arguments).await?)
     }
 
     async fn blockdev_snapshot_internal_sync(

@@ -20,6 +20,7 @@
 //! }
 //! ```
 
+mod bitmap;
 mod blockdev;
 mod commands;
 mod error;

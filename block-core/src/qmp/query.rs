@@ -52,6 +52,7 @@ pub(super) async fn devices(queue: &LocalQueue) -> Result<Vec<BlockInfo>> {
         // No guest's drive is attached: the medium could be taken out.
         let mut info = BlockInfo::new(backend.name().to_owned(), "unknown".to_owned(), true, false);
         if let Some(root) = graph.index_of(backend.root()) {
+            info.dirty_bitmaps = bitmap::shown(&graph.entry(root).node);
             info.inserted = Some(node_info(queue, &graph, root, Below::Backing).await?);
         }
         devices.push(info);

@@ -249,6 +249,246 @@ impl runtime::Command for BlockdevDel {
     type Ok = ();
 }
 
+/// Adds a dirty bitmap to a node: writes from now on make ranges of it dirty.
+#[derive(Clone, PartialEq)]
+pub struct BlockDirtyBitmapAdd(
+    /// Its members.
+    pub types::BlockDirtyBitmapAdd,
+);
+
+impl std::fmt::Debug for BlockDirtyBitmapAdd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockDirtyBitmapAdd", self, f)
+    }
+}
+
+impl runtime::Wire for BlockDirtyBitmapAdd {
+    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
+        runtime::read_fields(value, context)
+    }
+
+    fn encode(&self) -> runtime::Value {
+        runtime::encode_fields(self)
+    }
+}
+
+impl runtime::Fields for BlockDirtyBitmapAdd {
+    fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        runtime::Fields::take(members).map(Self)
+    }
+
+    fn put(&self, object: &mut runtime::Object) {
+        runtime::Fields::put(&self.0, object);
+    }
+}
+
+impl runtime::Command for BlockDirtyBitmapAdd {
+    const NAME: &'static str = "block-dirty-bitmap-add";
+    const ALLOW_OOB: bool = false;
+
+    type Ok = ();
+}
+
+/// Removes a dirty bitmap, from the image too if it is stored there.
+#[derive(Clone, PartialEq)]
+pub struct BlockDirtyBitmapRemove(
+    /// Its members.
+    pub types::BlockDirtyBitmap,
+);
+
+impl std::fmt::Debug for BlockDirtyBitmapRemove {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockDirtyBitmapRemove", self, f)
+    }
+}
+
+impl runtime::Wire for BlockDirtyBitmapRemove {
+    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
+        runtime::read_fields(value, context)
+    }
+
+    fn encode(&self) -> runtime::Value {
+        runtime::encode_fields(self)
+    }
+}
+
+impl runtime::Fields for BlockDirtyBitmapRemove {
+    fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        runtime::Fields::take(members).map(Self)
+    }
+
+    fn put(&self, object: &mut runtime::Object) {
+        runtime::Fields::put(&self.0, object);
+    }
+}
+
+impl runtime::Command for BlockDirtyBitmapRemove {
+    const NAME: &'static str = "block-dirty-bitmap-remove";
+    const ALLOW_OOB: bool = false;
+
+    type Ok = ();
+}
+
+/// Forgets what is dirty.
+#[derive(Clone, PartialEq)]
+pub struct BlockDirtyBitmapClear(
+    /// Its members.
+    pub types::BlockDirtyBitmap,
+);
+
+impl std::fmt::Debug for BlockDirtyBitmapClear {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockDirtyBitmapClear", self, f)
+    }
+}
+
+impl runtime::Wire for BlockDirtyBitmapClear {
+    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
+        runtime::read_fields(value, context)
+    }
+
+    fn encode(&self) -> runtime::Value {
+        runtime::encode_fields(self)
+    }
+}
+
+impl runtime::Fields for BlockDirtyBitmapClear {
+    fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        runtime::Fields::take(members).map(Self)
+    }
+
+    fn put(&self, object: &mut runtime::Object) {
+        runtime::Fields::put(&self.0, object);
+    }
+}
+
+impl runtime::Command for BlockDirtyBitmapClear {
+    const NAME: &'static str = "block-dirty-bitmap-clear";
+    const ALLOW_OOB: bool = false;
+
+    type Ok = ();
+}
+
+/// Lets a dirty bitmap track writes from now on.
+#[derive(Clone, PartialEq)]
+pub struct BlockDirtyBitmapEnable(
+    /// Its members.
+    pub types::BlockDirtyBitmap,
+);
+
+impl std::fmt::Debug for BlockDirtyBitmapEnable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockDirtyBitmapEnable", self, f)
+    }
+}
+
+impl runtime::Wire for BlockDirtyBitmapEnable {
+    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
+        runtime::read_fields(value, context)
+    }
+
+    fn encode(&self) -> runtime::Value {
+        runtime::encode_fields(self)
+    }
+}
+
+impl runtime::Fields for BlockDirtyBitmapEnable {
+    fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        runtime::Fields::take(members).map(Self)
+    }
+
+    fn put(&self, object: &mut runtime::Object) {
+        runtime::Fields::put(&self.0, object);
+    }
+}
+
+impl runtime::Command for BlockDirtyBitmapEnable {
+    const NAME: &'static str = "block-dirty-bitmap-enable";
+    const ALLOW_OOB: bool = false;
+
+    type Ok = ();
+}
+
+/// Lets a dirty bitmap track writes no longer.
+#[derive(Clone, PartialEq)]
+pub struct BlockDirtyBitmapDisable(
+    /// Its members.
+    pub types::BlockDirtyBitmap,
+);
+
+impl std::fmt::Debug for BlockDirtyBitmapDisable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockDirtyBitmapDisable", self, f)
+    }
+}
+
+impl runtime::Wire for BlockDirtyBitmapDisable {
+    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
+        runtime::read_fields(value, context)
+    }
+
+    fn encode(&self) -> runtime::Value {
+        runtime::encode_fields(self)
+    }
+}
+
+impl runtime::Fields for BlockDirtyBitmapDisable {
+    fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        runtime::Fields::take(members).map(Self)
+    }
+
+    fn put(&self, object: &mut runtime::Object) {
+        runtime::Fields::put(&self.0, object);
+    }
+}
+
+impl runtime::Command for BlockDirtyBitmapDisable {
+    const NAME: &'static str = "block-dirty-bitmap-disable";
+    const ALLOW_OOB: bool = false;
+
+    type Ok = ();
+}
+
+/// Makes dirty in one bitmap what is dirty in others: in all of them, or on an error in none.
+#[derive(Clone, PartialEq)]
+pub struct BlockDirtyBitmapMerge(
+    /// Its members.
+    pub types::BlockDirtyBitmapMerge,
+);
+
+impl std::fmt::Debug for BlockDirtyBitmapMerge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockDirtyBitmapMerge", self, f)
+    }
+}
+
+impl runtime::Wire for BlockDirtyBitmapMerge {
+    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
+        runtime::read_fields(value, context)
+    }
+
+    fn encode(&self) -> runtime::Value {
+        runtime::encode_fields(self)
+    }
+}
+
+impl runtime::Fields for BlockDirtyBitmapMerge {
+    fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        runtime::Fields::take(members).map(Self)
+    }
+
+    fn put(&self, object: &mut runtime::Object) {
+        runtime::Fields::put(&self.0, object);
+    }
+}
+
+impl runtime::Command for BlockDirtyBitmapMerge {
+    const NAME: &'static str = "block-dirty-bitmap-merge";
+    const ALLOW_OOB: bool = false;
+
+    type Ok = ();
+}
+
 /// Takes a snapshot inside an image: of its disk as it is, without the state of a machine. Requests
 /// wait meanwhile.
 #[derive(Clone, PartialEq)]

@@ -56,6 +56,60 @@ pub trait Control {
         std::future::ready(Err(runtime::not_built_in("blockdev-del")))
     }
 
+    /// Adds a dirty bitmap to a node: writes from now on make ranges of it dirty.
+    fn block_dirty_bitmap_add(
+        &self,
+        arguments: commands::BlockDirtyBitmapAdd,
+    ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
+        let _ = arguments;
+        std::future::ready(Err(runtime::not_built_in("block-dirty-bitmap-add")))
+    }
+
+    /// Removes a dirty bitmap, from the image too if it is stored there.
+    fn block_dirty_bitmap_remove(
+        &self,
+        arguments: commands::BlockDirtyBitmapRemove,
+    ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
+        let _ = arguments;
+        std::future::ready(Err(runtime::not_built_in("block-dirty-bitmap-remove")))
+    }
+
+    /// Forgets what is dirty.
+    fn block_dirty_bitmap_clear(
+        &self,
+        arguments: commands::BlockDirtyBitmapClear,
+    ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
+        let _ = arguments;
+        std::future::ready(Err(runtime::not_built_in("block-dirty-bitmap-clear")))
+    }
+
+    /// Lets a dirty bitmap track writes from now on.
+    fn block_dirty_bitmap_enable(
+        &self,
+        arguments: commands::BlockDirtyBitmapEnable,
+    ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
+        let _ = arguments;
+        std::future::ready(Err(runtime::not_built_in("block-dirty-bitmap-enable")))
+    }
+
+    /// Lets a dirty bitmap track writes no longer.
+    fn block_dirty_bitmap_disable(
+        &self,
+        arguments: commands::BlockDirtyBitmapDisable,
+    ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
+        let _ = arguments;
+        std::future::ready(Err(runtime::not_built_in("block-dirty-bitmap-disable")))
+    }
+
+    /// Makes dirty in one bitmap what is dirty in others: in all of them, or on an error in none.
+    fn block_dirty_bitmap_merge(
+        &self,
+        arguments: commands::BlockDirtyBitmapMerge,
+    ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
+        let _ = arguments;
+        std::future::ready(Err(runtime::not_built_in("block-dirty-bitmap-merge")))
+    }
+
     /// Takes a snapshot inside an image: of its disk as it is, without the state of a machine. Requests
     /// wait meanwhile.
     fn blockdev_snapshot_internal_sync(

@@ -47,6 +47,221 @@ impl runtime::Wire for QMPCapability {
     }
 }
 
+/// A dirty bitmap, by its node and name.
+#[derive(Clone, PartialEq)]
+pub struct BlockDirtyBitmap {
+    /// The device or node that it tracks.
+    pub node: String,
+    /// What it is called there.
+    pub name: String,
+}
+
+impl BlockDirtyBitmap {
+    /// One with its required members alone.
+    pub fn new(node: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { node: node.into(), name: name.into() }
+    }
+}
+
+impl std::fmt::Debug for BlockDirtyBitmap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockDirtyBitmap", self, f)
+    }
+}
+
+impl runtime::Wire for BlockDirtyBitmap {
+    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
+        runtime::read_fields(value, context)
+    }
+
+    fn encode(&self) -> runtime::Value {
+        runtime::encode_fields(self)
+    }
+}
+
+impl runtime::Fields for BlockDirtyBitmap {
+    fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        Ok(Self { node: members.req("node")?, name: members.req("name")? })
+    }
+
+    fn put(&self, object: &mut runtime::Object) {
+        object.put("node", &self.node);
+        object.put("name", &self.name);
+    }
+}
+
+/// A new dirty bitmap.
+#[derive(Clone, PartialEq)]
+pub struct BlockDirtyBitmapAdd {
+    /// The device or node that it tracks.
+    pub node: String,
+    /// What it is called there; no other one of the node may be called so.
+    pub name: String,
+    /// Bytes a bit stands for: a power of two from 512 on. If absent, the image's cluster
+    /// size, between 4 and 64 KiB.
+    pub granularity: Option<u32>,
+    /// Whether the image stores it when it closes; false if absent.
+    pub persistent: Option<bool>,
+    /// Whether it starts without tracking; false if absent.
+    pub disabled: Option<bool>,
+}
+
+impl BlockDirtyBitmapAdd {
+    /// One with its required members alone.
+    pub fn new(node: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            node: node.into(),
+            name: name.into(),
+            granularity: None,
+            persistent: None,
+            disabled: None,
+        }
+    }
+
+    /// Sets `granularity`.
+    #[must_use]
+    pub fn granularity(mut self, value: u32) -> Self {
+        self.granularity = Some(value);
+        self
+    }
+
+    /// Sets `persistent`.
+    #[must_use]
+    pub fn persistent(mut self, value: bool) -> Self {
+        self.persistent = Some(value);
+        self
+    }
+
+    /// Sets `disabled`.
+    #[must_use]
+    pub fn disabled(mut self, value: bool) -> Self {
+        self.disabled = Some(value);
+        self
+    }
+}
+
+impl std::fmt::Debug for BlockDirtyBitmapAdd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockDirtyBitmapAdd", self, f)
+    }
+}
+
+impl runtime::Wire for BlockDirtyBitmapAdd {
+    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
+        runtime::read_fields(value, context)
+    }
+
+    fn encode(&self) -> runtime::Value {
+        runtime::encode_fields(self)
+    }
+}
+
+impl runtime::Fields for BlockDirtyBitmapAdd {
+    fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        Ok(Self {
+            node: members.req("node")?,
+            name: members.req("name")?,
+            granularity: members.opt("granularity")?,
+            persistent: members.opt("persistent")?,
+            disabled: members.opt("disabled")?,
+        })
+    }
+
+    fn put(&self, object: &mut runtime::Object) {
+        object.put("node", &self.node);
+        object.put("name", &self.name);
+        object.put_opt("granularity", &self.granularity);
+        object.put_opt("persistent", &self.persistent);
+        object.put_opt("disabled", &self.disabled);
+    }
+}
+
+/// A dirty bitmap: by its name alone where the node is known, or with its node.
+#[derive(Clone, PartialEq)]
+pub enum BlockDirtyBitmapOrStr {
+    /// Its name.
+    Local(String),
+    /// Its node and name.
+    External(BlockDirtyBitmap),
+}
+
+impl std::fmt::Debug for BlockDirtyBitmapOrStr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockDirtyBitmapOrStr", self, f)
+    }
+}
+
+impl runtime::Wire for BlockDirtyBitmapOrStr {
+    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
+        match value {
+            runtime::Value::String(_) => Ok(Self::Local(runtime::Wire::read(value, context)?)),
+            runtime::Value::Object(_) => Ok(Self::External(runtime::Wire::read(value, context)?)),
+            _ => Err(runtime::Invalid::no_branch("BlockDirtyBitmapOrStr")),
+        }
+    }
+
+    fn encode(&self) -> runtime::Value {
+        match self {
+            Self::Local(branch) => runtime::Wire::encode(branch),
+            Self::External(branch) => runtime::Wire::encode(branch),
+        }
+    }
+}
+
+/// Which dirty bitmaps to merge.
+#[derive(Clone, PartialEq)]
+pub struct BlockDirtyBitmapMerge {
+    /// The device or node of the target.
+    pub node: String,
+    /// The bitmap that gets what is dirty in the others.
+    pub target: String,
+    /// The others.
+    pub bitmaps: Vec<BlockDirtyBitmapOrStr>,
+}
+
+impl BlockDirtyBitmapMerge {
+    /// One with its required members alone.
+    pub fn new(
+        node: impl Into<String>,
+        target: impl Into<String>,
+        bitmaps: Vec<BlockDirtyBitmapOrStr>,
+    ) -> Self {
+        Self { node: node.into(), target: target.into(), bitmaps }
+    }
+}
+
+impl std::fmt::Debug for BlockDirtyBitmapMerge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockDirtyBitmapMerge", self, f)
+    }
+}
+
+impl runtime::Wire for BlockDirtyBitmapMerge {
+    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
+        runtime::read_fields(value, context)
+    }
+
+    fn encode(&self) -> runtime::Value {
+        runtime::encode_fields(self)
+    }
+}
+
+impl runtime::Fields for BlockDirtyBitmapMerge {
+    fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        Ok(Self {
+            node: members.req("node")?,
+            target: members.req("target")?,
+            bitmaps: members.req("bitmaps")?,
+        })
+    }
+
+    fn put(&self, object: &mut runtime::Object) {
+        object.put("node", &self.node);
+        object.put("target", &self.target);
+        object.put("bitmaps", &self.bitmaps);
+    }
+}
+
 /// What an entry of the schema defines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SchemaMetaType {
