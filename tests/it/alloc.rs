@@ -1,5 +1,6 @@
 //! Cached requests allocate nothing, whatever the graph (DESIGN: depth is free).
 
+use block_core::bitmap::{BitmapName, NewBitmap};
 use block_core::{BackendSlot, IoBuf, Queue, Request};
 
 use crate::support::disks::{Disk, LEN, TOP, engine};
@@ -67,6 +68,28 @@ fn overwrites_allocate_nothing() {
     check(&Disk::raw(), Request::write, LEN / 4096);
     for depth in [1, 3] {
         check(&Disk::qcow2(depth), Request::write, TOP / 4096);
+    }
+}
+
+#[test]
+fn overwrites_with_a_bitmap_allocate_nothing() {
+    for disk in [Disk::raw(), Disk::qcow2(1)] {
+        let node = {
+            let graph = disk.layer().graph();
+            let root = graph.index_of(disk.backend.root()).unwrap();
+            graph.entry(root).node.name().to_owned()
+        };
+        let name = BitmapName {
+            node: &node,
+            name: "b",
+        };
+        let added = disk
+            .layer()
+            .block_dirty_bitmap_add(name, NewBitmap::default());
+        disk.queue.block_on(added).unwrap();
+        check(&disk, Request::write, TOP / 4096);
+        let (_, bitmap) = disk.layer().dirty_bitmap(name).unwrap();
+        assert_eq!(bitmap.next_dirty(0..LEN), Some(LEN - TOP..LEN));
     }
 }
 

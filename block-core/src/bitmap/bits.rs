@@ -179,6 +179,10 @@ fn mask(start: u64, end: u64) -> u64 {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::single_range_in_vec_init,
+    reason = "lists of ranges may have one"
+)]
 mod tests {
     use super::*;
 

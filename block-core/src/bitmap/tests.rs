@@ -1,4 +1,8 @@
 //! Bitmaps without a node: what is dirty after which marks.
+#![expect(
+    clippy::single_range_in_vec_init,
+    reason = "lists of ranges may have one"
+)]
 
 use super::*;
 

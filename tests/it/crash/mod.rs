@@ -3,6 +3,7 @@
 //! corruption, and holds what was flushed; its snapshots are those of one moment, and hold what the
 //! disk held then.
 
+mod bitmaps;
 mod requests;
 mod subclusters;
 mod verbs;

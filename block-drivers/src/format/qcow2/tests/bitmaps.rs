@@ -1,5 +1,9 @@
 //! Stored bitmaps: bit for bit as QEMU has them, both ways; what a power cut leaves; and what becomes
 //! of bitmaps that somebody damaged, or that nobody here knows.
+#![expect(
+    clippy::single_range_in_vec_init,
+    reason = "lists of ranges may have one"
+)]
 
 use std::ops::Range;
 use std::process::Stdio;
