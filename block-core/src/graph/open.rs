@@ -101,6 +101,7 @@ struct Inherited {
     discard_unmap: bool,
     force_share: bool,
     auto_read_only: bool,
+    repairing: bool,
     depth: u32,
 }
 
@@ -113,6 +114,7 @@ impl Default for Inherited {
             discard_unmap: false,
             force_share: false,
             auto_read_only: false,
+            repairing: false,
             depth: 0,
         }
     }
@@ -161,6 +163,11 @@ impl Opener {
     /// Whether a node that cannot be opened for writing may become read-only.
     pub fn auto_read_only(&self) -> bool {
         self.inherited.auto_read_only
+    }
+
+    /// Whether the node is opened to be checked and repaired, whatever it says of itself.
+    pub fn is_to_repair(&self) -> bool {
+        self.inherited.repairing
     }
 
     /// Makes the node read-only: the image, or its place, cannot be written.
@@ -341,6 +348,7 @@ impl Opener {
         match role {
             Role::Cow => {
                 inherited.read_only = true;
+                inherited.repairing = false;
                 inherited.discard_unmap = false;
             }
             Role::Image | Role::Data | Role::Filtered => {
@@ -547,6 +555,32 @@ impl Layer {
         queue: &LocalQueue,
         options: BlockdevOptions,
     ) -> Result<NodeId> {
+        self.add_opened(queue, options, Inherited::default()).await
+    }
+
+    /// As [`blockdev_add`](Layer::blockdev_add), of an image that is to be repaired: one that says of
+    /// itself that it is corrupt opens for writing, too.
+    ///
+    /// # Errors
+    /// As [`blockdev_add`](Layer::blockdev_add).
+    pub async fn blockdev_add_to_repair(
+        &self,
+        queue: &LocalQueue,
+        options: BlockdevOptions,
+    ) -> Result<NodeId> {
+        let inherited = Inherited {
+            repairing: true,
+            ..Inherited::default()
+        };
+        self.add_opened(queue, options, inherited).await
+    }
+
+    async fn add_opened(
+        &self,
+        queue: &LocalQueue,
+        options: BlockdevOptions,
+        inherited: Inherited,
+    ) -> Result<NodeId> {
         let change = self.change().await;
         if options.id.is_none() && options.node_name.is_none() {
             return Err(Error::invalid(
@@ -569,7 +603,7 @@ impl Layer {
             queue.clone(),
             Rc::clone(&draft),
             options,
-            Inherited::default(),
+            inherited,
         );
         let index = opening.await?;
         let draft = draft.borrow().clone();
