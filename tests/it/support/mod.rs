@@ -124,6 +124,7 @@ pub(crate) fn create_qcow2(
         path: path.into(),
         len: 0,
         preallocation,
+        nocow: false,
     })
     .expect("a new file");
     let driver = FileDriver::open(FileOptions::path(path)).expect("the new file");

@@ -10,7 +10,8 @@ use block_core::driver::Preallocation;
 use block_core::graph::perm::{Perm, Use};
 use block_core::{Error, Result};
 use rustix::fs::{
-    FallocateFlags, FileType, Mode, OFlags, fallocate, fstat, fsync, ftruncate, open,
+    FallocateFlags, FileType, IFlags, Mode, OFlags, fallocate, fstat, fsync, ftruncate,
+    ioctl_getflags, ioctl_setflags, open,
 };
 use rustix::io::{Errno, pwrite};
 
@@ -36,6 +37,9 @@ pub struct CreateOptions {
     pub len: u64,
     /// What is behind those bytes.
     pub preallocation: Preallocation,
+    /// Whether the file system should write in place where it would else copy on write; ignored by
+    /// those that cannot.
+    pub nocow: bool,
 }
 
 /// Creates a file, or empties one that nobody uses, and gives it its length. Blocks.
@@ -77,6 +81,9 @@ pub fn create(options: &CreateOptions) -> Result<()> {
 
 fn fill(fd: BorrowedFd<'_>, options: &CreateOptions) -> Result<(), Errno> {
     ftruncate(fd, 0)?;
+    if options.nocow {
+        set_nocow(fd);
+    }
     let filled = match options.preallocation {
         Preallocation::Falloc if options.len > 0 => allocate(fd, options.len),
         Preallocation::Full => write_zeroes(fd, options.len),
@@ -87,6 +94,14 @@ fn fill(fd: BorrowedFd<'_>, options: &CreateOptions) -> Result<(), Errno> {
     filled.inspect_err(|_| {
         ftruncate(fd, 0).ok();
     })
+}
+
+/// The flag counts only for files that are empty.
+fn set_nocow(fd: BorrowedFd<'_>) {
+    if let Ok(flags) = ioctl_getflags(fd) {
+        // Most file systems do not know it.
+        let _ = ioctl_setflags(fd, flags | IFlags::NOCOW);
+    }
 }
 
 fn allocate(fd: BorrowedFd<'_>, len: u64) -> Result<(), Errno> {

@@ -453,6 +453,7 @@ fn creating_empties_no_file_in_use() {
         path: scratch.path().to_owned(),
         len: 100_000,
         preallocation: Preallocation::Full,
+        nocow: false,
     };
     let holder = locked(&scratch);
     assert_eq!(change(&holder, format()), "granted");

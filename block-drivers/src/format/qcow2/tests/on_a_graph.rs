@@ -71,6 +71,7 @@ pub(super) fn create_file(rig: &Rig, path: &str, options: &CreateOptions) {
         path: path.into(),
         len: 0,
         preallocation: mode,
+        nocow: false,
     })
     .unwrap();
     let driver = FileDriver::open(crate::protocol::file::FileOptions::path(path)).unwrap();
