@@ -55,7 +55,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     session::run(&args.image.session, async |session| {
         let mut how = OpenHow::read(&args.image).with_cache(cache).metadata_only();
         if args.repair.is_some() {
-            how.access = Access::Write;
+            how.access = Access::Repair;
         }
         let image = Image::open(session, &name, "image", how).await?;
         let check = check_and_repair(session, &image, &args).await?;

@@ -15,6 +15,7 @@ use block_schema::types::{
 
 use crate::image::{self, Image};
 use crate::opts::create::CreateOptions;
+use crate::opts::create_help as help;
 use crate::opts::image::{Backing, ImageArgs, ImageName, OpenHow, SessionArgs};
 use crate::opts::number;
 use crate::report::{Failure, Outcome, outln};
@@ -56,6 +57,9 @@ pub(crate) struct NewImage {
 }
 
 pub(crate) fn run(args: Args) -> Outcome {
+    if help::is_asked_for(&args.options) {
+        return help::print(creatable_format(&args.format)?, !args.operands.is_empty());
+    }
     let (filename, size) = match args.operands.as_slice() {
         [filename] => (filename, None),
         [filename, size] => (filename, Some(number::size(size, "image size")?)),
@@ -200,18 +204,19 @@ impl NewImage {
     pub(crate) async fn create(&self, session: &Session) -> Result<(), Failure> {
         let filename = &self.filename;
         let path = PathBuf::from(path_of(filename));
+        let nocow = self.options.nocow == Some(true);
         match self.format {
             BlockdevDriver::Raw => {
                 let preallocation = self.options.preallocation.unwrap_or(Preallocation::Off);
-                create_file(session, path, self.len(), preallocation).await
+                create_file(session, path, self.len(), preallocation, nocow).await
             }
             BlockdevDriver::Qcow2 => {
                 let options = self.qcow2_options(session)?;
                 // Before what was in the file is lost.
                 options.validate().map_err(told)?;
-                create_file(session, path, 0, Preallocation::Off).await?;
+                create_file(session, path, 0, Preallocation::Off, nocow).await?;
                 if let Some(data) = &options.data_file {
-                    create_file(session, data.into(), 0, Preallocation::Off).await?;
+                    create_file(session, data.into(), 0, Preallocation::Off, nocow).await?;
                 }
                 self.format_qcow2(session, &options).await
             }
@@ -331,11 +336,13 @@ async fn create_file(
     path: PathBuf,
     len: u64,
     preallocation: Preallocation,
+    nocow: bool,
 ) -> Result<(), Failure> {
     let options = file::CreateOptions {
         path,
         len,
         preallocation,
+        nocow,
     };
     let created = session.queue().blocking(move || Ok(file::create(&options)));
     match created.await {

@@ -13,7 +13,7 @@ use block_core::graph::open::Registry;
 use block_core::queue::RequestFuture;
 use block_core::{Backend, BackendSlot, IoBuf, Layer, LocalQueue, Request};
 use block_drivers::Drivers;
-use block_schema::types::BlockdevDriver;
+use block_schema::types::{BlockdevDriver, BlockdevOptions};
 
 use crate::opts::image::{Access, Backing, Content, ImageName, OpenHow, Target, format_over};
 use crate::report::Failure;
@@ -286,7 +286,7 @@ async fn open_node(
 ) -> Result<(NodeId, Head), Failure> {
     match name.target(node_name, how)? {
         Target::Known(options) => {
-            let node = layer.blockdev_add(queue, options).await?;
+            let node = add_node(queue, layer, options, how).await?;
             Ok((node, Head::Free))
         }
         Target::Probe { protocol, format } => {
@@ -294,13 +294,25 @@ async fn open_node(
             let protocol = layer.blockdev_add(queue, protocol).await?;
             let guessed = probe(&layer.node(queue, protocol)?).await?;
             let options = format_over(guessed, &protocol_name, format, how)?;
-            let node = layer.blockdev_add(queue, options).await?;
+            let node = add_node(queue, layer, options, how).await?;
             let head = match guessed {
                 BlockdevDriver::Raw => Head::StaysRaw,
                 _ => Head::Free,
             };
             Ok((node, head))
         }
+    }
+}
+
+async fn add_node(
+    queue: &LocalQueue,
+    layer: &Layer,
+    options: BlockdevOptions,
+    how: &OpenHow,
+) -> Result<NodeId> {
+    match how.access {
+        Access::Read | Access::Write => layer.blockdev_add(queue, options).await,
+        Access::Repair => layer.blockdev_add_to_repair(queue, options).await,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::create::{NewImage, creatable_format, set_backing};
 use crate::image::Image;
 use crate::opts::cache::CacheMode;
 use crate::opts::create::CreateOptions;
+use crate::opts::create_help as help;
 use crate::opts::image::{ImageArgs, ImageName, OpenHow};
 use crate::opts::keyval;
 use crate::opts::number;
@@ -106,6 +107,12 @@ const MAX_SPARSE: u64 = 16 << 20;
 const NO_COMPRESSION: &str = "Compression not supported for this file format";
 
 pub(crate) fn run(args: Args) -> Outcome {
+    if help::is_asked_for(&args.options) {
+        return help::print(
+            creatable_format(&args.target_format)?,
+            !args.filenames.is_empty(),
+        );
+    }
     let Some((target, sources)) = args.filenames.split_last().filter(|(_, s)| !s.is_empty()) else {
         return Err(Failure::new("Must specify image file name"));
     };

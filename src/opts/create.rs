@@ -37,11 +37,13 @@ pub(crate) struct CreateOptions {
     pub(crate) preallocation: Option<Preallocation>,
     /// Bits of a refcount.
     pub(crate) refcount_bits: Option<u64>,
+    /// Whether the file system should not copy on write.
+    pub(crate) nocow: Option<bool>,
     /// How guest data is encrypted.
     pub(crate) encrypt: EncryptOptions,
 }
 
-const RAW_OPTIONS: [&str; 2] = ["size", "preallocation"];
+const RAW_OPTIONS: [&str; 3] = ["size", "preallocation", "nocow"];
 
 impl CreateOptions {
     /// Parses lists of options for a format; of equal keys the last counts.
@@ -77,6 +79,7 @@ impl CreateOptions {
             "data_file_raw" => self.data_file_raw = Some(switch_of(key, value)?),
             "extended_l2" => self.extended_l2 = Some(switch_of(key, value)?),
             "lazy_refcounts" => self.lazy_refcounts = Some(switch_of(key, value)?),
+            "nocow" => self.nocow = Some(switch_of(key, value)?),
             "preallocation" => self.preallocation = Some(preallocation_of(value)?),
             "refcount_bits" => self.refcount_bits = Some(size_of(key, value)?),
             _ => return Err(Failure::new(format!("Invalid parameter '{key}'"))),
@@ -96,12 +99,13 @@ impl CreateOptions {
             .preallocation
             .map(|mode| preallocation_name(mode).to_owned());
         let size = self.size.map(|size| size.to_string());
+        let on_off = |on: bool| Some(if on { "on" } else { "off" }.to_owned());
         if format != BlockdevDriver::Qcow2 {
             show("size", size);
             show("preallocation", preallocation);
+            show("nocow", self.nocow.and_then(on_off));
             return line;
         }
-        let on_off = |on: bool| Some(if on { "on" } else { "off" }.to_owned());
         show("encryption", self.encrypt.legacy.and_then(on_off));
         for (key, value) in self.encrypt.given() {
             show(key, Some(value.to_owned()));
@@ -125,6 +129,7 @@ impl CreateOptions {
             "refcount_bits",
             Some(self.refcount_bits.unwrap_or(16).to_string()),
         );
+        show("nocow", self.nocow.and_then(on_off));
         line
     }
 }

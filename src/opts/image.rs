@@ -104,6 +104,8 @@ pub(crate) enum Access {
     Read,
     /// It is written.
     Write,
+    /// It is repaired, even if it says that it is corrupt.
+    Repair,
 }
 
 /// Whether to follow an image to its backing file.

@@ -2,6 +2,7 @@
 
 pub(crate) mod cache;
 pub(crate) mod create;
+pub(crate) mod create_help;
 pub(crate) mod encrypt;
 pub(crate) mod image;
 pub(crate) mod keyval;

@@ -6,6 +6,7 @@
 
 mod bitmaps;
 mod compressed;
+mod create_options;
 mod encrypted;
 mod images;
 mod io;
