@@ -16,9 +16,47 @@ fn check(seed: u64, script: &[Step]) {
 
 #[test]
 fn encrypted_writes_keep_the_order_of_plain_ones() {
-    let seed = 4;
-    let sim = machine::fresh_with(seed, Content::Encrypted);
-    let machine = Machine::new(sim, 1).with_content(Content::Encrypted);
+    check_content(4, Content::Encrypted);
+}
+
+#[test]
+fn a_data_file_is_durable_before_the_entries_that_name_it() {
+    check_content(5, Content::DataFile);
+}
+
+#[test]
+fn late_counts_are_rebuilt() {
+    check_content(6, Content::Lazy);
+}
+
+/// As [`random_work_from_several_queues`], for what stores the disk in another way.
+#[test]
+fn random_work_on_data_files_and_late_counts() {
+    let seed = support::seed("random_work_on_data_files_and_late_counts");
+    for (round, content) in [Content::DataFile, Content::Lazy].into_iter().enumerate() {
+        let seed = seed.wrapping_add(round as u64);
+        let mut random = Random::new(seed);
+        let sim = machine::fresh_with(seed, content);
+        let mut history = History::of(Machine::new(sim, 2).with_content(content), seed);
+        for _ in 0..6 {
+            let half = SIZE / SECTOR / 2;
+            let steps: Vec<Act> = (0..2)
+                .map(|part| Step::random(&mut random, part * half, (part + 1) * half))
+                .map(Act::Step)
+                .collect();
+            history.does(&steps);
+            if random.below(2) == 0 {
+                history.does(&[Act::Step(Step::Flush)]);
+            }
+        }
+        history.cut_everywhere(12, 6);
+    }
+}
+
+/// Does a script to a disk that is stored so, and cuts it everywhere.
+fn check_content(seed: u64, content: Content) {
+    let sim = machine::fresh_with(seed, content);
+    let machine = Machine::new(sim, 1).with_content(content);
     let mut history = History::of(machine, seed);
     for step in [
         Step::Write {

@@ -28,6 +28,8 @@ pub(crate) const BACKING: u8 = 0xb5;
 /// The file of the image, and the one of its backing file.
 const IMAGE: SimFile = SimFile(0);
 const BASE: SimFile = SimFile(1);
+/// The one of its data, where that is beside it.
+const DATA: SimFile = SimFile(2);
 
 /// A layer on a simulator, with the image's file as node `file` and the backing file as `base`.
 pub(crate) struct Machine {
@@ -46,13 +48,17 @@ pub(crate) enum Content {
     Encrypted,
     /// As it is, in clusters that have subclusters.
     Subclusters,
+    /// In a file of its own.
+    DataFile,
+    /// As it is, with refcounts that are written late.
+    Lazy,
 }
 
 impl Content {
     /// Bytes of a cluster.
     pub(crate) fn cluster(self) -> u64 {
         match self {
-            Content::Plain | Content::Encrypted => CLUSTER,
+            Content::Plain | Content::Encrypted | Content::DataFile | Content::Lazy => CLUSTER,
             Content::Subclusters => 4 * CLUSTER,
         }
     }
@@ -110,14 +116,19 @@ impl Machine {
         if self.layer.graph().find("file").is_none() {
             self.add_file("file", IMAGE);
             self.add_file("base", BASE);
+            if self.content == Content::DataFile {
+                self.add_file("data", DATA);
+            }
         }
-        let encrypt = match self.content {
+        let special = match self.content {
             Content::Plain | Content::Subclusters => "",
+            Content::DataFile => r#""data-file": "data","#,
+            Content::Lazy => r#""lazy-refcounts": true,"#,
             Content::Encrypted => r#""encrypt": {"format": "aes", "key-secret": "key"},"#,
         };
         let json = format!(
             r#"{{"driver": "qcow2", "id": "disk", "node-name": "top", "discard": "unmap",
-                 {encrypt} "file": "file", "backing": "base"}}"#
+                 {special} "file": "file", "backing": "base"}}"#
         );
         let backend = super::try_open(self.queue(), &json, "disk")?;
         Ok(self.queues.iter().map(|q| q.attach(&backend)).collect())
@@ -225,19 +236,32 @@ pub(crate) fn fresh_with(seed: u64, content: Content) -> Sim {
     sim.create_file(&vec![BACKING; super::usize(SIZE)]);
     let machine = Machine::new(sim.clone(), 1);
     let node = machine.add_file("file", IMAGE);
+    sim.create_file(&[]);
+    let data = machine.add_file("data", DATA);
     let options = qcow2::CreateOptions {
         size: SIZE,
         cluster_size: content.cluster(),
         extended_l2: content == Content::Subclusters,
+        data_file: (content == Content::DataFile).then(|| "data".to_owned()),
         encryption: match content {
-            Content::Plain | Content::Subclusters => None,
+            Content::Plain | Content::Subclusters | Content::DataFile | Content::Lazy => None,
             Content::Encrypted => Some(qcow2::CreateEncryption::Aes(key())),
         },
         ..qcow2::CreateOptions::default()
     };
     let work = async {
         let file = machine.layer.node(machine.queue(), node)?;
-        qcow2::create(machine.queue(), file.clone(), &options).await?;
+        let data = machine.layer.node(machine.queue(), data)?;
+        match content {
+            Content::DataFile => {
+                let files = (file.clone(), data.clone());
+                qcow2::create_with_data_file(machine.queue(), files.0, files.1, &options).await?;
+            }
+            Content::Plain | Content::Encrypted | Content::Subclusters | Content::Lazy => {
+                qcow2::create(machine.queue(), file.clone(), &options).await?;
+            }
+        }
+        data.flush().await?;
         file.flush().await
     };
     machine.queue().block_on(work).expect("a new image");

@@ -263,6 +263,12 @@ impl Refcounts {
         settled
     }
 
+    /// Whether the table on disk does not name all blocks yet.
+    pub(super) fn has_new_blocks(&self) -> bool {
+        let table = self.table.lock();
+        table.moved.is_some() || !table.unwritten.is_empty()
+    }
+
     /// Whether clusters wait to be freed.
     pub(super) fn has_freed(&self) -> bool {
         let state = self.state.lock();

@@ -189,6 +189,7 @@ impl Image {
                 header.compatible |= if lazy { compatible::LAZY_REFCOUNTS } else { 0 };
             })
             .await?;
+            self.lazy.allow(lazy);
         }
         if version < self.version {
             self.downgrade(env).await?;

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use super::error::ImageError;
 use super::image::Image;
 use super::layout::{L1Entry, L2Entry};
+use super::lazy::Counts;
 use super::map::Cluster;
 use crate::kit::addr::HostOffset;
 use crate::kit::image_file::{ImageFile, Surroundings};
@@ -33,6 +34,8 @@ pub(super) struct Dirty {
     pub(super) exclusive: AsyncMutex,
     started: AtomicU64,
     succeeded: AtomicU64,
+    /// The last one that wrote counts, too.
+    succeeded_with_counts: AtomicU64,
 }
 
 impl Image {
@@ -198,15 +201,36 @@ impl Image {
     /// # Errors
     /// Errors of the file; what is dirty stays dirty.
     pub(super) async fn flush<E: Surroundings>(&self, env: &E) -> Result<()> {
+        self.flush_with(env, Counts::Now).await
+    }
+
+    /// As [`flush`](Self::flush), for a guest, whom counts do not concern: where refcounts are lazy,
+    /// they wait.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub(super) async fn flush_guest<E: Surroundings>(&self, env: &E) -> Result<()> {
+        self.flush_with(env, Counts::Late).await
+    }
+
+    async fn flush_with<E: Surroundings>(&self, env: &E, counts: Counts) -> Result<()> {
         let arrived = self.dirty.started.load(Ordering::Acquire);
         let _one = self.dirty.exclusive.lock().await;
-        if self.dirty.succeeded.load(Ordering::Acquire) > arrived {
+        let succeeded = match counts {
+            Counts::Now => &self.dirty.succeeded_with_counts,
+            Counts::Late => &self.dirty.succeeded,
+        };
+        if succeeded.load(Ordering::Acquire) > arrived {
             // A flush that began after this call was made has done its work.
             return Ok(());
         }
         let number = self.dirty.started.fetch_add(1, Ordering::AcqRel) + 1;
-        self.write_back(env).await?;
+        self.write_back(env, counts).await?;
         self.dirty.succeeded.store(number, Ordering::Release);
+        if counts == Counts::Now {
+            let with_counts = &self.dirty.succeeded_with_counts;
+            with_counts.store(number, Ordering::Release);
+        }
         Ok(())
     }
 
@@ -219,7 +243,7 @@ impl Image {
                 break;
             }
         }
-        Ok(())
+        self.mark_clean(env).await
     }
 
     /// Leaves the image as others expect to find it.
@@ -228,13 +252,13 @@ impl Image {
         self.flush_all(env).await
     }
 
-    async fn write_back<E: Surroundings>(&self, env: &E) -> Result<()> {
+    async fn write_back<E: Surroundings>(&self, env: &E, counts: Counts) -> Result<()> {
         let freed = self.refcounts.take_freed();
         // Whoever comes later finds what replaced these.
         let readers = env.readers();
         let l1 = std::mem::take(&mut *self.dirty.l1.lock());
         let l2 = self.l2.take_dirty();
-        let result = self.write_copies(env, &l1, &l2).await;
+        let result = self.write_copies(env, &l1, &l2, counts).await;
         for copy in &l2 {
             match &result {
                 Ok(()) => self.l2.written(copy),
@@ -263,9 +287,12 @@ impl Image {
         env: &E,
         l1: &BTreeMap<u64, L1Entry>,
         l2: &[Writeback],
+        counts: Counts,
     ) -> Result<()> {
         let file = env.file();
-        self.write_refcounts(env).await?;
+        if !self.leaves_counts(env, counts).await? {
+            self.write_refcounts(env).await?;
+        }
         if let Some(data) = env.data() {
             // Data before the entries that expose it; nothing counts its clusters.
             data.flush().await?;

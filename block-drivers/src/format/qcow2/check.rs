@@ -14,7 +14,7 @@ use block_core::driver::{CheckReport, ClusterCounts, Repair};
 use super::error::ImageError;
 use super::header::{Encryption, MAX_L1_BYTES};
 use super::image::Image;
-use super::layout::{FullEntry, L1Entry, RefcountTableEntry, SubclusterBitmap, incompatible};
+use super::layout::{FullEntry, L1Entry, RefcountTableEntry, SubclusterBitmap};
 use super::map::Cluster;
 use crate::kit::addr::HostOffset;
 use crate::kit::image_file::{ImageFile, Surroundings};
@@ -134,9 +134,8 @@ impl Image {
         if repair != Repair::None {
             self.flush_all(env).await?;
             let clean = report.corruptions == 0 && report.check_errors == 0;
-            if clean && repair == Repair::All && self.header.lock().has(incompatible::DIRTY) {
-                self.update_header(env, |h| h.incompatible &= !incompatible::DIRTY)
-                    .await?;
+            if clean && repair == Repair::All {
+                self.mark_repaired(env).await?;
             }
         }
         Ok(report)

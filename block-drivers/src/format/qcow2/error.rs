@@ -259,6 +259,19 @@ impl ImageError {
         }
     }
 
+    /// Whether it is metadata that is wrong, so that no change of the image can be trusted.
+    pub(super) fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            ImageError::Entry { .. }
+                | ImageError::RefcountEntry { .. }
+                | ImageError::RefcountZero { .. }
+                | ImageError::RefcountTooLow { .. }
+                | ImageError::AllocatedInUse { .. }
+                | ImageError::DataFilePlace { .. }
+        )
+    }
+
     /// The error with its node.
     pub(super) fn at(self, node: &str) -> Error {
         if self.is_unsupported() {

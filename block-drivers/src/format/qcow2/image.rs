@@ -22,6 +22,7 @@ use super::geometry::Geometry;
 use super::header::{Compression, Header, Version, extension_place, header_cluster_size};
 use super::header_write::{Rewrite, UPDATE_OFFSET};
 use super::layout::{autoclear, incompatible};
+use super::lazy::Lazy;
 use super::map::L1Table;
 use super::snapshot_table::{Snapshots, read_snapshots};
 use crate::kit::image_file::{ImageFile, Surroundings};
@@ -50,6 +51,10 @@ pub(super) struct OpenOptions {
     pub(super) pass_discard_other: bool,
     /// Whether a discarded cluster stays reserved for its place on the disk.
     pub(super) discard_no_unref: bool,
+    /// Whether refcounts may be written late; as the image says, if it is `None`.
+    pub(super) lazy_refcounts: Option<bool>,
+    /// Whether the image is opened to be repaired, whatever it says of itself.
+    pub(super) repairing: bool,
 }
 
 impl Default for OpenOptions {
@@ -62,6 +67,8 @@ impl Default for OpenOptions {
             pass_discard_snapshot: true,
             pass_discard_other: false,
             discard_no_unref: false,
+            lazy_refcounts: None,
+            repairing: false,
         }
     }
 }
@@ -82,6 +89,9 @@ pub(super) struct Image {
     pub(super) l2: TableCache,
     pub(super) refcounts: Refcounts,
     pub(super) dirty: Dirty,
+    pub(super) lazy: Lazy,
+    /// Whether damage was noticed: nothing changes any more.
+    pub(super) corrupt: AtomicBool,
     pub(super) snapshots: Mutex<Snapshots>,
     /// The disk's dirty bitmaps, shared with the node.
     pub(super) bitmaps: Arc<Bitmaps>,
@@ -126,7 +136,7 @@ impl Image {
     ) -> Result<Image> {
         let file = env.file();
         let header = read_header(file, node).await?;
-        if options.writable && header.has(incompatible::CORRUPT) {
+        if options.writable && header.has(incompatible::CORRUPT) && !options.repairing {
             return Err(ImageError::MarkedCorrupt.at(node));
         }
         // Both lengths are checked against the file's and against constants.
@@ -171,6 +181,8 @@ impl Image {
                 file.len(),
             ),
             dirty: Dirty::default(),
+            lazy: Lazy::new(options.lazy_refcounts, &header)?,
+            corrupt: AtomicBool::new(false),
             snapshots: Mutex::new(snapshots),
             bitmaps,
             directory: Mutex::new(directory),
@@ -182,7 +194,11 @@ impl Image {
             copying: AsyncMutex::new(),
             updating: AsyncMutex::new(),
         };
-        if options.writable && dirty {
+        if options.discard_no_unref && image.version == Version::V2 {
+            let reason = "discard-no-unref is only supported since qcow2 version 3";
+            return Err(Error::invalid("discard-no-unref", reason));
+        }
+        if options.writable && dirty && !options.repairing {
             image.rebuild_after_dirty(env).await?;
         }
         Ok(image)
@@ -233,6 +249,11 @@ impl Image {
     /// Says that the disk has another format than memory knows: nothing is written any more.
     pub(super) fn set_amended(&self) {
         self.amended.store(true, Ordering::Release);
+        self.stop_overwriting();
+    }
+
+    /// Says that the next write, in place too, must ask first whether it may.
+    pub(super) fn stop_overwriting(&self) {
         self.started.store(false, Ordering::Release);
     }
 
@@ -254,6 +275,9 @@ impl Image {
             return Err(Error::ReadOnly {
                 node: self.node.clone(),
             });
+        }
+        if self.is_corrupt() {
+            return Err(self.error(ImageError::MarkedCorrupt));
         }
         self.need_data_file()?;
         let _one = self.starting.lock().await;

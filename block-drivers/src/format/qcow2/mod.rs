@@ -32,6 +32,7 @@ mod bitmaps;
 mod cache;
 mod check;
 mod compressed;
+mod corrupt;
 mod create;
 mod crypt;
 mod data_file;
@@ -44,6 +45,7 @@ mod header;
 mod header_write;
 mod image;
 mod layout;
+mod lazy;
 mod map;
 mod measure;
 mod options;
@@ -69,7 +71,7 @@ pub use measure::fully_allocated;
 
 use crate::kit::image_file::OnQueue;
 use header::{Encryption, Header};
-use image::{Image, read_header};
+use image::{Image, OpenOptions, read_header};
 use layout::{autoclear, compatible, incompatible};
 use map::Cluster;
 
@@ -85,7 +87,10 @@ pub(crate) async fn open(
 ) -> Result<Box<dyn Driver>> {
     let writable = !opener.is_read_only();
     let discard = opener.facts().discard_unmap;
-    let parsed = options::parse(opener.node_name(), &options, writable, discard)?;
+    let parsed = OpenOptions {
+        repairing: opener.is_to_repair(),
+        ..options::parse(opener.node_name(), &options, writable, discard)?
+    };
     let file = opener.child("file", Role::Image, options.file).await?;
     let header = read_header(&opener.opened(file), opener.node_name()).await?;
     let key = key_of(opener, options.encrypt.as_ref(), header.encryption)?;
@@ -376,12 +381,15 @@ impl Driver for Qcow2 {
 
     fn write<'a>(&'a self, cx: &'a Cx, offset: u64, buf: IoBuf) -> Pending<'a> {
         Box::pin(async move {
-            if self.overwrite(cx, offset, &buf).await? {
+            let around = self.around(cx);
+            let overwritten = self.overwrite(cx, offset, &buf).await;
+            if self.image.noticed(&around, overwritten).await? {
                 return Ok(());
             }
             let clusters = self.clusters(&(offset..offset + buf.len() as u64));
             let _claim = cx.claim(clusters, ClaimKind::Write).await;
-            self.image.write(&self.around(cx), offset, buf).await
+            let written = self.image.write(&around, offset, buf).await;
+            self.image.noticed(&around, written).await
         })
     }
 
@@ -393,9 +401,9 @@ impl Driver for Qcow2 {
         Box::pin(async move {
             let clusters = self.clusters(&(offset..offset + buf.len() as u64));
             let _claim = cx.claim(clusters, ClaimKind::Write).await;
-            self.image
-                .write_compressed(&self.around(cx), offset, buf)
-                .await
+            let around = self.around(cx);
+            let written = self.image.write_compressed(&around, offset, buf).await;
+            self.image.noticed(&around, written).await
         })
     }
 
@@ -403,9 +411,9 @@ impl Driver for Qcow2 {
         Box::pin(async move {
             self.image.need_key()?;
             let _claim = cx.claim(self.clusters(&range), ClaimKind::Exclusive).await;
-            self.image
-                .write_zeroes(&self.around(cx), range, flags)
-                .await
+            let around = self.around(cx);
+            let zeroed = self.image.write_zeroes(&around, range, flags).await;
+            self.image.noticed(&around, zeroed).await
         })
     }
 
@@ -413,12 +421,14 @@ impl Driver for Qcow2 {
         Box::pin(async move {
             self.image.need_key()?;
             let _claim = cx.claim(self.clusters(&range), ClaimKind::Exclusive).await;
-            self.image.discard(&self.around(cx), range).await
+            let around = self.around(cx);
+            let discarded = self.image.discard(&around, range).await;
+            self.image.noticed(&around, discarded).await
         })
     }
 
     fn flush<'a>(&'a self, cx: &'a Cx) -> Pending<'a> {
-        Box::pin(async move { self.image.flush(&self.around(cx)).await })
+        Box::pin(async move { self.image.flush_guest(&self.around(cx)).await })
     }
 
     fn status<'a>(&'a self, cx: &'a Cx, range: Range<u64>) -> Pending<'a, Status> {

@@ -21,7 +21,6 @@ pub(super) fn parse(
 ) -> Result<OpenOptions> {
     let absent = [
         (options.overlap_check.is_some(), "overlap-check"),
-        (options.lazy_refcounts == Some(true), "lazy-refcounts"),
         (options.l2_cache_entry_size.is_some(), "l2-cache-entry-size"),
         (
             options.cache_clean_interval.is_some_and(|s| s != 0),
@@ -48,6 +47,8 @@ pub(super) fn parse(
         pass_discard_snapshot: options.pass_discard_snapshot.unwrap_or(discard_unmap),
         pass_discard_other: options.pass_discard_other.unwrap_or(false),
         discard_no_unref: options.discard_no_unref.unwrap_or(false),
+        lazy_refcounts: options.lazy_refcounts,
+        repairing: false,
     })
 }
 
@@ -100,15 +101,18 @@ mod tests {
     fn what_is_not_built_in_is_refused_by_name() {
         let none = BlockdevOptionsQcow2::new(BlockdevRef::Reference("file".to_owned()));
         assert!(parse("top", &none, true, false).is_ok());
-        let lazy = BlockdevOptionsQcow2 {
-            lazy_refcounts: Some(true),
+        let cleaned = BlockdevOptionsQcow2 {
+            cache_clean_interval: Some(600),
             ..none.clone()
         };
         let checked = BlockdevOptionsQcow2 {
             l2_cache_entry_size: Some(4096),
             ..none
         };
-        for (options, name) in [(lazy, "lazy-refcounts"), (checked, "l2-cache-entry-size")] {
+        for (options, name) in [
+            (cleaned, "cache-clean-interval"),
+            (checked, "l2-cache-entry-size"),
+        ] {
             let refused = parse("top", &options, true, false).map(|_| ()).unwrap_err();
             assert!(refused.to_string().contains(name), "{refused}");
         }
