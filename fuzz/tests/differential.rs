@@ -91,16 +91,16 @@ const ON_PURPOSE: [Difference; 14] = [
         why: "the end of the list needs no length",
     },
     Difference {
-        question: Question::Reads,
-        ours: "",
-        theirs: "data-file-raw requires a data file",
-        why: "data files are not built in: the bit that vouches for them is not read",
+        question: Question::Opens,
+        ours: "'data-file' is required for this image",
+        theirs: "",
+        why: "their info opens no data file",
     },
     Difference {
         question: Question::Opens,
         ours: "is not supported by node",
         theirs: "",
-        why: "the feature is not built in",
+        why: "what the image needs is not known here",
     },
     Difference {
         question: Question::Opens,
@@ -283,7 +283,7 @@ fn compare(folder: &Path, bytes: &[u8]) -> Option<String> {
     let (question, ours, theirs) = difference(ours(bytes), theirs(folder, bytes))?;
     match reason(question, &ours, &theirs) {
         Some(why) => {
-            println!("meant: {why}");
+            println!("meant: {why}: we: {ours}; they: {theirs}");
             None
         }
         None => Some(format!("{question:?}\nwe: {ours}\nthey: {theirs}")),

@@ -420,6 +420,26 @@ fn wrong_entries_are_errors_for_their_cluster_alone() {
     );
 }
 
+#[test]
+fn a_flag_without_a_table_is_a_corruption() {
+    let mut disk = Disk::create(&sized(1 << 20), None);
+    disk.reopen();
+    let mut bytes = disk.bench.file.bytes();
+    let l1 = u64::from_be_bytes(*bytes[40..].first_chunk().unwrap());
+    let l1 = usize::try_from(l1).unwrap();
+    bytes[l1..l1 + 8].copy_from_slice(&be64(COPIED));
+    let bench = bench(bytes, None);
+    let image = block_on(Image::open(&bench, "test", small_cache())).unwrap();
+    let report = block_on(image.check(&bench, Repair::None)).unwrap();
+    expect![[r#"
+        [
+            "ERROR l1_entry=8000000000000000: Flag without a table; L1 entry corrupted",
+        ]
+    "#]]
+    .assert_debug_eq(&report.messages);
+    assert_eq!(report.corruptions, 1);
+}
+
 /// Bytes and words of metadata replaced at random; whatever the image says then, nothing panics.
 #[test]
 fn random_damage_never_panics() {

@@ -395,6 +395,26 @@ fn counts_that_cannot_hold_a_reference_refuse_a_snapshot() {
 }
 
 #[test]
+fn a_snapshot_that_does_not_know_how_long_the_disk_was_is_a_corruption() {
+    let album = check_album(&small(512), None, "write 0+1k 11; take a");
+    let mut bytes = album.disk.bench.file.bytes();
+    let table = u64::from_be_bytes(*bytes[64..].first_chunk().unwrap());
+    let extra_len = usize::try_from(table).unwrap() + 36;
+    // As version 2 has them.
+    bytes[extra_len..extra_len + 4].copy_from_slice(&[0; 4]);
+    let bench = bench(bytes, None);
+    let image = block_on(Image::open(&bench, "test", small_cache())).unwrap();
+    let report = block_on(image.check(&bench, Repair::None)).unwrap();
+    assert_eq!(
+        (report.corruptions, report.messages),
+        (
+            1,
+            vec!["ERROR snapshot table entry 0 is incomplete".to_owned()]
+        )
+    );
+}
+
+#[test]
 fn what_a_snapshot_is_called_is_found_by_id_and_name() {
     let mut album = check_album(&small(4096), None, "take 7; write 0+1k 11; take a");
     let key = |id: Option<&str>, name: Option<&str>| SnapshotKey {
