@@ -588,12 +588,7 @@ fn check_features(bits: u64, extensions: &[Extension]) -> Result<(), ImageError>
         return Ok(());
     }
     let bit = unknown.trailing_zeros();
-    let known = match 1u64.wrapping_shl(bit) {
-        _ => None,
-    };
-    let name = known
-        .map(str::to_owned)
-        .or_else(|| feature_name(extensions, bit));
+    let name = feature_name(extensions, bit);
     Err(ImageError::Feature {
         name: name.unwrap_or_else(|| "unknown".to_owned()),
         bit,
