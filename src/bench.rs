@@ -1,15 +1,16 @@
 //! `bench`: how fast an image answers requests of one size.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use block_core::{IoBuf, Request};
+use block_core::{BackendSlot, IoBuf, LocalQueue, Request};
 
 use crate::image::Image;
 use crate::opts::cache::CacheMode;
 use crate::opts::image::{Access, ImageArgs, ImageName, OpenHow, one_name};
 use crate::opts::number;
 use crate::report::{Failure, Outcome, outln};
-use crate::session;
+use crate::session::{self, Session};
 
 /// Run a simple benchmark: requests of one size, several at once
 #[derive(clap::Args, Debug)]
@@ -41,6 +42,9 @@ pub(crate) struct Args {
     /// Byte to write
     #[arg(long, value_name = "PATTERN")]
     pattern: Option<String>,
+    /// Share the requests between so many threads, each with a queue and the depth of its own
+    #[arg(long, value_name = "COUNT", default_value = "1")]
+    queues: String,
     /// Print errors only
     #[arg(short, long)]
     quiet: bool,
@@ -75,6 +79,7 @@ struct Plan {
     pattern: u8,
     write: bool,
     flush: Flush,
+    queues: u64,
 }
 
 /// When a flush is sent.
@@ -98,7 +103,11 @@ pub(crate) fn run(args: Args) -> Outcome {
             outln!("{}", plan.text());
         }
         let started = Instant::now();
-        Bench::new(&image, &plan)?.run()?;
+        if plan.queues == 1 {
+            Bench::new(image.queue(), image.slot(), image.len()?, &plan).run()?;
+        } else {
+            on_threads(session, &image, &plan).await?;
+        }
         if !args.quiet {
             outln!(
                 "Run completed in {:.3} seconds.",
@@ -107,6 +116,42 @@ pub(crate) fn run(args: Args) -> Outcome {
         }
         Ok(0)
     })
+}
+
+/// Gives each thread its part of the requests, one after the other on the disk.
+async fn on_threads(session: &Session, image: &Image, plan: &Plan) -> Result<(), Failure> {
+    let end = image.len()?;
+    let mut threads = Vec::new();
+    for number in 0..plan.queues {
+        let count = plan.count / plan.queues;
+        let skipped = number.saturating_mul(count).saturating_mul(plan.step);
+        let part = Plan {
+            count,
+            depth: plan.depth.min(count),
+            offset: plan
+                .offset
+                .saturating_add(skipped)
+                .checked_rem(end)
+                .unwrap_or(0),
+            ..*plan
+        };
+        let queue = session.layer().new_queue(Box::new(session.engine()?));
+        let backend = Arc::clone(image.backend());
+        threads.push(std::thread::spawn(move || {
+            let queue = queue.start();
+            let slot = queue.attach(&backend);
+            Bench::new(&queue, slot, end, &part).run()
+        }));
+    }
+    let joined = image.queue().blocking(move || {
+        let ended = threads.into_iter().map(std::thread::JoinHandle::join);
+        Ok(ended.collect::<Vec<_>>())
+    });
+    let lost = || Failure::new("A thread of the benchmark ended early");
+    for ended in joined.await.map_err(|_| lost())? {
+        ended.map_err(|_| lost())??;
+    }
+    Ok(())
 }
 
 fn plan(args: &Args) -> Result<Plan, Failure> {
@@ -125,6 +170,10 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
     if interval.is_some_and(|interval| interval < depth) {
         return Err(Failure::new("Flush interval can't be smaller than depth"));
     }
+    let queues = number::bounded(&args.queues, "number of queues", 1..=256)?;
+    if count < queues {
+        return Err(Failure::new("There are fewer requests than queues"));
+    }
     let pattern = args.pattern.as_deref();
     let pattern = pattern.map(|text| number::bounded(text, "pattern byte", 0..=0xff));
     Ok(Plan {
@@ -140,6 +189,7 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
             Some(interval) if args.no_drain => Flush::Beside(interval),
             Some(interval) => Flush::Drained(interval),
         },
+        queues,
     })
 }
 
@@ -176,13 +226,17 @@ impl Plan {
         if let Flush::Drained(interval) | Flush::Beside(interval) = self.flush {
             text.push_str(&format!("\nSending flush every {interval} requests"));
         }
+        if self.queues > 1 {
+            text.push_str(&format!("\nSharing them between {} queues", self.queues));
+        }
         text
     }
 }
 
 /// A run: requests without a future each, straight on the queue.
 struct Bench<'a> {
-    image: &'a Image,
+    queue: &'a LocalQueue,
+    slot: BackendSlot,
     plan: &'a Plan,
     end: u64,
     offset: u64,
@@ -198,28 +252,29 @@ struct Bench<'a> {
 const FLUSH: u64 = u64::MAX;
 
 impl<'a> Bench<'a> {
-    fn new(image: &'a Image, plan: &'a Plan) -> Result<Bench<'a>, Failure> {
+    fn new(queue: &'a LocalQueue, slot: BackendSlot, end: u64, plan: &'a Plan) -> Bench<'a> {
         let len = usize::try_from(plan.len).unwrap_or(usize::MAX);
         let buffer = |_| {
             let buf = IoBuf::zeroed(len);
             buf.fill(0..len, plan.pattern);
             buf
         };
-        Ok(Bench {
-            image,
+        Bench {
+            queue,
+            slot,
             plan,
-            end: image.len()?,
+            end,
             offset: plan.offset,
             left: plan.count,
             in_flight: 0,
             completed: 0,
             flushing: false,
             buffers: (0..plan.depth).map(buffer).collect(),
-        })
+        }
     }
 
     fn run(mut self) -> Result<(), Failure> {
-        let queue = self.image.queue().clone();
+        let queue = self.queue;
         let mut free: Vec<u64> = (0..self.plan.depth).collect();
         while self.left > 0 || self.in_flight > 0 || self.flushing {
             while self.left > 0 && !self.must_drain() {
@@ -246,7 +301,7 @@ impl<'a> Bench<'a> {
             }
             if flush {
                 self.flushing = true;
-                queue.submit(self.image.slot(), Request::flush(), FLUSH);
+                queue.submit(self.slot, Request::flush(), FLUSH);
             }
         }
         Ok(())
@@ -275,7 +330,7 @@ impl<'a> Bench<'a> {
             true => Request::write(self.offset, buf.clone()),
             false => Request::read(self.offset, buf.clone()),
         };
-        self.image.queue().submit(self.image.slot(), request, token);
+        self.queue.submit(self.slot, request, token);
         self.left -= 1;
         self.in_flight += 1;
         self.offset = self.offset.saturating_add(self.plan.step);

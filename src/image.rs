@@ -112,6 +112,11 @@ impl Image {
         self.slot
     }
 
+    /// The handle by which other queues use it.
+    pub(crate) fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
     /// The node in the current graph.
     ///
     /// # Errors
