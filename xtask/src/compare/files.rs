@@ -10,7 +10,8 @@ use std::process::Command;
 
 use super::Size;
 use super::measure;
-use super::rows::{Source, Work};
+use super::rows::{Pieces, Source, Target, Work};
+use super::work::Programs;
 
 const MIB: usize = 1 << 20;
 
@@ -18,14 +19,26 @@ const MIB: usize = 1 << 20;
 pub(super) struct Files {
     folder: PathBuf,
     size: Size,
+    /// Our program, which makes what only it makes small.
+    program: PathBuf,
 }
 
 impl Files {
-    pub(super) fn new(folder: &Path, size: Size) -> Result<Files, String> {
+    pub(super) fn new(folder: &Path, size: Size, program: &Path) -> Result<Files, String> {
         let folder = folder.join(format!("qblk-compare-{}", std::process::id()));
         std::fs::create_dir_all(&folder)
             .map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
-        Ok(Files { folder, size })
+        let program = program.to_owned();
+        Ok(Files {
+            folder,
+            size,
+            program,
+        })
+    }
+
+    /// Our side's programs.
+    pub(super) fn ours(&self) -> Programs {
+        Programs::Ours(self.program.clone())
     }
 
     /// A name in the folder.
@@ -57,21 +70,48 @@ impl Files {
         }
     }
 
+    /// An image with a cluster for every write, over the full one.
+    pub(super) fn overlay(&self) -> PathBuf {
+        self.path("overlay.qcow2")
+    }
+
+    /// Bytes of the disks that writes go to.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        (self.full_mib() * MIB) as u64
+    }
+
+    /// The image of 1 TiB.
+    pub(super) fn sparse(&self, pieces: Pieces) -> PathBuf {
+        self.path(&format!("sparse-{}.qcow2", pieces.name()))
+    }
+
+    /// The same bytes once more.
+    pub(super) fn sparse_copy(&self, pieces: Pieces) -> PathBuf {
+        self.path(&format!("sparse-{}-copy.qcow2", pieces.name()))
+    }
+
     /// Makes what a row reads, and brings it into the page cache.
     pub(super) fn prepare(&self, work: &Work) -> Result<(), String> {
         let path = match work {
-            Work::Bench { format, .. } => {
-                self.make_full()?;
-                let path = self.full(format);
-                if !path.exists() {
-                    qemu_img_convert(&self.full("raw"), "raw", &path, &["-O", format])?;
-                }
-                path
+            Work::Bench { format, .. } => self.make_full_as(format)?,
+            Work::AgainstFio { .. } | Work::Queues { .. } => self.make_full_as("qcow2")?,
+            Work::Write {
+                target: Target::Fresh,
+                ..
+            } => return Ok(()),
+            Work::Write {
+                target: Target::Overlay,
+                ..
+            } => {
+                let full = self.make_full_as("qcow2")?;
+                self.make_overlay()?;
+                full
             }
-            Work::Nbd { .. } => {
-                self.make_full()?;
-                self.full("raw")
+            Work::Tool { pieces, .. } => {
+                self.make_sparse(*pieces)?;
+                self.sparse(*pieces)
             }
+            Work::Nbd { .. } => self.make_full_as("raw")?,
             Work::Convert { source, .. } => {
                 self.make_mixed()?;
                 let path = self.mixed(*source);
@@ -88,6 +128,58 @@ impl Files {
             }
         };
         read_through(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+    }
+
+    /// The full image in a format.
+    fn make_full_as(&self, format: &str) -> Result<PathBuf, String> {
+        self.make_full()?;
+        let path = self.full(format);
+        if !path.exists() {
+            qemu_img_convert(&self.full("raw"), "raw", &path, &["-O", format])?;
+        }
+        Ok(path)
+    }
+
+    fn make_overlay(&self) -> Result<(), String> {
+        let path = self.overlay();
+        if path.exists() {
+            return Ok(());
+        }
+        let full = self.full("qcow2");
+        let mut create = Command::new("qemu-img");
+        create.args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]);
+        measure::run(create.arg(full).arg(&path))?;
+        let clusters = self.disk_bytes() >> 16;
+        let mut write = self.ours().img();
+        write.args([
+            "bench", "-q", "-w", "-f", "qcow2", "-s", "4096", "-S", "65536",
+        ]);
+        write.args(["-c", &clusters.to_string()]);
+        measure::run(write.arg(&path)).map(drop)
+    }
+
+    /// Writes 2 GiB in pieces all over 1 TiB, and once more. By us, since we leave the rest of a new
+    /// cluster a hole: the smaller pieces would fill 32 GiB otherwise.
+    fn make_sparse(&self, pieces: Pieces) -> Result<(), String> {
+        let all: u32 = match self.size {
+            Size::Full => 2 << 30,
+            Size::Quick => 32 << 20,
+        };
+        for path in [self.sparse(pieces), self.sparse_copy(pieces)] {
+            if path.exists() {
+                continue;
+            }
+            let mut create = Command::new("qemu-img");
+            create.args(["create", "-q", "-f", "qcow2"]);
+            measure::run(create.arg(&path).arg("1T"))?;
+            let mut write = self.ours().img();
+            write.args(["bench", "-q", "-w", "-f", "qcow2", "--pattern", "90"]);
+            write.args(["-s", &pieces.bytes().to_string()]);
+            write.args(["-S", &pieces.stride().to_string()]);
+            write.args(["-c", &(all / pieces.bytes()).to_string()]);
+            measure::run(write.arg(&path))?;
+        }
+        Ok(())
     }
 
     fn make_full(&self) -> Result<(), String> {

@@ -12,7 +12,9 @@ mod measure;
 mod rows;
 mod schema;
 mod table;
+mod tools;
 mod work;
+mod writes;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -28,7 +30,7 @@ const USAGE: &str = "usage: cargo xtask compare [ROW…] [--quick] [--json] [--d
   ROW      only rows whose name contains this
   --quick  less work and fewer rounds: for a first look, not for a claim
   --json   every round's numbers as JSON
-  --dir    where the files go (a folder of its own below DIR, removed at the end); 5 GiB
+  --dir    where the files go (a folder of its own below DIR, removed at the end); 10 GiB
   --program PATH  instead of building qblk, compares this one
   --list   only names the rows
   --schema  compares the schema compiler and QMP instead, with QEMU's and qapi-rs";
@@ -101,10 +103,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         rows.iter().for_each(|row| println!("{}", row.name));
         return Ok(());
     }
-    let ours = Programs::Ours(options.program.clone().map_or_else(build, Ok)?);
-    let peer = Programs::Peer;
+    let program = options.program.clone().map_or_else(build, Ok)?;
     let folder = options.folder.clone().unwrap_or_else(std::env::temp_dir);
-    let files = Files::new(&folder, options.size)?;
+    let files = Files::new(&folder, options.size, &program)?;
+    let (ours, peer) = (files.ours(), Programs::Peer);
     let mut results = Vec::new();
     for row in &rows {
         eprintln!("{} …", row.name);

@@ -28,6 +28,21 @@ pub(super) enum Work {
         aio: &'static str,
         requests: u32,
     },
+    /// Writes of one size, a stride apart, by the tool's own benchmark, under O_DIRECT.
+    Write {
+        target: Target,
+        block: u32,
+        stride: u32,
+        /// Writes from one flush to the next; 0 for none.
+        flush_every: u32,
+        requests: u32,
+    },
+    /// 4 KiB reads under O_DIRECT: we from a qcow2, fio from the raw file with the same bytes.
+    AgainstFio { requests: u32 },
+    /// 4 KiB reads under O_DIRECT, by us alone: through four queues, and through one.
+    Queues { requests: u32 },
+    /// An image tool on a large and sparse image.
+    Tool { verb: Verb, pieces: Pieces },
     /// A mixed image from one format to another.
     Convert {
         source: Source,
@@ -42,6 +57,62 @@ pub(super) enum Work {
         depth: u32,
         seconds: u32,
     },
+}
+
+/// What is written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// An image that holds nothing yet: every write allocates.
+    Fresh,
+    /// An overlay that has a cluster for every write, over an image in the page cache.
+    Overlay,
+}
+
+/// What a tool does with an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    Check,
+    Map,
+    Measure,
+    /// With another image of the same bytes.
+    Compare,
+    /// To raw.
+    Convert,
+    /// Takes a snapshot.
+    Take,
+    /// Deletes one.
+    Delete,
+}
+
+/// In what pieces the 1 TiB image was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pieces {
+    Of4KiB,
+    Of64KiB,
+}
+
+impl Pieces {
+    pub(super) fn bytes(self) -> u32 {
+        match self {
+            Pieces::Of4KiB => 4 << 10,
+            Pieces::Of64KiB => 64 << 10,
+        }
+    }
+
+    /// From one piece to the next: a prime number of pieces, so that they lie all over the image.
+    pub(super) fn stride(self) -> u32 {
+        match self {
+            Pieces::Of4KiB => 524_287 * self.bytes(),
+            Pieces::Of64KiB => 32_749 * self.bytes(),
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Pieces::Of4KiB => "4k",
+            Pieces::Of64KiB => "64k",
+        }
+    }
 }
 
 /// Where reads come from.
@@ -84,7 +155,11 @@ impl Work {
     /// What must be installed to run it against QEMU.
     pub(super) fn peer_programs(&self) -> &'static [&'static str] {
         match self {
-            Work::Bench { .. } | Work::Convert { .. } => &["qemu-img"],
+            Work::Bench { .. } | Work::Convert { .. } | Work::Write { .. } | Work::Tool { .. } => {
+                &["qemu-img"]
+            }
+            Work::Queues { .. } => &["qemu-img"],
+            Work::AgainstFio { .. } => &["qemu-img", "fio"],
             Work::Nbd { .. } => &["qemu-img", "qemu-nbd", "fio"],
         }
     }
@@ -93,9 +168,13 @@ impl Work {
     pub(super) fn unit(&self) -> &'static str {
         match self {
             Work::Bench { .. }
+            | Work::Write { .. }
+            | Work::AgainstFio { .. }
+            | Work::Queues { .. }
             | Work::Nbd {
                 block_size: "4k", ..
             } => "requests/s",
+            Work::Tool { .. } => "runs/s",
             Work::Convert { .. } | Work::Nbd { .. } => "MiB/s",
         }
     }
@@ -126,6 +205,9 @@ pub(super) fn rows(size: Size) -> Vec<Row> {
             }
         }
     }
+    rows.extend(device_rows(size));
+    rows.extend(write_rows(size));
+    rows.extend(tool_rows());
     let conversions = [
         (Source::Raw, "qcow2"),
         (Source::Qcow2, "raw"),
@@ -185,6 +267,84 @@ pub(super) fn rows(size: Size) -> Vec<Row> {
                 },
             },
         });
+    }
+    rows
+}
+
+/// What a device can do, and how much of it reaches the guest.
+fn device_rows(size: Size) -> Vec<Row> {
+    let requests = requests(size, Cache::Direct, 64, "io_uring");
+    vec![
+        Row {
+            name: "device/qcow2-direct-qd64/fio-raw".to_owned(),
+            aim: Aim::PerSecond(0.9),
+            work: Work::AgainstFio { requests },
+        },
+        Row {
+            name: "device/qcow2-direct-qd64/4-queues-1-queue".to_owned(),
+            aim: Aim::PerSecond(1.0),
+            work: Work::Queues { requests },
+        },
+    ]
+}
+
+fn write_rows(size: Size) -> Vec<Row> {
+    // A cluster for each write of less: its stride is a prime number of clusters.
+    let allocating = [(4 << 10, 7919 << 16, "4k"), (64 << 10, 7919 << 16, "64k")];
+    let mut rows = Vec::new();
+    let requests = match size {
+        Size::Full => 16_000,
+        Size::Quick => 4_000,
+    };
+    for (block, stride, name) in allocating {
+        for (flush_every, flushes) in [(0, "no-flush"), (64, "flush-64")] {
+            rows.push(Row {
+                name: format!("write/allocate-{name}-direct-qd64/{flushes}"),
+                aim: Aim::PerSecond(1.0),
+                work: Work::Write {
+                    target: Target::Fresh,
+                    block,
+                    stride,
+                    flush_every,
+                    requests,
+                },
+            });
+        }
+    }
+    rows.push(Row {
+        name: "write/overwrite-4k-overlay-direct-qd64".to_owned(),
+        aim: Aim::PerSecond(1.0),
+        work: Work::Write {
+            target: Target::Overlay,
+            block: 4 << 10,
+            stride: 7919 << 12,
+            flush_every: 0,
+            requests: requests * 4,
+        },
+    });
+    rows
+}
+
+/// An image of 1 TiB with little in it: what a tool's time and memory hang on.
+fn tool_rows() -> Vec<Row> {
+    let verbs = [
+        (Verb::Check, "check"),
+        (Verb::Map, "map"),
+        (Verb::Measure, "measure"),
+        (Verb::Compare, "compare"),
+        (Verb::Convert, "convert-raw"),
+        (Verb::Take, "snapshot-create"),
+        (Verb::Delete, "snapshot-delete"),
+    ];
+    let mut rows = Vec::new();
+    for pieces in [Pieces::Of4KiB, Pieces::Of64KiB] {
+        for (verb, name) in verbs {
+            rows.push(Row {
+                name: format!("1tib-{}/{name}", pieces.name()),
+                aim: Aim::PerSecond(1.0),
+                work: Work::Tool { verb, pieces },
+            });
+        }
     }
     rows
 }

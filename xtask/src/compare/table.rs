@@ -114,6 +114,15 @@ fn line(row: &Row, numbers: &Summary) -> String {
     )
 }
 
+/// A number with as many digits as tell something.
+fn figure(value: f64) -> String {
+    if value < 100.0 {
+        format!("{value:.2}")
+    } else {
+        format!("{value:.0}")
+    }
+}
+
 /// Every round of every row.
 pub(super) fn json(results: &[(&Row, Outcome)]) -> Value {
     results

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use super::files::Files;
 use super::measure::{self, Cost, Server};
 use super::rows::{Cache, Work};
+use super::{tools, writes};
 
 /// From one read of `bench` to the next: a prime number of blocks, so that all of the image is
 /// read, and hardly anything twice in a row.
-const STEP: u64 = 7919 * 4096;
+pub(super) const STEP: u64 = 7919 * 4096;
 
 /// How one side's programs are called.
 pub(super) enum Programs {
@@ -23,7 +24,7 @@ pub(super) enum Programs {
 
 impl Programs {
     /// The image tool.
-    fn img(&self) -> Command {
+    pub(super) fn img(&self) -> Command {
         match self {
             Programs::Ours(qblk) => Command::new(qblk),
             Programs::Peer => Command::new("qemu-img"),
@@ -64,6 +65,10 @@ impl Programs {
 pub(super) fn run_once(work: &Work, programs: &Programs, files: &Files) -> Result<Cost, String> {
     match work {
         Work::Bench { .. } => bench(work, programs, files),
+        Work::Write { .. } => writes::write(work, programs, files),
+        Work::AgainstFio { requests } => writes::against_fio(*requests, programs, files),
+        Work::Queues { requests } => writes::queues(*requests, programs, files),
+        Work::Tool { verb, pieces } => tools::run_verb(*verb, *pieces, programs, files),
         Work::Convert { .. } => convert(work, programs, files),
         Work::Nbd { .. } => serve(work, programs, files),
     }
@@ -88,7 +93,12 @@ fn bench(work: &Work, programs: &Programs, files: &Files) -> Result<Cost, String
     command.args(["bench", "-f", format, "-t", cache, "-i", aio, "-s", "4096"]);
     command.args(["-d", &depth.to_string(), "-c", &requests.to_string()]);
     command.args(["-S", &STEP.to_string()]);
-    let ended = measure::run(command.arg(files.full(format)))?;
+    finished(command.arg(files.full(format)), requests)
+}
+
+/// Runs a benchmark of requests to its end.
+pub(super) fn finished(command: &mut Command, requests: u32) -> Result<Cost, String> {
+    let ended = measure::run(command)?;
     if !ended.stdout.contains("Run completed in") {
         return Err(format!("no result in its output: {}", ended.stdout));
     }
@@ -189,14 +199,14 @@ pub(super) fn await_listener(server: &mut Server, socket: &Path) -> Result<(), S
     Ok(())
 }
 
-struct FioRead {
-    requests: f64,
+pub(super) struct FioRead {
+    pub(super) requests: f64,
     bytes: f64,
-    seconds: f64,
+    pub(super) seconds: f64,
 }
 
 /// What the client read, by its own account.
-fn fio_read(output: &str) -> Result<FioRead, String> {
+pub(super) fn fio_read(output: &str) -> Result<FioRead, String> {
     // Warnings may stand before the document.
     let json = output.find('{').map_or("", |start| &output[start..]);
     let document: serde_json::Value =
