@@ -18,8 +18,9 @@ const COMPARED: u64 = 8 << 20;
 /// What a program makes of an image it opens. Where something fails, the words of the failure.
 #[derive(Debug)]
 struct View {
-    /// Whether the check finds corruption, or cannot look; nothing where it ends without an answer.
-    corrupt: Option<bool>,
+    /// Whether the check finds corruption, or cannot look, and what it says; nothing where it ends
+    /// without an answer.
+    corrupt: Option<(bool, String)>,
     content: Content,
 }
 
@@ -47,7 +48,7 @@ struct Difference {
     why: &'static str,
 }
 
-const ON_PURPOSE: [Difference; 14] = [
+const ON_PURPOSE: [Difference; 16] = [
     Difference {
         question: Question::Opens,
         ours: "ends behind the file's",
@@ -98,6 +99,12 @@ const ON_PURPOSE: [Difference; 14] = [
     },
     Difference {
         question: Question::Opens,
+        ours: "data-file-raw requires a data file",
+        theirs: "",
+        why: "their info does not look at the bit",
+    },
+    Difference {
+        question: Question::Opens,
         ours: "is not supported by node",
         theirs: "",
         why: "what the image needs is not known here",
@@ -106,7 +113,13 @@ const ON_PURPOSE: [Difference; 14] = [
         question: Question::Opens,
         ours: "",
         theirs: "itmap",
-        why: "bitmaps are not built in: what the image says of them is not read",
+        why: "bitmaps that are wrong keep nobody from reading the disk",
+    },
+    Difference {
+        question: Question::IsCorrupt,
+        ours: "ERROR bitmap directory",
+        theirs: "",
+        why: "a directory that only one of bit and extension knows of is lost",
     },
     Difference {
         question: Question::Reads,
@@ -138,8 +151,14 @@ const ON_PURPOSE: [Difference; 14] = [
 fn ours(bytes: &[u8]) -> Result<View, String> {
     let said = |error: Error| error.chain();
     let image = Opened::new(bytes, Access::Read).map_err(said)?;
-    let is_bad = |report: CheckReport| report.corruptions + report.check_errors > 0;
-    let corrupt = Some(image.check(Repair::None).map_or(true, is_bad));
+    let found = |report: CheckReport| {
+        let bad = report.corruptions + report.check_errors > 0;
+        (bad, report.messages.join("\n"))
+    };
+    let corrupt = match image.check(Repair::None) {
+        Ok(report) => Some(found(report)),
+        Err(error) => Some((true, said(error))),
+    };
     let content = match image.len() {
         len if len > COMPARED => Content::Large,
         len => image
@@ -161,8 +180,10 @@ fn theirs(folder: &Path, bytes: &[u8]) -> Result<View, String> {
     );
     // Its exit code tells of corruption; the figures are there in any case.
     let told = check.unwrap_or_else(|told| told);
-    let corrupt = number(&told, "\"check-errors\"")
-        .map(|errors| errors > 0 || number(&told, "\"corruptions\"").is_some_and(|n| n > 0));
+    let corrupt = number(&told, "\"check-errors\"").map(|errors| {
+        let corruptions = number(&told, "\"corruptions\"");
+        (errors > 0 || corruptions.is_some_and(|n| n > 0), told)
+    });
     let content = if number(&info, "\"virtual-size\"").is_none_or(|size| size > COMPARED) {
         Content::Large
     } else {
@@ -247,10 +268,10 @@ fn difference(
         (Ok(_), Err(said)) => return Some((Question::Opens, opens(), said)),
         (Ok(ours), Ok(theirs)) => (ours, theirs),
     };
-    if let (Some(a), Some(b)) = (ours.corrupt, theirs.corrupt)
+    if let (Some((a, our_words)), Some((b, their_words))) = (ours.corrupt, theirs.corrupt)
         && a != b
     {
-        return Some((Question::IsCorrupt, a.to_string(), b.to_string()));
+        return Some((Question::IsCorrupt, our_words, their_words));
     }
     let words = |content| match content {
         Content::Bytes(bytes) => format!("{} bytes", bytes.len()),
