@@ -14,11 +14,14 @@ use std::sync::Arc;
 use block_schema::commands::NbdServerStart;
 use block_schema::events::BlockExportDeleted;
 use block_schema::types::{
-    BlockExportInfo, BlockExportOptions, BlockExportRemoveMode, BlockExportType,
+    BlockDirtyBitmapOrStr, BlockExportInfo, BlockExportOptions, BlockExportOptionsBranch,
+    BlockExportRemoveMode, BlockExportType,
 };
 
 use crate::backend::Backend;
+use crate::bitmap::{BitmapName, Busy, DirtyBitmap};
 use crate::error::{Error, Result};
+use crate::graph::perm::Role;
 use crate::layer::Layer;
 use crate::queue::LocalQueue;
 use crate::sync::WaitList;
@@ -41,7 +44,8 @@ pub trait ExportDrivers {
     /// Stops it, if it runs. Its exports are gone already.
     fn stop_server(&self) -> Closing;
 
-    /// Serves `backend`, the export's own user of its node, as `options` say.
+    /// Serves `backend`, the export's own user of its node, as `options` say, and offers the
+    /// dirty bitmaps that they name.
     ///
     /// # Errors
     /// What is wrong with the options.
@@ -49,6 +53,7 @@ pub trait ExportDrivers {
         &self,
         options: &BlockExportOptions,
         backend: &Arc<Backend>,
+        bitmaps: Vec<Arc<Busy>>,
     ) -> Result<Rc<dyn Export>>;
 }
 
@@ -83,7 +88,12 @@ impl ExportDrivers for NoExports {
         Box::pin(std::future::ready(()))
     }
 
-    fn create(&self, _: &BlockExportOptions, _: &Arc<Backend>) -> Result<Rc<dyn Export>> {
+    fn create(
+        &self,
+        _: &BlockExportOptions,
+        _: &Arc<Backend>,
+        _: Vec<Arc<Busy>>,
+    ) -> Result<Rc<dyn Export>> {
         Err(not_built_in())
     }
 }
@@ -177,7 +187,8 @@ impl Exports {
         // The id may have been taken while permissions were checked.
         let created = self
             .check_free(&options.id)
-            .and_then(|()| self.drivers.create(options, &backend));
+            .and_then(|()| self.hold_bitmaps(options))
+            .and_then(|bitmaps| self.drivers.create(options, &backend, bitmaps));
         match created {
             Ok(export) => {
                 self.entries.borrow_mut().push(Rc::new(Entry {
@@ -270,6 +281,56 @@ impl Exports {
         }
         let gone = || !self.entries.borrow().iter().any(|entry| concerns(entry));
         self.gone.wait_until(gone).await;
+    }
+
+    /// Finds the dirty bitmaps that an export's options name, and keeps them from changing.
+    fn hold_bitmaps(&self, options: &BlockExportOptions) -> Result<Vec<Arc<Busy>>> {
+        let BlockExportOptionsBranch::Nbd(nbd) = &options.r#type;
+        if !self.drivers.is_server_running() {
+            // Which is what is wrong in the first place.
+            return Ok(Vec::new());
+        }
+        let named = nbd.bitmaps.as_deref().unwrap_or_default();
+        let mut held = Vec::new();
+        for name in named {
+            let bitmap = match name {
+                BlockDirtyBitmapOrStr::Local(name) => self.bitmap_below(options, name)?,
+                BlockDirtyBitmapOrStr::External(other) => {
+                    let name = BitmapName {
+                        node: &other.node,
+                        name: &other.name,
+                    };
+                    self.layer.dirty_bitmap(name)?.1
+                }
+            };
+            held.push(Arc::new(bitmap.hold()?));
+        }
+        Ok(held)
+    }
+
+    /// The bitmap of a name, of the export's node or the first below that has one.
+    fn bitmap_below(&self, options: &BlockExportOptions, name: &str) -> Result<Arc<DirtyBitmap>> {
+        let refuse = |reason: String| Err(Error::invalid("bitmaps", reason));
+        let graph = self.layer.graph();
+        let mut next = graph.find(&options.node_name);
+        while let Some(index) = next {
+            let entry = graph.entry(index);
+            let Some(bitmap) = entry.node.bitmaps().find(name) else {
+                let through = |role| matches!(role, Role::Filtered | Role::Cow);
+                let edge = entry.edges.iter().find(|edge| through(edge.role));
+                next = edge.map(|edge| edge.child);
+                continue;
+            };
+            // It would change while its reader believes that it does not.
+            let changes = !entry.node.is_read_only() && bitmap.is_enabled();
+            if changes && !options.writable.unwrap_or(false) {
+                return refuse(format!(
+                    "Enabled bitmap '{name}' incompatible with readonly export"
+                ));
+            }
+            return Ok(bitmap);
+        }
+        refuse(format!("Bitmap '{name}' is not found"))
     }
 
     fn find(&self, id: &str) -> Option<Rc<Entry>> {

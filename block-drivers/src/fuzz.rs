@@ -78,6 +78,7 @@ impl Catalog for OneExport {
             size: EXPORT_SIZE,
             flags: transmission::SEND_FLUSH,
             block_size: BlockSize::default(),
+            bitmaps: Vec::new(),
         };
         matches!(name, "" | "disk").then_some((info, ()))
     }
@@ -132,7 +133,7 @@ pub fn nbd_server(bytes: &[u8]) {
         size: agreed.info.size,
         read_only,
         structured: agreed.structured,
-        allocation: agreed.allocation,
+        status: !agreed.contexts.is_empty(),
     };
     let sent = bytes.get(from..).unwrap_or_default();
     requests(sent, &terms(true));

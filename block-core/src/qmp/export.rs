@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use block_schema::commands;
 use block_schema::types::{
-    BlockExportOptions, BlockExportOptionsBranch, BlockExportOptionsNbd, BlockExportRemoveMode,
-    BlockExportType,
+    BlockDirtyBitmapOrStr, BlockExportOptions, BlockExportOptionsBranch, BlockExportOptionsNbd,
+    BlockExportRemoveMode, BlockExportType,
 };
 
 use super::Daemon;
@@ -26,15 +26,14 @@ pub(super) async fn nbd_add(daemon: &Daemon, arguments: commands::NbdServerAdd) 
         let reason = format!("Cannot find device='{device}' nor node-name='{device}'");
         return Err(Error::invalid("device", reason));
     };
-    if let Some(bitmap) = arguments.bitmap {
-        let reason = format!("Bitmap '{bitmap}' is not found");
-        return Err(Error::invalid("bitmap", reason));
-    }
     let node = &graph.entry(index).node;
     let name = arguments.name.unwrap_or(device);
     let nbd = BlockExportOptionsNbd {
         name: Some(name.clone()),
         description: arguments.description,
+        bitmaps: arguments
+            .bitmap
+            .map(|bitmap| vec![BlockDirtyBitmapOrStr::Local(bitmap)]),
     };
     let mut options = BlockExportOptions::new(
         BlockExportOptionsBranch::Nbd(nbd),

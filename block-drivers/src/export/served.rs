@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use block_core::Result;
 use block_core::backend::Backend;
+use block_core::bitmap::Busy;
 use block_core::error::{Error, kernel_text};
 use block_core::export::{Closing, Export, ExportDrivers, InUse};
 use block_core::queue::QueueHandle;
@@ -95,10 +96,12 @@ impl ExportDrivers for BuiltInExports {
         &self,
         options: &BlockExportOptions,
         backend: &Arc<Backend>,
+        bitmaps: Vec<Arc<Busy>>,
     ) -> Result<Rc<dyn Export>> {
         match &options.r#type {
             BlockExportOptionsBranch::Nbd(nbd) => {
-                Ok(Rc::new(self.create_nbd(options, nbd, backend)?))
+                let export = self.create_nbd(options, nbd, backend, bitmaps)?;
+                Ok(Rc::new(export))
             }
         }
     }
@@ -110,6 +113,7 @@ impl BuiltInExports {
         options: &BlockExportOptions,
         nbd: &BlockExportOptionsNbd,
         backend: &Arc<Backend>,
+        bitmaps: Vec<Arc<Busy>>,
     ) -> Result<NbdExport> {
         let server = self.running()?;
         let name = nbd.name.as_ref().unwrap_or(&options.node_name).clone();
@@ -118,6 +122,7 @@ impl BuiltInExports {
             description: nbd.description.clone().unwrap_or_default(),
             backend: Arc::clone(backend),
             writethrough: options.writethrough.unwrap_or(false),
+            bitmaps,
         });
         added.map_err(|error| Error::invalid("name", error.to_string()))?;
         Ok(NbdExport { server, name })

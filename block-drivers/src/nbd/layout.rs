@@ -128,8 +128,20 @@ pub(crate) mod chunk {
     pub(crate) const ERROR_OFFSET: u16 = ERROR_BIT | 2;
 }
 
+/// Flags of the contexts of dirty bitmaps, in QEMU's name space.
+pub(crate) mod dirty_bitmap {
+    /// The name space.
+    pub(crate) const SPACE: &str = "qemu:";
+    /// What stands before a bitmap's name.
+    pub(crate) const PREFIX: &str = "qemu:dirty-bitmap:";
+    /// The range is dirty.
+    pub(crate) const DIRTY: u32 = 1;
+}
+
 /// Flags of the `base:allocation` context.
 pub(crate) mod allocation {
+    /// The name space.
+    pub(crate) const SPACE: &str = "base:";
     pub(crate) const NAME: &str = "base:allocation";
     pub(crate) const HOLE: u32 = 1 << 0;
     pub(crate) const ZERO: u32 = 1 << 1;

@@ -40,6 +40,8 @@ pub(crate) struct ExportInfo {
     pub(crate) flags: u16,
     /// What requests should keep to.
     pub(crate) block_size: BlockSize,
+    /// Dirty bitmaps that clients may ask about; their contexts are `qemu:dirty-bitmap:` and this.
+    pub(crate) bitmaps: Vec<String>,
 }
 
 /// Size constraints: powers of two, but for the maximum.

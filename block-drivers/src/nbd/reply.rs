@@ -104,10 +104,15 @@ pub(crate) fn error(cookie: u64, error: u32, message: &str) -> Head {
 }
 
 /// The chunk that answers `BLOCK_STATUS` for one context.
-pub(crate) fn block_status(cookie: u64, context: u32, extents: &[Extent]) -> Head {
+pub(crate) fn block_status(
+    cookie: u64,
+    position: Position,
+    context: u32,
+    extents: &[Extent],
+) -> Head {
     let list_len = extents.len().saturating_mul(size_of::<RawExtent>());
     let len = wire_len(size_of::<U32>()).saturating_add(wire_len(list_len));
-    let mut head = chunk_head(cookie, chunk::BLOCK_STATUS, Position::Last, len);
+    let mut head = chunk_head(cookie, chunk::BLOCK_STATUS, position, len);
     head.extend_from_slice(U32::new(context).as_bytes());
     for extent in extents {
         let raw = RawExtent {

@@ -25,8 +25,8 @@ pub(crate) struct Terms {
     pub(crate) read_only: bool,
     /// Whether structured replies were agreed on.
     pub(crate) structured: bool,
-    /// Whether `base:allocation` was selected.
-    pub(crate) allocation: bool,
+    /// Whether any context was selected, so that status may be asked for.
+    pub(crate) status: bool,
 }
 
 /// Whether a request is durable when it is answered.
@@ -197,7 +197,7 @@ impl Header {
                 only_fast: has(flag::FAST_ZERO),
                 durability,
             },
-            command::BLOCK_STATUS if !terms.allocation => {
+            command::BLOCK_STATUS if !terms.status => {
                 return refuse(value::INVAL, "no metadata context was selected");
             }
             command::BLOCK_STATUS if self.len == 0 => {

@@ -6,12 +6,14 @@
 //! Spec: "Newstyle negotiation", "Fixed newstyle negotiation". Not here: time limits.
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use std::collections::HashSet;
+
 use zerocopy::IntoBytes;
 use zerocopy::big_endian::{U16, U32};
 
 use super::layout::{
     self, INIT_PASSWD, MAX_PAYLOAD, MAX_STRING, OPTION_MAGIC, RawBlockSize, RawExport, RawGreeting,
-    RawOption, allocation, option, reply, transmission,
+    RawOption, allocation, dirty_bitmap, option, reply, transmission,
 };
 use super::option::{ClientOption, InfoRequest, MetaQuery, put_reply, put_server};
 use super::{BlockSize, ExportInfo, Reader, WireError};
@@ -24,6 +26,12 @@ pub(crate) const INPUT_CAPACITY: usize = MAX_OPTION_DATA + size_of::<RawOption>(
 const MAX_OPTIONS: u32 = 1024;
 /// The id under which `base:allocation` is selected.
 pub(crate) const ALLOCATION_CONTEXT: u32 = 1;
+
+/// The id under which a dirty bitmap is selected, by its place among those of the export.
+pub(crate) fn bitmap_context(place: usize) -> u32 {
+    let place = u32::try_from(place).unwrap_or(u32::MAX);
+    ALLOCATION_CONTEXT.saturating_add(1).saturating_add(place)
+}
 
 /// The exports a handshake can choose from.
 pub(crate) trait Catalog {
@@ -56,7 +64,60 @@ pub(crate) struct Agreed<E> {
     pub(crate) export: E,
     pub(crate) info: ExportInfo,
     pub(crate) structured: bool,
+    pub(crate) contexts: Contexts,
+}
+
+/// The contexts that a client has selected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Contexts {
+    /// `base:allocation`.
     pub(crate) allocation: bool,
+    /// Dirty bitmaps, by their places among those of the export; in order.
+    pub(crate) bitmaps: Vec<usize>,
+}
+
+impl Contexts {
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.allocation && self.bitmaps.is_empty()
+    }
+
+    /// The contexts of an export that some query means; of one that ends early all that begin so.
+    fn meant_by(info: &ExportInfo, queries: &[&[u8]], wildcards: bool) -> Contexts {
+        let queries: HashSet<&[u8]> = queries.iter().copied().collect();
+        let asked = |query: &str| queries.contains(query.as_bytes());
+        let all = wildcards && (asked(dirty_bitmap::SPACE) || asked(dirty_bitmap::PREFIX));
+        let bitmap = |name: &str| all || asked(&format!("{}{name}", dirty_bitmap::PREFIX));
+        let named = info.bitmaps.iter().enumerate();
+        let bitmaps = named.filter(|(_, name)| bitmap(name));
+        Contexts {
+            allocation: asked(allocation::NAME) || wildcards && asked(allocation::SPACE),
+            bitmaps: bitmaps.map(|(place, _)| place).collect(),
+        }
+    }
+
+    /// All of an export.
+    fn all(info: &ExportInfo) -> Contexts {
+        Contexts {
+            allocation: true,
+            bitmaps: (0..info.bitmaps.len()).collect(),
+        }
+    }
+
+    /// Tells of each context, under its id.
+    fn put(&self, info: &ExportInfo, out: &mut Vec<u8>, number: u32, with_ids: bool) {
+        let id = |id: u32| if with_ids { id } else { 0 };
+        if self.allocation {
+            put_context(out, number, id(ALLOCATION_CONTEXT), allocation::NAME);
+        }
+        for &place in &self.bitmaps {
+            let Some(name) = info.bitmaps.get(place) else {
+                continue;
+            };
+            let name = format!("{}{name}", dirty_bitmap::PREFIX);
+            put_context(out, number, id(bitmap_context(place)), &name);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -77,8 +138,8 @@ pub(crate) struct Handshake {
     fixed: bool,
     no_zeroes: bool,
     structured: bool,
-    /// The export for which `base:allocation` is selected.
-    allocation_of: Option<String>,
+    /// The export for which contexts are selected, and which.
+    selected: Option<(String, Contexts)>,
     options: u32,
 }
 
@@ -96,7 +157,7 @@ impl Handshake {
             fixed: false,
             no_zeroes: false,
             structured: false,
-            allocation_of: None,
+            selected: None,
             options: 0,
         }
     }
@@ -191,7 +252,7 @@ impl Handshake {
             Err(_) => {
                 if number == option::SET_META_CONTEXT {
                     // A failed selection replaces the one before, too.
-                    self.allocation_of = None;
+                    self.selected = None;
                 }
                 refuse(out, number, reply::ERR_INVALID, "option data is malformed")
             }
@@ -361,12 +422,16 @@ impl Handshake {
     fn agreed<E>(&self, mut info: ExportInfo, export: E) -> Agreed<E> {
         info.flags = self.flags(&info);
         // A selection counts only for the export it named.
-        let allocation = self.allocation_of.as_ref() == Some(&info.name);
+        let selected = self
+            .selected
+            .as_ref()
+            .filter(|(name, _)| *name == info.name);
+        let contexts = selected.map(|(_, contexts)| contexts.clone());
         Agreed {
             export,
             info,
             structured: self.structured,
-            allocation,
+            contexts: contexts.unwrap_or_default(),
         }
     }
 
@@ -377,13 +442,14 @@ impl Handshake {
         catalog: &C,
     ) -> Step<C::Export> {
         let number = option::LIST_META_CONTEXT;
-        if self.find_for_query(query, number, out, catalog).is_none() {
+        let Some(info) = self.find_for_query(query, number, out, catalog) else {
             return Step::Answered;
-        }
-        let wildcard = |query: &&[u8]| **query == *b"base:" || is_allocation(query);
-        if query.queries.is_empty() || query.queries.iter().any(wildcard) {
-            put_context(out, number, 0);
-        }
+        };
+        let contexts = match query.queries.is_empty() {
+            true => Contexts::all(&info),
+            false => Contexts::meant_by(&info, &query.queries, true),
+        };
+        contexts.put(&info, out, number, false);
         put_reply(out, number, reply::ACK, &[]);
         Step::Answered
     }
@@ -395,26 +461,25 @@ impl Handshake {
         catalog: &C,
     ) -> Step<C::Export> {
         let number = option::SET_META_CONTEXT;
-        self.allocation_of = None;
-        let Some(name) = self.find_for_query(query, number, out, catalog) else {
+        self.selected = None;
+        let Some(info) = self.find_for_query(query, number, out, catalog) else {
             return Step::Answered;
         };
-        if query.queries.iter().any(|query| is_allocation(query)) {
-            self.allocation_of = Some(name);
-            put_context(out, number, ALLOCATION_CONTEXT);
-        }
+        let contexts = Contexts::meant_by(&info, &query.queries, false);
+        contexts.put(&info, out, number, true);
+        self.selected = Some((info.name, contexts));
         put_reply(out, number, reply::ACK, &[]);
         Step::Answered
     }
 
-    /// The name of the export that a query is about; answers with an error where there is none.
+    /// The export that a query is about; answers with an error where there is none.
     fn find_for_query<C: Catalog>(
         &self,
         query: &MetaQuery<'_>,
         number: u32,
         out: &mut Vec<u8>,
         catalog: &C,
-    ) -> Option<String> {
+    ) -> Option<ExportInfo> {
         if !self.structured {
             let text = "structured replies must be agreed on first";
             refuse::<C::Export>(out, number, reply::ERR_INVALID, text);
@@ -427,21 +492,17 @@ impl Handshake {
             refuse::<C::Export>(out, number, reply::ERR_UNKNOWN, "export is not available");
             return None;
         };
-        Some(info.name)
+        Some(info)
     }
 }
 
-fn is_allocation(query: &[u8]) -> bool {
-    query == allocation::NAME.as_bytes()
-}
-
-fn put_context(out: &mut Vec<u8>, number: u32, id: u32) {
+fn put_context(out: &mut Vec<u8>, number: u32, id: u32, name: &str) {
     let id = U32::new(id);
     put_reply(
         out,
         number,
         reply::META_CONTEXT,
-        &[id.as_bytes(), allocation::NAME.as_bytes()],
+        &[id.as_bytes(), name.as_bytes()],
     );
 }
 

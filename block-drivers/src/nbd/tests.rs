@@ -29,6 +29,7 @@ impl Catalog for TwoExports {
                 minimum: 512,
                 ..BlockSize::default()
             },
+            bitmaps: vec!["b".to_owned(), "long name".to_owned()],
         };
         Some((info, number))
     }
@@ -99,12 +100,19 @@ fn check_server(options: impl FnOnce(&mut Vec<u8>), want: Expect) {
         Ok(Some(Agreed {
             export,
             structured,
-            allocation,
+            contexts,
             info,
-        })) => format!(
-            "export {export} flags {:#x} structured {structured} allocation {allocation}",
-            info.flags
-        ),
+        })) => {
+            let allocation = contexts.allocation;
+            let bitmaps = match contexts.bitmaps.as_slice() {
+                [] => String::new(),
+                places => format!(" bitmaps {places:?}"),
+            };
+            format!(
+                "export {export} flags {:#x} structured {structured} allocation {allocation}{bitmaps}",
+                info.flags
+            )
+        }
         Ok(None) => "no export".to_owned(),
         Err(error) => format!("cut: {error}"),
     };
@@ -148,7 +156,7 @@ fn client_and_server_agree() {
                 assert_eq!(facts.block_size.minimum, 512);
                 assert!(facts.structured && agreed.structured);
                 // The default export is chosen under its own name, so the selection holds.
-                assert!(facts.allocation.is_some() && agreed.allocation);
+                assert!(facts.allocation.is_some() && agreed.contexts.allocation);
             }
             Err(()) => assert!(matches!(facts, Err(WireError::Refused { .. }))),
         }
@@ -181,6 +189,48 @@ fn selection_holds_for_the_export_it_named() {
             option 10 reply 0x1 ""
             then "\x00\x00\x00\x00\x00\x10\x00\x00\x00\x85"
             export 1 flags 0x85 structured true allocation false"#]],
+    );
+}
+
+#[test]
+fn bitmaps_are_contexts_by_their_names() {
+    check_server(
+        |out| {
+            put_option(out, option::STRUCTURED_REPLY, &[]);
+            for query in ["qemu:", "qemu:dirty-bitmap:", "qemu:dirty-bitmap:b"] {
+                let len = u32::try_from(query.len()).unwrap().to_be_bytes();
+                let one = [
+                    &[0, 0, 0, 4][..],
+                    b"disk",
+                    &[0, 0, 0, 1],
+                    &len,
+                    query.as_bytes(),
+                ];
+                put_option(out, option::LIST_META_CONTEXT, &one);
+            }
+            put_set_meta_context(out, "disk", "qemu:dirty-bitmap:");
+            put_set_meta_context(out, "disk", "qemu:dirty-bitmap:none");
+            put_set_meta_context(out, "disk", "qemu:dirty-bitmap:long name");
+            put_go(out, "disk");
+        },
+        expect![[r#"
+            option 8 reply 0x1 ""
+            option 9 reply 0x4 "\x00\x00\x00\x00qemu:dirty-bitmap:b"
+            option 9 reply 0x4 "\x00\x00\x00\x00qemu:dirty-bitmap:long name"
+            option 9 reply 0x1 ""
+            option 9 reply 0x4 "\x00\x00\x00\x00qemu:dirty-bitmap:b"
+            option 9 reply 0x4 "\x00\x00\x00\x00qemu:dirty-bitmap:long name"
+            option 9 reply 0x1 ""
+            option 9 reply 0x4 "\x00\x00\x00\x00qemu:dirty-bitmap:b"
+            option 9 reply 0x1 ""
+            option 10 reply 0x1 ""
+            option 10 reply 0x1 ""
+            option 10 reply 0x4 "\x00\x00\x00\x03qemu:dirty-bitmap:long name"
+            option 10 reply 0x1 ""
+            option 7 reply 0x3 "\x00\x03\x00\x00\x02\x00\x00\x00\x10\x00\x02\x00\x00\x00"
+            option 7 reply 0x3 "\x00\x00\x00\x00\x00\x00\x00\x10\x00\x00\x00\x85"
+            option 7 reply 0x1 ""
+            export 1 flags 0x85 structured true allocation false bitmaps [1]"#]],
     );
 }
 
@@ -231,6 +281,8 @@ fn contexts_need_structured_replies_and_match_exactly() {
             option 10 reply 0x1 ""
             option 10 reply 0x1 ""
             option 9 reply 0x4 "\x00\x00\x00\x00base:allocation"
+            option 9 reply 0x4 "\x00\x00\x00\x00qemu:dirty-bitmap:b"
+            option 9 reply 0x4 "\x00\x00\x00\x00qemu:dirty-bitmap:long name"
             option 9 reply 0x1 ""
             option 10 reply 0x1 ""
             option 10 reply 0x80000006 "export is not available"
@@ -395,7 +447,7 @@ const TERMS: Terms = Terms {
     size: 1 << 20,
     read_only: false,
     structured: true,
-    allocation: true,
+    status: true,
 };
 
 fn request(command: u16, flags: u16, offset: u64, len: u32) -> Header {
@@ -501,7 +553,7 @@ fn requests_are_judged_by_range_and_flags() {
     );
     let simple = Terms {
         structured: false,
-        allocation: false,
+        status: false,
         ..TERMS
     };
     check_verdict(
@@ -592,7 +644,7 @@ fn replies_survive_the_wire() {
             flags: 0,
         },
     ];
-    let (header, payload) = parse(&reply::block_status(7, 1, &extents));
+    let (header, payload) = parse(&reply::block_status(7, Position::Last, 1, &extents));
     assert_eq!(header, chunk(5, Position::Last, 20));
     assert_eq!(
         reply::parse_block_status(&payload),

@@ -165,7 +165,7 @@ pub const JSON: &str = r####"[
 {"name": "90", "meta-type": "object", "members": [{"name": "type", "type": "112"}], "tag": "type", "variants": [{"case": "inet", "type": "113"}, {"case": "unix", "type": "114"}]},
 {"name": "91", "meta-type": "enum", "members": [{"name": "safe"}, {"name": "hard"}], "values": ["safe", "hard"]},
 {"name": "92", "meta-type": "enum", "members": [{"name": "nbd"}], "values": ["nbd"]},
-{"name": "93", "meta-type": "object", "members": [{"name": "name", "type": "str", "default": null}, {"name": "description", "type": "str", "default": null}]},
+{"name": "93", "meta-type": "object", "members": [{"name": "name", "type": "str", "default": null}, {"name": "description", "type": "str", "default": null}, {"name": "bitmaps", "type": "[81]", "default": null}]},
 {"name": "94", "meta-type": "enum", "members": [{"name": "secret"}], "values": ["secret"]},
 {"name": "95", "meta-type": "object", "members": [{"name": "format", "type": "115", "default": null}, {"name": "keyid", "type": "str", "default": null}, {"name": "iv", "type": "str", "default": null}, {"name": "data", "type": "str", "default": null}, {"name": "file", "type": "str", "default": null}]},
 {"name": "96", "meta-type": "object", "members": [{"name": "boundaries", "type": "[int]"}, {"name": "bins", "type": "[int]"}]},
@@ -804,6 +804,11 @@ pub const DOCS: &[(&str, &str, &str)] = &[
     ("92", "nbd", "by the NBD server"),
     ("93", "name", "the export's name; that of the node if absent"),
     ("93", "description", "what clients are told about it"),
+    (
+        "93",
+        "bitmaps",
+        "dirty bitmaps that clients may ask about, under the name `qemu:dirty-bitmap:` and the\nbitmap's: of the node or of what is below it, or of any node that is named",
+    ),
     ("94", "secret", "a passphrase or key"),
     ("95", "format", "how the bytes are written; as they are if absent"),
     (

@@ -181,3 +181,116 @@ fn a_guest_writes_while_bitmaps_come_and_go() {
     client.ok(r#"{"execute": "quit"}"#);
     rig.join();
 }
+
+/// An overlay with bitmaps `b`, which is off, and `on`; and its backing file with `low`.
+fn make_images(rig: &Rig, folder: &str) -> Option<[String; 2]> {
+    let base = rig.path(&format!("{folder}-base"));
+    let top = rig.path(&format!("{folder}-top"));
+    let made = qemu_img(&["create", "-q", "-f", "qcow2", &base, "1M"])
+        && qemu_img(&["bitmap", "--add", "-g", "4k", &base, "low"]);
+    let wrote = |image: &str, command: &str| {
+        let mut io = std::process::Command::new("qemu-io");
+        let io = io.args(["-f", "qcow2", "-c", command, image]);
+        io.output().is_ok_and(|output| output.status.success())
+    };
+    let done = made
+        && wrote(&base, "write 100k 8k")
+        && qemu_img(&["bitmap", "--disable", &base, "low"])
+        && qemu_img(&[
+            "create", "-q", "-f", "qcow2", "-b", &base, "-F", "qcow2", &top,
+        ])
+        && qemu_img(&["bitmap", "--add", "-g", "512", &top, "b"])
+        && qemu_img(&["bitmap", "--add", &top, "on"])
+        && wrote(&top, "write 3k 1k")
+        && wrote(&top, "write 1020k 4k")
+        && qemu_img(&["bitmap", "--disable", &top, "b"]);
+    done.then_some([base, top])
+}
+
+fn exported(client: &mut Client, [base, top]: &[String; 2], socket: &str) -> Vec<Value> {
+    let file = |path: &str| format!(r#""file": {{"driver": "file", "filename": "{path}"}}"#);
+    let backing = format!(
+        r#""backing": {{"driver": "qcow2", "node-name": "low", "read-only": true, {}}}"#,
+        file(base)
+    );
+    let node = format!(
+        r#""driver": "qcow2", "node-name": "q", {}, {backing}"#,
+        file(top)
+    );
+    let start = format!(r#""addr": {{"type": "unix", "data": {{"path": "{socket}"}}}}"#);
+    let export = |id: &str, more: &str| {
+        execute(
+            "block-export-add",
+            &format!(r#""type": "nbd", "id": "{id}", "node-name": "q", "name": "{id}"{more}"#),
+        )
+    };
+    let mut found = Vec::new();
+    for input in [
+        execute("blockdev-add", &node),
+        export("e", r#", "bitmaps": ["zz"]"#),
+        execute("nbd-server-start", &start),
+        export("e", r#", "bitmaps": ["zz"]"#),
+        export("e", r#", "bitmaps": [{"node": "q", "name": "zz"}]"#),
+        export("e", r#", "bitmaps": [{"node": "zz", "name": "b"}]"#),
+        export("e", r#", "bitmaps": ["on"]"#),
+        export("e", r#", "bitmaps": [1]"#),
+        export("e", r#", "bitmaps": ["b", "low"]"#),
+        export("f", r#", "bitmaps": ["b"]"#),
+        execute(
+            "nbd-server-add",
+            r#""device": "q", "name": "g", "bitmap": "b""#,
+        ),
+        bitmap("remove", "b", ""),
+        bitmap("clear", "b", ""),
+        bitmap("enable", "b", ""),
+        export(
+            "w",
+            r#", "writable": true, "bitmaps": [{"node": "q", "name": "on"}]"#,
+        ),
+    ] {
+        found.push(client.reply(&input));
+    }
+    found.push(shown(client));
+    for (export, name) in [("e", "b"), ("e", "low"), ("w", "on"), ("e", "on")] {
+        let context = format!("qemu:dirty-bitmap:{name}");
+        let options = format!(
+            "driver=nbd,server.type=unix,server.path={socket},export={export},\
+             x-dirty-bitmap={context}"
+        );
+        let output = std::process::Command::new("qemu-img")
+            .args(["map", "--output=json", "--image-opts", &options])
+            .output();
+        let said = String::from_utf8_lossy(&output.expect("it was there").stdout).into_owned();
+        found.push(Value::from_json(&said).unwrap_or(Value::Null));
+    }
+    found.push(client.reply(r#"{"execute": "nbd-server-stop"}"#));
+    found.push(client.reply(&bitmap("remove", "b", "")));
+    found.push(client.reply(r#"{"execute": "quit"}"#));
+    found
+}
+
+#[test]
+fn exported_bitmaps_are_those_of_qemu() {
+    let rig = Rig::start();
+    let (Some(for_them), Some(for_us)) = (make_images(&rig, "theirs"), make_images(&rig, "ours"))
+    else {
+        return skip("there is no qemu-img or qemu-io");
+    };
+    let Some((oracle, mut theirs)) = Oracle::start(&rig) else {
+        return skip("there is no qemu-storage-daemon");
+    };
+    theirs.receive();
+    theirs.ok(r#"{"execute": "qmp_capabilities"}"#);
+    let wanted = exported(&mut theirs, &for_them, &rig.path("theirs.sock"));
+    drop(oracle);
+    let mut ours = rig.client();
+    let found = exported(&mut ours, &for_us, &rig.path("ours.sock"));
+    let runs = |map: &Value| map.as_array().map_or(0, <[Value]>::len);
+    let maps: Vec<usize> = found.iter().skip(16).take(4).map(runs).collect();
+    // Clean and dirty runs; the last was not offered.
+    assert_eq!(maps, [4, 3, 3, 0], "{found:?}");
+    for (index, (have, want)) in found.into_iter().zip(wanted).enumerate() {
+        assert_eq!(have, want, "answer {index}");
+    }
+    rig.join();
+}

@@ -157,9 +157,9 @@ impl Connection {
             size: agreed.info.size,
             read_only: agreed.info.flags & transmission::READ_ONLY != 0,
             structured: agreed.structured,
-            allocation: agreed.allocation,
+            status: !agreed.contexts.is_empty(),
         };
-        let target = Target::new(&queue, &agreed.export, agreed.structured);
+        let target = Target::new(&queue, &agreed.export, agreed.structured, &agreed.contexts);
         Connection {
             queue,
             socket,

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use block_core::backend::Backend;
+use block_core::bitmap::Busy;
 use block_core::layer::Layer;
 use block_core::queue::QueueHandle;
 use block_core::sync::WaitList;
@@ -62,6 +63,8 @@ pub struct ExportOptions {
     pub backend: Arc<Backend>,
     /// Whether every write is durable when it is answered.
     pub writethrough: bool,
+    /// Dirty bitmaps that clients may ask about; nobody else changes them meanwhile.
+    pub bitmaps: Vec<Arc<Busy>>,
 }
 
 /// What can be wrong with a command to the server.
@@ -269,6 +272,10 @@ impl Export {
         &self.options.backend
     }
 
+    pub(super) fn bitmaps(&self) -> &[Arc<Busy>] {
+        &self.options.bitmaps
+    }
+
     pub(super) fn writethrough(&self) -> bool {
         self.options.writethrough
     }
@@ -470,6 +477,10 @@ impl Catalog for Exports<'_> {
                     .next_power_of_two()
                     .clamp(4096, MAX_PAYLOAD),
                 maximum: MAX_PAYLOAD,
+            },
+            bitmaps: {
+                let bitmaps = export.bitmaps().iter();
+                bitmaps.map(|b| b.bitmap().name().to_owned()).collect()
             },
         };
         Some((info, export))

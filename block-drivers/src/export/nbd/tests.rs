@@ -53,6 +53,7 @@ impl Served {
                 description,
                 backend,
                 writethrough: false,
+                bitmaps: Vec::new(),
             })
             .unwrap();
         Served { server, file, rig }
@@ -354,6 +355,7 @@ fn read_only_exports_refuse_writes() {
         description: String::new(),
         backend,
         writethrough: false,
+        bitmaps: Vec::new(),
     };
     served.server.add_export(options).unwrap();
     let mut client = RawClient::go(served.socket(), "ro");
@@ -625,6 +627,7 @@ fn exports_come_and_go() {
         description: String::new(),
         backend: Arc::clone(&backend),
         writethrough: true,
+        bitmaps: Vec::new(),
     };
     let taken = served.server.add_export(named("disk"));
     assert!(matches!(taken, Err(ServerError::Exists { .. })));

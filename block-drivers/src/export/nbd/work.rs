@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use block_core::bitmap::{Busy, DirtyBitmap};
 use block_core::driver::{StatusKind, ZeroFlags};
 use block_core::queue::{BackendSlot, LocalQueue, RequestFuture};
 use block_core::request::Request;
@@ -21,11 +22,11 @@ use smallvec::{SmallVec, smallvec};
 use super::buffers::Buffers;
 use super::server::Export;
 use crate::nbd::errno_to_wire;
-use crate::nbd::layout::allocation;
+use crate::nbd::layout::{allocation, dirty_bitmap};
 use crate::nbd::outbox::{Message, Share};
 use crate::nbd::reply::{self, Extent, Head, MAX_EXTENTS, Position};
 use crate::nbd::request::{Action, Durability};
-use crate::nbd::server_handshake::ALLOCATION_CONTEXT;
+use crate::nbd::server_handshake::{ALLOCATION_CONTEXT, Contexts, bitmap_context};
 
 /// Reads from this length on ask for holes first: what is not there need not be sent.
 const SPARSE_LEN: u64 = 64 << 10;
@@ -69,8 +70,8 @@ enum Answer {
         buf: IoBuf,
         holes: Vec<Range<usize>>,
     },
-    /// What is allocated.
-    Extents(Vec<Extent>),
+    /// What each context says, by its id.
+    Extents(Vec<(u32, Vec<Extent>)>),
 }
 
 type Task = Pin<Box<dyn Future<Output = Result<Answer>>>>;
@@ -112,11 +113,33 @@ pub(super) struct Target {
     /// The run of data that was met last, from where to where: reads inside it need not ask for
     /// holes. What became a hole since is sent as zeroes, which is as right.
     data: Rc<Cell<(u64, u64)>>,
+    contexts: Rc<Selected>,
+}
+
+/// What a client wants to know of status.
+struct Selected {
+    allocation: bool,
+    /// Dirty bitmaps, with the ids of their contexts.
+    bitmaps: Vec<(u32, Arc<Busy>)>,
 }
 
 impl Target {
-    pub(super) fn new(queue: &LocalQueue, export: &Export, structured: bool) -> Target {
+    pub(super) fn new(
+        queue: &LocalQueue,
+        export: &Export,
+        structured: bool,
+        contexts: &Contexts,
+    ) -> Target {
+        let bitmap = |&place: &usize| {
+            let bitmap = export.bitmaps().get(place)?;
+            Some((bitmap_context(place), Arc::clone(bitmap)))
+        };
+        let selected = Selected {
+            allocation: contexts.allocation,
+            bitmaps: contexts.bitmaps.iter().filter_map(bitmap).collect(),
+        };
         Target {
+            contexts: Rc::new(selected),
             queue: queue.clone(),
             slot: queue.attach(export.backend()),
             backend: Arc::clone(export.backend()),
@@ -206,7 +229,8 @@ impl Target {
             }
             Action::BlockStatus { range, one } => {
                 let limit = if one { 1 } else { MAX_EXTENTS };
-                Progress::Task(Box::pin(block_status(self.runs(), range, limit)))
+                let contexts = Rc::clone(&self.contexts);
+                Progress::Task(Box::pin(statuses(self.runs(), contexts, range, limit)))
             }
         }
     }
@@ -286,9 +310,7 @@ impl Work {
         match answer {
             Answer::NoData if structured => smallvec![self.last(reply::done(cookie))],
             Answer::Done | Answer::NoData => smallvec![self.last(reply::simple(cookie, 0))],
-            Answer::Extents(extents) => {
-                smallvec![self.last(reply::block_status(cookie, ALLOCATION_CONTEXT, &extents))]
-            }
+            Answer::Extents(contexts) => self.status_chunks(&contexts),
             Answer::Data { buf, .. } if !structured => {
                 smallvec![Message {
                     data: buf,
@@ -297,6 +319,26 @@ impl Work {
             }
             Answer::Data { offset, buf, holes } => self.chunks(offset, &buf, &holes),
         }
+    }
+
+    /// A chunk for each context.
+    fn status_chunks(&self, contexts: &[(u32, Vec<Extent>)]) -> SmallVec<[Message; 1]> {
+        let last = contexts.len().saturating_sub(1);
+        let chunk = |(index, (context, extents)): (usize, &(u32, Vec<Extent>))| {
+            let position = match index == last {
+                true => Position::Last,
+                false => Position::Middle,
+            };
+            let head = reply::block_status(self.cookie, position, *context, extents);
+            Message {
+                share: match position {
+                    Position::Last => self.share,
+                    Position::Middle => Share::default(),
+                },
+                ..self.last(head)
+            }
+        };
+        contexts.iter().enumerate().map(chunk).collect()
     }
 
     /// Data and holes in turn, in order; together they cover the buffer.
@@ -377,8 +419,45 @@ impl Runs {
     }
 }
 
+/// What each selected context says of `range`, in at most `limit` extents.
+async fn statuses(
+    runs: Runs,
+    contexts: Rc<Selected>,
+    range: Range<u64>,
+    limit: usize,
+) -> Result<Answer> {
+    let mut answers = Vec::new();
+    if contexts.allocation {
+        let extents = block_status(runs, range.clone(), limit).await?;
+        answers.push((ALLOCATION_CONTEXT, extents));
+    }
+    for (context, bitmap) in &contexts.bitmaps {
+        answers.push((*context, dirty_extents(bitmap.bitmap(), &range, limit)));
+    }
+    Ok(Answer::Extents(answers))
+}
+
+/// What is dirty from the start of `range`, in at most `limit` extents.
+fn dirty_extents(bitmap: &DirtyBitmap, range: &Range<u64>, limit: usize) -> Vec<Extent> {
+    let mut extents: Vec<Extent> = Vec::new();
+    let mut at = range.start;
+    while at < range.end && extents.len() < limit {
+        let next = bitmap.next_dirty(at..range.end);
+        let (end, flags) = match next {
+            Some(run) if run.start == at => (run.end, dirty_bitmap::DIRTY),
+            Some(run) => (run.start, 0),
+            None => (range.end, 0),
+        };
+        // The range is at most 4 GiB long, so lengths fit.
+        let len = u32::try_from(end - at).unwrap_or(u32::MAX);
+        extents.push(Extent { len, flags });
+        at = end;
+    }
+    extents
+}
+
 /// The extents from the start of `range`, at most `limit`, neighbours of one kind joined.
-async fn block_status(runs: Runs, range: Range<u64>, limit: usize) -> Result<Answer> {
+async fn block_status(runs: Runs, range: Range<u64>, limit: usize) -> Result<Vec<Extent>> {
     let mut extents: Vec<Extent> = Vec::new();
     let mut at = range.start;
     while at < range.end {
@@ -393,7 +472,7 @@ async fn block_status(runs: Runs, range: Range<u64>, limit: usize) -> Result<Ans
             Some(_) | None => extents.push(Extent { len, flags }),
         }
     }
-    Ok(Answer::Extents(extents))
+    Ok(extents)
 }
 
 /// Reads what is there, and says where nothing is.

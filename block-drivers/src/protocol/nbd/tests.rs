@@ -107,6 +107,7 @@ impl Ours {
             description: String::new(),
             backend,
             writethrough: false,
+            bitmaps: Vec::new(),
         };
         server.add_export(options).unwrap();
         Ours { server, file, rig }
@@ -382,6 +383,7 @@ impl Catalog for OneExport {
             size: 1 << 20,
             flags: self.0,
             block_size: BlockSize::default(),
+            bitmaps: Vec::new(),
         };
         Some((info, ()))
     }
@@ -522,7 +524,15 @@ fn replies_that_do_not_fit_cut_the_connection() {
     );
     check_hostile(
         read(),
-        |c| reply::block_status(c, 1, &[reply::Extent { len: 512, flags: 0 }]).to_vec(),
+        |c| {
+            reply::block_status(
+                c,
+                reply::Position::Last,
+                1,
+                &[reply::Extent { len: 512, flags: 0 }],
+            )
+            .to_vec()
+        },
         "reply chunk of type 0x5 and 12 bytes does not fit request 0x100000000",
     );
     check_hostile(

@@ -1417,12 +1417,15 @@ pub struct BlockExportOptionsNbd {
     pub name: Option<String>,
     /// What clients are told about it.
     pub description: Option<String>,
+    /// Dirty bitmaps that clients may ask about, under the name `qemu:dirty-bitmap:` and the
+    /// bitmap's: of the node or of what is below it, or of any node that is named.
+    pub bitmaps: Option<Vec<BlockDirtyBitmapOrStr>>,
 }
 
 impl BlockExportOptionsNbd {
     /// One with its required members alone.
     pub fn new() -> Self {
-        Self { name: None, description: None }
+        Self { name: None, description: None, bitmaps: None }
     }
 
     /// Sets `name`.
@@ -1436,6 +1439,13 @@ impl BlockExportOptionsNbd {
     #[must_use]
     pub fn description(mut self, value: impl Into<String>) -> Self {
         self.description = Some(value.into());
+        self
+    }
+
+    /// Sets `bitmaps`.
+    #[must_use]
+    pub fn bitmaps(mut self, value: Vec<BlockDirtyBitmapOrStr>) -> Self {
+        self.bitmaps = Some(value);
         self
     }
 }
@@ -1458,12 +1468,17 @@ impl runtime::Wire for BlockExportOptionsNbd {
 
 impl runtime::Fields for BlockExportOptionsNbd {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self { name: members.opt("name")?, description: members.opt("description")? })
+        Ok(Self {
+            name: members.opt("name")?,
+            description: members.opt("description")?,
+            bitmaps: members.opt("bitmaps")?,
+        })
     }
 
     fn put(&self, object: &mut runtime::Object) {
         object.put_opt("name", &self.name);
         object.put_opt("description", &self.description);
+        object.put_opt("bitmaps", &self.bitmaps);
     }
 }
 
