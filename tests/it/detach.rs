@@ -9,7 +9,7 @@ use std::time::Duration;
 use block_core::driver::Repair;
 use block_core::{IoBuf, Request};
 
-use crate::support::machine::{self, BACKING, CLUSTER, Machine, SECTOR, SIZE, Step};
+use crate::support::machine::{self, BACKING, CLUSTER, Content, Machine, SECTOR, SIZE, Step};
 use crate::support::{self, Random};
 
 /// What is there before: a written cluster, a zeroed one, and neighbours from the backing file.
@@ -28,8 +28,8 @@ const BEFORE: [Step; 3] = [
 
 /// Does `step` for a caller that leaves after `turns` completions below; says whether the caller
 /// was still there when it ended.
-fn abandoned(seed: u64, step: Step, turns: usize) -> bool {
-    let machine = Machine::new(machine::fresh(seed), 2);
+fn abandoned(seed: u64, content: Content, step: Step, turns: usize) -> bool {
+    let machine = Machine::new(machine::fresh_with(seed, content), 2);
     let slots = machine.open();
     let mut disk = vec![BACKING; support::usize(SIZE)];
     for before in BEFORE {
@@ -88,9 +88,13 @@ fn abandoned(seed: u64, step: Step, turns: usize) -> bool {
 
 /// Leaves at every point until the operation is over first.
 fn check(step: Step) {
+    check_in(Content::Plain, step);
+}
+
+fn check_in(content: Content, step: Step) {
     let seed = support::seed("detach");
     let mut turns = 0;
-    while !abandoned(seed, step, turns) {
+    while !abandoned(seed, content, step, turns) {
         turns += 1;
         assert!(turns < 1000, "{step:?} never ends");
     }
@@ -139,6 +143,18 @@ fn a_discard() {
         at: 0,
         len: CLUSTER,
     });
+}
+
+#[test]
+fn a_write_that_fills_subclusters() {
+    check_in(
+        Content::Subclusters,
+        Step::Write {
+            at: 3 * CLUSTER - 700,
+            len: 1000,
+            byte: 0x22,
+        },
+    );
 }
 
 #[test]

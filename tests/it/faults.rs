@@ -10,7 +10,7 @@ use block_core::engine::sim::{Fault, Order, SimKind, SimOp};
 use block_core::{Error, IoBuf, Request};
 use rustix::io::Errno;
 
-use crate::support::machine::{self, BACKING, CLUSTER, Machine, SECTOR, SIZE, Step};
+use crate::support::machine::{self, BACKING, CLUSTER, Content, Machine, SECTOR, SIZE, Step};
 use crate::support::{self, Random};
 
 /// The disk as its user knows it: each sector has one content, or, where a step failed or was not
@@ -56,12 +56,13 @@ impl Model {
     }
 }
 
-fn script(seed: u64) -> Vec<Step> {
+fn script(seed: u64, content: Content) -> Vec<Step> {
     let mut random = Random::new(seed);
     let mut steps = Vec::new();
     for _ in 0..5 {
-        steps.push(Step::random(&mut random, 0, SIZE / SECTOR));
-        steps.push(Step::random(&mut random, 0, 3 * CLUSTER / SECTOR));
+        for sectors in [SIZE / SECTOR, 3 * CLUSTER / SECTOR] {
+            steps.push(Step::random_in(&mut random, content, 0, sectors));
+        }
         steps.push(Step::Flush);
     }
     steps
@@ -69,8 +70,8 @@ fn script(seed: u64) -> Vec<Step> {
 
 /// Runs a script with operation number `nth` failing; the operation that failed, if there are so
 /// many.
-fn run(seed: u64, nth: usize, fault: Fault) -> Option<SimOp> {
-    let sim = machine::fresh(seed);
+fn run(seed: u64, content: Content, nth: usize, fault: Fault) -> Option<SimOp> {
+    let sim = machine::fresh_with(seed, content);
     sim.set_order(Order::Submitted);
     let failed: Arc<Mutex<Option<SimOp>>> = Arc::default();
     let seen = Arc::new(Mutex::new(0));
@@ -99,7 +100,7 @@ fn run(seed: u64, nth: usize, fault: Fault) -> Option<SimOp> {
     };
     let mut model = Model::new();
     let mut lost = false;
-    for step in script(seed) {
+    for step in script(seed, content) {
         match machine.request(&slots, step.request()) {
             Ok(_) => {
                 assert!(
@@ -164,12 +165,12 @@ fn run(seed: u64, nth: usize, fault: Fault) -> Option<SimOp> {
     Some(failed)
 }
 
-fn every_operation_fails(fault: Fault) {
+fn every_operation_fails(fault: Fault, content: Content) {
     let seed = support::seed("faults");
     for round in 0..support::rounds(2) {
         let seed = seed.wrapping_add(round);
         let mut count = 0;
-        while run(seed, count, fault).is_some() {
+        while run(seed, content, count, fault).is_some() {
             count += 1;
         }
         println!("{count} operations");
@@ -179,15 +180,20 @@ fn every_operation_fails(fault: Fault) {
 
 #[test]
 fn every_operation_fails_with_eio() {
-    every_operation_fails(Fault::Errno(Errno::IO));
+    every_operation_fails(Fault::Errno(Errno::IO), Content::Plain);
 }
 
 #[test]
 fn every_operation_fails_for_want_of_space() {
-    every_operation_fails(Fault::Errno(Errno::NOSPC));
+    every_operation_fails(Fault::Errno(Errno::NOSPC), Content::Plain);
 }
 
 #[test]
 fn every_write_ends_early() {
-    every_operation_fails(Fault::Partial(1024, Errno::IO));
+    every_operation_fails(Fault::Partial(1024, Errno::IO), Content::Plain);
+}
+
+#[test]
+fn every_operation_in_subclusters_fails() {
+    every_operation_fails(Fault::Errno(Errno::IO), Content::Subclusters);
 }

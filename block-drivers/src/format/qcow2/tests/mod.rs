@@ -866,8 +866,13 @@ fn after_an_error_the_image_goes_on() {
         refcount_bits: 64,
         ..sized(256 << 10)
     };
+    check_errors(&options);
+}
+
+/// Lets ever later writes and flushes of the file fail.
+fn check_errors(options: &CreateOptions) {
     for budget in (0..400).step_by(7) {
-        let mut disk = Disk::create(&options, None);
+        let mut disk = Disk::create(options, None);
         disk.run("write 0+10k 11; flush");
         disk.bench.file.fail_after(Some(budget));
         let mut failed = Vec::new();

@@ -415,6 +415,11 @@ fn an_emptied_image_shows_its_backing_file_again() {
 }
 
 #[test]
+fn after_an_error_the_image_goes_on() {
+    check_errors(&extended(256 * KIB, 16 * KIB));
+}
+
+#[test]
 fn a_power_cut_at_any_point_loses_nothing_flushed() {
     let options = CreateOptions {
         refcount_bits: 64,
