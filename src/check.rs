@@ -53,9 +53,9 @@ pub(crate) fn run(args: Args) -> Outcome {
     let name = ImageName::new(filename, args.format.as_deref(), &args.image)?;
     let cache = CacheMode::parse(&args.source_cache, "source cache")?;
     session::run(&args.image.session, async |session| {
-        let mut how = OpenHow::read(&args.image).with_cache(cache).metadata_only();
+        let mut how = OpenHow::read(&args.image).with_cache(cache).for_check();
         if args.repair.is_some() {
-            how.access = Access::Repair;
+            how.access = Access::Write;
         }
         let image = Image::open(session, &name, "image", how).await?;
         let check = check_and_repair(session, &image, &args).await?;

@@ -291,7 +291,7 @@ async fn open_node(
 ) -> Result<(NodeId, Head), Failure> {
     match name.target(node_name, how)? {
         Target::Known(options) => {
-            let node = add_node(queue, layer, options, how).await?;
+            let node = add_node(queue, layer, options, how.content).await?;
             Ok((node, Head::Free))
         }
         Target::Probe { protocol, format } => {
@@ -299,7 +299,7 @@ async fn open_node(
             let protocol = layer.blockdev_add(queue, protocol).await?;
             let guessed = probe(&layer.node(queue, protocol)?).await?;
             let options = format_over(guessed, &protocol_name, format, how)?;
-            let node = add_node(queue, layer, options, how).await?;
+            let node = add_node(queue, layer, options, how.content).await?;
             let head = match guessed {
                 BlockdevDriver::Raw => Head::StaysRaw,
                 _ => Head::Free,
@@ -313,11 +313,13 @@ async fn add_node(
     queue: &LocalQueue,
     layer: &Layer,
     options: BlockdevOptions,
-    how: &OpenHow,
+    content: Content,
 ) -> Result<NodeId> {
-    match how.access {
-        Access::Read | Access::Write => layer.blockdev_add(queue, options).await,
-        Access::Repair => layer.blockdev_add_to_repair(queue, options).await,
+    match content {
+        Content::Damage => layer.blockdev_add_for_check(queue, options).await,
+        Content::Data | Content::Metadata | Content::Header => {
+            layer.blockdev_add(queue, options).await
+        }
     }
 }
 

@@ -109,6 +109,13 @@ pub struct CheckReport {
     pub messages: Vec<String>,
 }
 
+impl CheckReport {
+    /// Whether nothing is wrong that was not made right.
+    pub fn is_clean(&self) -> bool {
+        self.check_errors == 0 && self.corruptions == 0 && self.leaks == 0
+    }
+}
+
 /// How an image's clusters are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClusterCounts {

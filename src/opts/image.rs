@@ -92,6 +92,8 @@ pub(crate) enum Content {
     Data,
     /// What it says of itself: no key is asked for, and none that was given is tried.
     Metadata,
+    /// As [`Metadata`](Content::Metadata), however damaged it is.
+    Damage,
     /// As [`Metadata`](Content::Metadata), by its own file alone: no file that it names for its
     /// data is opened.
     Header,
@@ -104,8 +106,6 @@ pub(crate) enum Access {
     Read,
     /// It is written.
     Write,
-    /// It is repaired, even if it says that it is corrupt.
-    Repair,
 }
 
 /// Whether to follow an image to its backing file.
@@ -149,6 +149,15 @@ impl OpenHow {
     pub(crate) fn metadata_only(self) -> OpenHow {
         OpenHow {
             content: Content::Metadata,
+            ..self
+        }
+    }
+
+    /// For what the image says of itself, right or wrong.
+    #[must_use]
+    pub(crate) fn for_check(self) -> OpenHow {
+        OpenHow {
+            content: Content::Damage,
             ..self
         }
     }
@@ -276,7 +285,7 @@ impl ImageName {
         }
         match how.content {
             Content::Data => {}
-            Content::Metadata | Content::Header => {
+            Content::Metadata | Content::Damage | Content::Header => {
                 options.remove("encrypt");
             }
         }

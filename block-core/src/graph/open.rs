@@ -101,7 +101,8 @@ struct Inherited {
     discard_unmap: bool,
     force_share: bool,
     auto_read_only: bool,
-    repairing: bool,
+    /// Whether damage that a check reports is no reason to refuse the node.
+    for_check: bool,
     depth: u32,
 }
 
@@ -114,7 +115,7 @@ impl Default for Inherited {
             discard_unmap: false,
             force_share: false,
             auto_read_only: false,
-            repairing: false,
+            for_check: false,
             depth: 0,
         }
     }
@@ -165,9 +166,10 @@ impl Opener {
         self.inherited.auto_read_only
     }
 
-    /// Whether the node is opened to be checked and repaired, whatever it says of itself.
-    pub fn is_to_repair(&self) -> bool {
-        self.inherited.repairing
+    /// Whether the image is opened to be checked: damage that a check reports, and perhaps repairs,
+    /// is no reason to refuse it.
+    pub fn is_for_check(&self) -> bool {
+        self.inherited.for_check
     }
 
     /// Makes the node read-only: the image, or its place, cannot be written.
@@ -342,13 +344,13 @@ impl Opener {
     fn inherited_by(&self, role: Role) -> Inherited {
         let mut inherited = self.inherited.clone();
         inherited.depth += 1;
+        inherited.for_check = false;
         inherited.cache = self.facts.cache;
         // Filters and formats decide about flushes; below them every write may be cached.
         inherited.cache.writeback = true;
         match role {
             Role::Cow => {
                 inherited.read_only = true;
-                inherited.repairing = false;
                 inherited.discard_unmap = false;
             }
             Role::Image | Role::Data | Role::Filtered => {
@@ -558,18 +560,18 @@ impl Layer {
         self.add_opened(queue, options, Inherited::default()).await
     }
 
-    /// As [`blockdev_add`](Layer::blockdev_add), of an image that is to be repaired: one that says of
-    /// itself that it is corrupt opens for writing, too.
+    /// As [`blockdev_add`](Layer::blockdev_add), for an image that is to be checked, however
+    /// damaged; see [`Opener::is_for_check`].
     ///
     /// # Errors
     /// As [`blockdev_add`](Layer::blockdev_add).
-    pub async fn blockdev_add_to_repair(
+    pub async fn blockdev_add_for_check(
         &self,
         queue: &LocalQueue,
         options: BlockdevOptions,
     ) -> Result<NodeId> {
         let inherited = Inherited {
-            repairing: true,
+            for_check: true,
             ..Inherited::default()
         };
         self.add_opened(queue, options, inherited).await

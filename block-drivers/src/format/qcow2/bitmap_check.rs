@@ -19,7 +19,7 @@ impl Image {
     pub(super) async fn walk_bitmaps<E: Surroundings>(
         &self,
         env: &E,
-        census: &mut Census<'_>,
+        census: &mut Census,
     ) -> Result<()> {
         let header = self.header.lock().clone();
         let directory = match read_directory(env.file(), &header, &self.node).await {

@@ -3,7 +3,7 @@
 //! Memory is bounded: references are counted for one window of host clusters at a time, and the
 //! tables are walked again for each window that holds anything. What is found is worded as
 //! `qemu-img check` words it, since its readers match on that.
-//! Not repaired: entries that point where nothing can be, and refcount tables that must move.
+//! Not repaired: entries that point where nothing can be.
 //! Spec: qcow2 "Host cluster management", "Cluster mapping", "Snapshots", "Bitmaps".
 
 use std::ops::Range;
@@ -14,31 +14,49 @@ use block_core::driver::{CheckReport, ClusterCounts, Repair};
 use super::error::ImageError;
 use super::header::{Encryption, MAX_L1_BYTES, Version};
 use super::image::Image;
-use super::layout::{FullEntry, L1Entry, RefcountTableEntry, SubclusterBitmap};
+use super::layout::{FullEntry, L1Entry, L2Entry, RefcountTableEntry, SubclusterBitmap};
 use super::map::Cluster;
+use super::repair::{Compared, Pass, StoredCounts};
 use crate::kit::addr::HostOffset;
 use crate::kit::image_file::{ImageFile, Surroundings};
-use crate::kit::layout::words_be;
+use crate::kit::layout::{bytes_be, words_be};
 use crate::kit::table_cache::Needs;
 
-/// Host clusters whose references are counted in one walk.
-const WINDOW: u64 = 4 << 20;
 /// Lines that a report holds at most.
 const MAX_MESSAGES: usize = 10_000;
 
-/// References to the clusters of one window, and what the first walk finds besides.
-pub(super) struct Census<'a> {
-    window: Range<u64>,
-    counts: Vec<u32>,
-    /// Behind the last cluster that anything refers to.
-    end: u64,
-    cluster_bits: u32,
-    file_len: u64,
-    /// The first walk reports; later ones would report the same again.
-    report: Option<&'a mut CheckReport>,
+/// What a walk counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// Everything that the image refers to.
+    All,
+    /// All but refcount table and blocks, which are to be written anew.
+    WithoutRefcounts,
 }
 
-impl Census<'_> {
+/// References to the clusters of one window, and what a walk finds besides.
+pub(super) struct Census {
+    pub(super) window: Range<u64>,
+    pub(super) counts: Vec<u32>,
+    /// Behind the last cluster that anything refers to.
+    pub(super) end: u64,
+    counted: Counted,
+    /// Whether entries are made right that can be by themselves.
+    pub(super) repairs: bool,
+    /// What is wrong with the references to this window's clusters.
+    pub(super) faults: Vec<String>,
+    /// Whether the refcount table is wrong.
+    pub(super) table_damaged: bool,
+    /// Whether a refcount block is behind the end of the file.
+    pub(super) block_outside: bool,
+    cluster_bits: u32,
+    max_refcount: u64,
+    file_len: u64,
+    /// The first walk reports; later ones would report the same again.
+    pub(super) report: Option<CheckReport>,
+}
+
+impl Census {
     /// Counts a reference to every cluster of a host range.
     pub(super) fn refer(&mut self, at: HostOffset, len: u64) {
         if len == 0 {
@@ -63,9 +81,29 @@ impl Census<'_> {
         self.end = self.end.max(last + 1);
         for cluster in first.max(self.window.start)..(last + 1).min(self.window.end) {
             let place = usize::try_from(cluster - self.window.start).unwrap_or(usize::MAX);
-            if let Some(count) = self.counts.get_mut(place) {
+            let Some(count) = self.counts.get_mut(place) else {
+                continue;
+            };
+            if u64::from(*count) < self.max_refcount {
                 *count = count.saturating_add(1);
+            } else if self.faults.len() < MAX_MESSAGES {
+                let offset = cluster << self.cluster_bits;
+                self.faults
+                    .push(format!("ERROR: overflow cluster offset=0x{offset:x}"));
             }
+        }
+    }
+
+    /// References to a cluster so far; `None` outside the window.
+    fn count_of(&self, at: HostOffset) -> Option<u32> {
+        let place = (at.0 >> self.cluster_bits).checked_sub(self.window.start)?;
+        self.counts.get(usize::try_from(place).ok()?).copied()
+    }
+
+    fn repaired(&mut self, message: String) {
+        if let Some(report) = &mut self.report {
+            report.corruptions_fixed += 1;
+            say(report, message);
         }
     }
 
@@ -77,7 +115,8 @@ impl Census<'_> {
     }
 }
 
-fn say(report: &mut CheckReport, message: String) {
+/// Adds a line to a report that is not too long.
+pub(super) fn say(report: &mut CheckReport, message: String) {
     if report.messages.len() < MAX_MESSAGES {
         report.messages.push(message);
     }
@@ -105,36 +144,56 @@ impl Image {
             total: self.geometry.clusters(self.size()),
             ..ClusterCounts::default()
         };
-        let mut window = 0..WINDOW;
-        let mut first_walk = Some(&mut clusters);
-        let mut highest = 0;
-        loop {
-            let mut census = self.census(env, window.clone(), &mut report);
-            let first = first_walk.is_some();
-            if !first {
-                census.report = None;
+        let wrong_snapshots = self.check_snapshots(env, repair, &mut report).await?;
+        let found = self
+            .compare(
+                env,
+                Pass::First(&mut clusters, repair),
+                Repair::None,
+                &mut report,
+            )
+            .await?;
+        let rebuild = found.rebuild || repair == Repair::All && found.outside;
+        let compared = match repair {
+            Repair::All if rebuild => self.rebuild(env, &mut report).await?,
+            Repair::Leaks if rebuild => {
+                say(
+                    &mut report,
+                    "ERROR need to rebuild refcount structures".to_owned(),
+                );
+                report.check_errors += 1;
+                found
             }
-            self.walk(env, &mut census, first_walk.take()).await?;
-            let (counts, end) = (census.counts, census.end);
-            let compared = self
-                .compare(env, window.start, &counts, repair, &mut report)
-                .await?;
-            highest = highest.max(compared);
-            // Every later window that holds a reference or a refcount block.
-            let file_end = self.geometry.clusters(env.file().len());
-            let last = end.max(file_end);
-            let Some(next) = self.next_window(window.end, end, last) else {
-                break;
-            };
-            window = next..next.saturating_add(WINDOW).min(last);
+            Repair::Leaks | Repair::All if report.corruptions + report.leaks > 0 => {
+                report.corruptions -= found.corruptions;
+                report.leaks -= found.leaks;
+                self.compare(env, Pass::Again, repair, &mut report).await?
+            }
+            Repair::None | Repair::Leaks | Repair::All => found,
+        };
+        if repair != Repair::None {
+            // What is read below is what the repair made.
+            self.flush_all(env).await?;
         }
-        self.check_flags(env, repair, &mut report).await?;
-        report.image_end_offset = Some((highest + 1) << self.geometry.cluster_bits);
+        let flags = match repair {
+            Repair::None => Repair::None,
+            Repair::All => Repair::All,
+            // Counts are right then.
+            Repair::Leaks if report.is_clean() => Repair::All,
+            Repair::Leaks => Repair::None,
+        };
+        self.check_flags(env, flags, &mut report).await?;
+        if wrong_snapshots > 0 && repair == Repair::All {
+            self.flush_all(env).await?;
+            self.rewrite_snapshots(env, wrong_snapshots, &mut report)
+                .await?;
+        }
+        report.image_end_offset = Some((compared.highest + 1) << self.geometry.cluster_bits);
         report.clusters = Some(clusters);
         if repair != Repair::None {
             self.flush_all(env).await?;
             let clean = report.corruptions == 0 && report.check_errors == 0;
-            if clean && repair == Repair::All {
+            if clean {
                 self.mark_repaired(env).await?;
             }
         }
@@ -156,42 +215,64 @@ impl Image {
         Ok(())
     }
 
-    fn census<'a, E: Surroundings>(
+    /// Writes the refcount structures anew, and checks what came of it.
+    async fn rebuild<E: Surroundings>(
+        &self,
+        env: &E,
+        report: &mut CheckReport,
+    ) -> Result<Compared> {
+        say(report, "Rebuilding refcount structure".to_owned());
+        self.rebuild_refcounts(env).await?;
+        let mut after = CheckReport::default();
+        let mut clusters = ClusterCounts::default();
+        let compared = self
+            .compare(
+                env,
+                Pass::First(&mut clusters, Repair::None),
+                Repair::None,
+                &mut after,
+            )
+            .await?;
+        report.corruptions_fixed += report.corruptions.saturating_sub(after.corruptions);
+        report.leaks_fixed += report.leaks.saturating_sub(after.leaks);
+        report.corruptions = after.corruptions;
+        report.leaks = after.leaks;
+        report.check_errors = after.check_errors;
+        for message in after.messages {
+            say(report, message);
+        }
+        Ok(compared)
+    }
+
+    pub(super) fn census<E: Surroundings>(
         &self,
         env: &E,
         window: Range<u64>,
-        report: &'a mut CheckReport,
-    ) -> Census<'a> {
+        counted: Counted,
+    ) -> Census {
         let file_clusters = self.geometry.clusters(env.file().len()) + 1;
         let len = (window.end - window.start).min(file_clusters.saturating_sub(window.start));
         Census {
             counts: vec![0; usize::try_from(len).unwrap_or(usize::MAX)],
             window,
             end: 0,
+            counted,
+            repairs: false,
+            faults: Vec::new(),
+            table_damaged: false,
+            block_outside: false,
             cluster_bits: self.geometry.cluster_bits,
+            max_refcount: self.geometry.max_refcount(),
             file_len: env.file().len(),
-            report: Some(report),
+            report: None,
         }
-    }
-
-    /// The start of the next window worth a walk.
-    fn next_window(&self, from: u64, referenced: u64, last: u64) -> Option<u64> {
-        if from >= last {
-            return None;
-        }
-        if from < referenced {
-            return Some(from);
-        }
-        let reach = self.geometry.block_reach();
-        let block = (from / reach..last.div_ceil(reach)).find(|&i| self.has_block(i))?;
-        Some(from.max(block * reach))
     }
 
     /// Counts every reference in the image.
-    async fn walk<E: Surroundings>(
+    pub(super) async fn walk<E: Surroundings>(
         &self,
         env: &E,
-        census: &mut Census<'_>,
+        census: &mut Census,
         clusters: Option<&mut ClusterCounts>,
     ) -> Result<()> {
         let header = self.header.lock().clone();
@@ -225,19 +306,23 @@ impl Image {
             self.walk_l1(env, census, at, l1_size, None).await?;
         }
         census.refer(header.snapshots, table_len);
-        census.refer(header.refcount_table, header.refcount_table_bytes());
+        if census.counted == Counted::All {
+            census.refer(header.refcount_table, header.refcount_table_bytes());
+        }
         if let Encryption::Luks { place, len } = header.encryption {
             census.refer(place, len);
         }
         self.walk_bitmaps(env, census).await?;
-        self.walk_blocks(census);
+        if census.counted == Counted::All {
+            self.walk_blocks(census);
+        }
         Ok(())
     }
 
     async fn walk_l1<E: Surroundings>(
         &self,
         env: &E,
-        census: &mut Census<'_>,
+        census: &mut Census,
         at: HostOffset,
         entries: u32,
         mut clusters: Option<&mut ClusterCounts>,
@@ -286,7 +371,7 @@ impl Image {
     async fn walk_l2<E: Surroundings>(
         &self,
         env: &E,
-        census: &mut Census<'_>,
+        census: &mut Census,
         at: HostOffset,
         mut clusters: Option<&mut ClusterCounts>,
     ) -> Result<()> {
@@ -355,6 +440,14 @@ impl Image {
                     true => bitmap.allocated() != 0,
                     false => !entry.is_zero(),
                 };
+                if !stored && census.repairs {
+                    self.zero_entry(env, at, index, bitmap).await?;
+                    census.repaired(format!(
+                        "Repairing offset={host:x}: Preallocated cluster is not properly aligned; \
+                         L2 entry corrupted."
+                    ));
+                    continue;
+                }
                 let kind = if !stored { "Preallocated" } else { "Data" };
                 census.corrupt(format!(
                     "ERROR offset={host:x}: {kind} cluster is not properly aligned; L2 entry corrupted."
@@ -370,10 +463,31 @@ impl Image {
         Ok(())
     }
 
+    /// Makes an entry zeroes without a cluster: of what it kept one for, nothing was stored.
+    async fn zero_entry<E: Surroundings>(
+        &self,
+        env: &E,
+        table: HostOffset,
+        index: usize,
+        bitmap: SubclusterBitmap,
+    ) -> Result<()> {
+        let zero = match self.geometry.is_extended() {
+            true => vec![0, bitmap.with_zero(bitmap.allocated() | bitmap.zero()).0],
+            false => vec![L2Entry::ZERO.0],
+        };
+        let skip = index as u64 * zero.len() as u64 * 8;
+        env.file()
+            .write_bytes(table.plus(skip).0, &bytes_be(&zero))
+            .await?;
+        // Requests are drained, and nothing is dirty.
+        self.l2.forget();
+        Ok(())
+    }
+
     /// As [`walk_l2`](Image::walk_l2), for an entry whose cluster is in a data file: nothing counts it.
     fn walk_external(
         &self,
-        census: &mut Census<'_>,
+        census: &mut Census,
         full: FullEntry,
         clusters: &mut Option<&mut ClusterCounts>,
         next: &mut Option<u64>,
@@ -394,85 +508,36 @@ impl Image {
         }
     }
 
-    fn walk_blocks(&self, census: &mut Census<'_>) {
+    fn walk_blocks(&self, census: &mut Census) {
         for (index, entry) in self.refcount_table().into_iter().enumerate() {
             let entry = RefcountTableEntry(entry);
             if entry.reserved() != 0 {
                 census.corrupt(format!(
                     "ERROR refcount table entry {index} has reserved bits set"
                 ));
+                census.table_damaged = true;
+                continue;
             }
             let Some(at) = entry.block() else { continue };
             if self.geometry.within(at.0) != 0 {
                 census.corrupt(format!(
                     "ERROR refcount block {index} is not cluster aligned; refcount table entry corrupted"
                 ));
+                census.table_damaged = true;
                 continue;
             }
             if at.0 >= census.file_len {
                 census.corrupt(format!("ERROR refcount block {index} is outside image"));
+                census.block_outside = true;
                 continue;
             }
             census.refer(at, self.geometry.cluster_size());
-        }
-    }
-
-    /// Compares a window's references with the refcounts; returns the last cluster with either.
-    async fn compare<E: Surroundings>(
-        &self,
-        env: &E,
-        start: u64,
-        counts: &[u32],
-        repair: Repair,
-        report: &mut CheckReport,
-    ) -> Result<u64> {
-        let mut highest = 0;
-        for (cluster, &references) in (start..).zip(counts) {
-            let references = u64::from(references);
-            let refcount = match self.refcount(env, cluster).await {
-                Ok(count) => count,
-                Err(error) if matches!(error, block_core::Error::Corrupt { .. }) => {
-                    report.check_errors += 1;
-                    say(
-                        report,
-                        format!(
-                            "Can't get refcount for cluster {cluster}: {}",
-                            error.chain()
-                        ),
-                    );
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            if refcount > 0 || references > 0 {
-                highest = cluster;
-            }
-            if refcount == references {
-                continue;
-            }
-            let allowed = match repair {
-                Repair::None => false,
-                Repair::Leaks => refcount > references,
-                Repair::All => true,
-            };
-            let fixed = allowed && self.repair_count(env, cluster, references).await?;
-            let verb = match () {
-                () if fixed => "Repairing",
-                () if refcount < references => "ERROR",
-                () => "Leaked",
-            };
-            say(
-                report,
-                format!("{verb} cluster {cluster} refcount={refcount} reference={references}"),
-            );
-            match (fixed, refcount < references) {
-                (true, true) => report.corruptions_fixed += 1,
-                (true, false) => report.leaks_fixed += 1,
-                (false, true) => report.corruptions += 1,
-                (false, false) => report.leaks += 1,
+            if let Some(count) = census.count_of(at).filter(|&count| count != 1) {
+                let fault = format!("ERROR refcount block {index} refcount={count}");
+                census.faults.push(fault);
+                census.table_damaged = true;
             }
         }
-        Ok(highest)
     }
 
     /// Checks that copied flags stand exactly where a refcount is one.
@@ -483,11 +548,12 @@ impl Image {
         report: &mut CheckReport,
     ) -> Result<()> {
         let entries = u64::from(self.header.lock().l1_size);
+        let mut counts = StoredCounts::new(self, env);
         for key in 0..entries {
             let entry = self.l1.entry(key);
             // A wrong entry is reported by the walk.
             let Ok(at) = self.l2_place(key) else { continue };
-            let Ok(count) = self.refcount(env, self.geometry.cluster_of(at)).await else {
+            let Some(count) = counts.of(self.geometry.cluster_of(at)).await? else {
                 continue;
             };
             if (count == 1) != entry.is_copied() {
@@ -507,19 +573,20 @@ impl Image {
                     report.corruptions += 1;
                 }
             }
-            self.check_table_flags(env, key, at, repair, report).await?;
+            self.check_table_flags((key, at), &mut counts, repair, report)
+                .await?;
         }
         Ok(())
     }
 
     async fn check_table_flags<E: Surroundings>(
         &self,
-        env: &E,
-        key: u64,
-        at: HostOffset,
+        (key, at): (u64, HostOffset),
+        counts: &mut StoredCounts<'_, E>,
         repair: Repair,
         report: &mut CheckReport,
     ) -> Result<()> {
+        let env = counts.env();
         let bytes = env
             .file()
             .read_bytes(at.0, self.geometry.cluster_len())
@@ -541,10 +608,10 @@ impl Image {
                 continue;
             }
             let count = match self.has_data_file() {
-                true => Ok(1),
-                false => self.refcount(env, self.geometry.cluster_of(host)).await,
+                true => Some(1),
+                false => counts.of(self.geometry.cluster_of(host)).await?,
             };
-            let Ok(count) = count else {
+            let Some(count) = count else {
                 continue;
             };
             if (count == 1) == entry.is_copied() {

@@ -22,8 +22,8 @@ use crate::kit::compress::{HAS_ZSTD, deflate_raw, zstd_frame};
 use crate::kit::image_file::{ImageFile, Surroundings, join_all};
 use crate::kit::table_cache::Needs;
 
-/// Bytes that a thread compresses at a time, unless a cluster has more.
-const JOB_BYTES: u64 = 64 << 10;
+/// Bytes that a thread compresses at a time, unless a cluster has more: enough to be worth waking it.
+const JOB_BYTES: u64 = 256 << 10;
 /// Jobs under way for one request.
 const JOBS: u64 = 64;
 

@@ -134,4 +134,18 @@ impl Geometry {
         let word = usize::try_from(bit / 64).unwrap_or(usize::MAX);
         (word, u32::try_from(shift).unwrap_or(0))
     }
+
+    /// The refcount of the `index`-th cluster of a block.
+    pub(super) fn count_in(self, words: &[u64], index: u64) -> u64 {
+        let (word, shift) = self.refcount_place(index);
+        (words.get(word).copied().unwrap_or(0) >> shift) & self.max_refcount()
+    }
+
+    /// Sets the refcount of the `index`-th cluster of a block.
+    pub(super) fn put_count(self, words: &mut [u64], index: u64, count: u64) {
+        let (word, shift) = self.refcount_place(index);
+        if let Some(word) = words.get_mut(word) {
+            *word = *word & !(self.max_refcount() << shift) | count << shift;
+        }
+    }
 }

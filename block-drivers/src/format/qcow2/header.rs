@@ -210,6 +210,32 @@ impl Header {
     /// Everything that the specification calls an error, and incompatible features that are not
     /// built in, by name.
     pub(super) fn parse(cluster: &[u8], file_len: u64) -> Result<Header, ImageError> {
+        let header = Header::parse_fields(cluster, file_len)?;
+        header.check_tables(file_len)?;
+        Ok(header)
+    }
+
+    /// As [`parse`](Header::parse), but lets tables be where a check finds that they cannot be:
+    /// behind the end of the file, or over each other; and there may be no refcount table.
+    ///
+    /// # Errors
+    /// As [`parse`](Header::parse), without those.
+    pub(super) fn parse_for_check(cluster: &[u8], file_len: u64) -> Result<Header, ImageError> {
+        let header = Header::parse_fields(cluster, file_len)?;
+        header.check_sizes()?;
+        for (what, at) in [
+            ("refcount table", header.refcount_table),
+            ("L1 table", header.l1_table),
+            ("snapshot table", header.snapshots),
+        ] {
+            header.aligned(what, at)?;
+            field(what, at.0, 0..=HOST_LIMIT, "an offset below 2^56")?;
+        }
+        header.check_encryption(file_len)?;
+        Ok(header)
+    }
+
+    fn parse_fields(cluster: &[u8], file_len: u64) -> Result<Header, ImageError> {
         let raw: RawHeader = read_struct(cluster, 0).ok_or(ImageError::Magic)?;
         let cluster_bits = checked_cluster_bits(&raw)?;
         let version = if raw.version.get() == 2 {
@@ -250,7 +276,6 @@ impl Header {
             extensions,
             backing_file: parse_backing_file(&raw, cluster, end)?,
         };
-        header.check_tables(file_len)?;
         Ok(header)
     }
 
@@ -296,7 +321,8 @@ impl Header {
         u64::from(self.refcount_table_clusters).saturating_mul(self.geometry.cluster_size())
     }
 
-    fn check_tables(&self, file_len: u64) -> Result<(), ImageError> {
+    /// Checks how long tables say they are.
+    fn check_sizes(&self) -> Result<(), ImageError> {
         field("size", self.size, 0..=1 << 62, "at most 2^62")?;
         let needed = self.geometry.l1_entries(self.size);
         let entries = u64::from(self.l1_size);
@@ -310,17 +336,22 @@ impl Header {
         field("l1_size", entries, 0..=MAX_L1_BYTES / 8, "at most 4194304")?;
         field(
             "refcount_table_clusters",
+            self.refcount_table_bytes(),
+            0..=MAX_REFCOUNT_TABLE_BYTES,
+            "at most 8 MiB",
+        )?;
+        Ok(())
+    }
+
+    fn check_tables(&self, file_len: u64) -> Result<(), ImageError> {
+        self.check_sizes()?;
+        field(
+            "refcount_table_clusters",
             self.refcount_table_clusters,
             1..=u32::MAX,
             "at least 1",
         )?;
         let table = self.refcount_table_bytes();
-        field(
-            "refcount_table_clusters",
-            table,
-            0..=MAX_REFCOUNT_TABLE_BYTES,
-            "at most 8 MiB",
-        )?;
         self.region("refcount table", self.refcount_table, table, file_len)?;
         if self.l1_size > 0 {
             self.region("L1 table", self.l1_table, self.l1_bytes(), file_len)?;

@@ -53,8 +53,8 @@ pub(super) struct OpenOptions {
     pub(super) discard_no_unref: bool,
     /// Whether refcounts may be written late; as the image says, if it is `None`.
     pub(super) lazy_refcounts: Option<bool>,
-    /// Whether the image is opened to be repaired, whatever it says of itself.
-    pub(super) repairing: bool,
+    /// Whether damage that a check reports is no reason to refuse the image.
+    pub(super) for_check: bool,
 }
 
 impl Default for OpenOptions {
@@ -68,7 +68,7 @@ impl Default for OpenOptions {
             pass_discard_other: false,
             discard_no_unref: false,
             lazy_refcounts: None,
-            repairing: false,
+            for_check: false,
         }
     }
 }
@@ -112,15 +112,24 @@ pub(super) struct Image {
 /// Reads and checks the header.
 ///
 /// # Errors
-/// `Corrupt` and `Unsupported` as [`Header::parse`] says; errors of the file.
-pub(super) async fn read_header<F: ImageFile>(file: &F, node: &str) -> Result<Header> {
+/// `Corrupt` and `Unsupported` as [`Header::parse`] says, or for a check as
+/// [`Header::parse_for_check`] does; errors of the file.
+pub(super) async fn read_header<F: ImageFile>(
+    file: &F,
+    node: &str,
+    for_check: bool,
+) -> Result<Header> {
     let file_len = file.len();
     let start = usize::try_from(file_len.min(512)).unwrap_or(512);
     let start = file.read_bytes(0, start).await?;
     let cluster_size = header_cluster_size(&start).map_err(|e| e.at(node))?;
     let len = usize::try_from(file_len.min(cluster_size)).unwrap_or(usize::MAX);
     let cluster = file.read_bytes(0, len).await?;
-    Header::parse(&cluster, file_len).map_err(|e| e.at(node))
+    let parsed = match for_check {
+        true => Header::parse_for_check(&cluster, file_len),
+        false => Header::parse(&cluster, file_len),
+    };
+    parsed.map_err(|e| e.at(node))
 }
 
 impl Image {
@@ -135,11 +144,12 @@ impl Image {
         options: OpenOptions,
     ) -> Result<Image> {
         let file = env.file();
-        let header = read_header(file, node).await?;
-        if options.writable && header.has(incompatible::CORRUPT) && !options.repairing {
+        let header = read_header(file, node, options.for_check).await?;
+        if options.writable && !options.for_check && header.has(incompatible::CORRUPT) {
             return Err(ImageError::MarkedCorrupt.at(node));
         }
-        // Both lengths are checked against the file's and against constants.
+        // Both lengths are checked against constants. What a check finds behind the end of the file
+        // reads as zeroes.
         let len = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
         let l1 = file
             .read_bytes(header.l1_table.0, len(header.l1_bytes()))
@@ -149,7 +159,11 @@ impl Image {
             .await?;
         let geometry = header.geometry;
         let dirty = header.has(incompatible::DIRTY);
-        let snapshots = read_snapshots(file, &header, node).await?;
+        let snapshots = match read_snapshots(file, &header, node).await {
+            // The check reads it again, and says what is wrong.
+            Err(Error::Corrupt { .. }) if options.for_check => Snapshots::default(),
+            read => read?,
+        };
         let crypt = Crypt::read(file, node, &header).await?;
         let (directory, bitmaps) = load_bitmaps(file, &header, node, options.writable).await?;
         let image = Image {
@@ -198,7 +212,7 @@ impl Image {
             let reason = "discard-no-unref is only supported since qcow2 version 3";
             return Err(Error::invalid("discard-no-unref", reason));
         }
-        if options.writable && dirty && !options.repairing {
+        if options.writable && dirty && !options.for_check {
             image.rebuild_after_dirty(env).await?;
         }
         Ok(image)

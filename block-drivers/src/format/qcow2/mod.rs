@@ -51,8 +51,10 @@ mod measure;
 mod options;
 mod pack;
 mod read;
+mod repair;
 mod resize;
 mod snapshot;
+mod snapshot_repair;
 mod snapshot_table;
 mod subclusters;
 mod switch;
@@ -71,7 +73,7 @@ pub use measure::fully_allocated;
 
 use crate::kit::image_file::OnQueue;
 use header::{Encryption, Header};
-use image::{Image, OpenOptions, read_header};
+use image::{Image, read_header};
 use layout::{autoclear, compatible, incompatible};
 use map::Cluster;
 
@@ -87,12 +89,10 @@ pub(crate) async fn open(
 ) -> Result<Box<dyn Driver>> {
     let writable = !opener.is_read_only();
     let discard = opener.facts().discard_unmap;
-    let parsed = OpenOptions {
-        repairing: opener.is_to_repair(),
-        ..options::parse(opener.node_name(), &options, writable, discard)?
-    };
+    let mut parsed = options::parse(opener.node_name(), &options, writable, discard)?;
+    parsed.for_check = opener.is_for_check();
     let file = opener.child("file", Role::Image, options.file).await?;
-    let header = read_header(&opener.opened(file), opener.node_name()).await?;
+    let header = read_header(&opener.opened(file), opener.node_name(), parsed.for_check).await?;
     let key = key_of(opener, options.encrypt.as_ref(), header.encryption)?;
     let data = open_data_file(opener, options.data_file, &header).await?;
     open_backing(opener, options.backing, &header).await?;

@@ -48,7 +48,7 @@ pub(super) fn parse(
         pass_discard_other: options.pass_discard_other.unwrap_or(false),
         discard_no_unref: options.discard_no_unref.unwrap_or(false),
         lazy_refcounts: options.lazy_refcounts,
-        repairing: false,
+        for_check: false,
     })
 }
 

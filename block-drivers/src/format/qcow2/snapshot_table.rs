@@ -30,7 +30,7 @@ const DISK_SIZE_AT: usize = 8;
 /// Where the instruction count stands in the extra data.
 const ICOUNT_AT: usize = 16;
 /// Bytes of an entry's extra data at most.
-const MAX_EXTRA_DATA: u32 = 1024;
+pub(super) const MAX_EXTRA_DATA: u32 = 1024;
 
 /// The snapshot table, in memory as on disk.
 #[derive(Clone, Debug, Default)]
@@ -98,6 +98,37 @@ impl Snapshot {
         u64::from(self.l1_size) * 8
     }
 
+    /// Bytes of extra data.
+    pub(super) fn extra_data_len(&self) -> u32 {
+        let raw: Option<RawSnapshot> = read_struct(&self.entry, 0);
+        raw.map_or(0, |raw| raw.extra_data_len.get())
+    }
+
+    /// The snapshot with all the extra data that version 3 knows; what it does not say of the disk's
+    /// size is `disk_size`.
+    pub(super) fn completed(mut self, disk_size: u64) -> Snapshot {
+        let known = u32::try_from(size_of::<RawSnapshotExtra>()).unwrap_or(0);
+        let old_len = self.extra_data_len();
+        let Some(mut raw) = read_struct::<RawSnapshot>(&self.entry, 0) else {
+            return self;
+        };
+        if old_len >= known {
+            return self;
+        }
+        raw.extra_data_len = U32::new(known);
+        let disk_size = self.disk_size.unwrap_or(disk_size);
+        let extra = RawSnapshotExtra {
+            vm_state_size: U64::new(self.info.vm_state_size.unsigned_abs()),
+            disk_size: U64::new(disk_size),
+            icount: U64::new(self.info.icount.map_or(u64::MAX, i64::unsigned_abs)),
+        };
+        let names_at = FIXED.saturating_add(usize::try_from(old_len).unwrap_or(0));
+        let names = self.entry.get(names_at..).unwrap_or_default();
+        self.entry = [raw.as_bytes(), extra.as_bytes(), names].concat();
+        self.disk_size = Some(disk_size);
+        self
+    }
+
     /// The entry as it goes to disk, padded.
     fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = self.entry.clone();
@@ -151,11 +182,11 @@ pub(super) async fn read_snapshots<F: ImageFile>(
     header: &Header,
     node: &str,
 ) -> Result<Snapshots> {
-    let (start, file_len) = (header.snapshots.0, file.len());
     let mut snapshots = Snapshots::default();
     for index in 0..header.snapshot_count {
-        let offset = start + snapshots.table_len;
+        let at = header.snapshots.plus(snapshots.table_len);
         let wrong = |what| {
+            let offset = at.0;
             ImageError::Snapshot {
                 index,
                 offset,
@@ -166,30 +197,70 @@ pub(super) async fn read_snapshots<F: ImageFile>(
         if snapshots.table_len > MAX_TABLE_BYTES {
             return Err(wrong("a place beyond 64 MiB of table"));
         }
-        let left = file_len.saturating_sub(offset);
-        let fixed = file
-            .read_bytes(offset, FIXED.min(usize::try_from(left).unwrap_or(FIXED)))
-            .await?;
-        let raw: RawSnapshot =
-            read_struct(&fixed, 0).ok_or_else(|| wrong("no room in the file"))?;
-        if raw.extra_data_len.get() > MAX_EXTRA_DATA {
-            return Err(wrong("more than 1024 bytes of extra data"));
-        }
-        let extra_len = usize::try_from(raw.extra_data_len.get()).unwrap_or(usize::MAX);
-        // At most 129 KiB, by the widths of the fields.
-        let rest_len = extra_len + usize::from(raw.id_len.get()) + usize::from(raw.name_len.get());
-        if left < (FIXED + rest_len) as u64 {
-            return Err(wrong("an end behind the end of the file"));
-        }
-        let rest = file.read_bytes(offset + FIXED as u64, rest_len).await?;
-        let mut entry = fixed.to_vec();
-        entry.extend_from_slice(&rest);
-        snapshots
-            .entries
-            .push(parse_entry(&raw, &rest, entry).map_err(wrong)?);
-        snapshots.table_len += ((FIXED + rest_len) as u64).next_multiple_of(8);
+        let read = read_entry(file, at).await?;
+        let (snapshot, len) = read.map_err(|fault| wrong(fault.what()))?;
+        snapshots.entries.push(snapshot);
+        snapshots.table_len += len;
     }
     Ok(snapshots)
+}
+
+/// What is wrong with an entry.
+pub(super) enum EntryFault {
+    /// It has so much extra data; the entry without what is too much, and the bytes that it takes.
+    ExtraData { len: u32, cut: Box<(Snapshot, u64)> },
+    /// It cannot be.
+    Broken(&'static str),
+}
+
+impl EntryFault {
+    /// As a noun.
+    pub(super) fn what(&self) -> &'static str {
+        match self {
+            EntryFault::ExtraData { .. } => "more than 1024 bytes of extra data",
+            EntryFault::Broken(what) => what,
+        }
+    }
+}
+
+/// Reads an entry; it, and the bytes that it takes with its padding.
+///
+/// # Errors
+/// Errors of the file.
+pub(super) async fn read_entry<F: ImageFile>(
+    file: &F,
+    at: HostOffset,
+) -> Result<Result<(Snapshot, u64), EntryFault>> {
+    let left = file.len().saturating_sub(at.0);
+    let fixed_len = FIXED.min(usize::try_from(left).unwrap_or(FIXED));
+    let fixed = file.read_bytes(at.0, fixed_len).await?;
+    let Some(mut raw) = read_struct::<RawSnapshot>(&fixed, 0) else {
+        return Ok(Err(EntryFault::Broken("no room in the file")));
+    };
+    let said = raw.extra_data_len.get();
+    let kept = said.min(MAX_EXTRA_DATA);
+    let names = u64::from(raw.id_len.get()) + u64::from(raw.name_len.get());
+    let whole = FIXED as u64 + u64::from(said) + names;
+    if left < whole {
+        return Ok(Err(EntryFault::Broken("an end behind the end of the file")));
+    }
+    // At most 129 KiB, by the widths of the fields.
+    let len = |bytes: u64| usize::try_from(bytes).unwrap_or(0);
+    let extra_at = at.0 + FIXED as u64;
+    let extra = file.read_bytes(extra_at, len(u64::from(kept))).await?;
+    let names = file.read_bytes(extra_at + u64::from(said), len(names));
+    let rest = [&extra[..], &names.await?[..]].concat();
+    raw.extra_data_len = U32::new(kept);
+    let entry = [raw.as_bytes(), &rest].concat();
+    let parsed = match parse_entry(&raw, &rest, entry) {
+        Ok(snapshot) => (snapshot, whole.next_multiple_of(8)),
+        Err(what) => return Ok(Err(EntryFault::Broken(what))),
+    };
+    if said > kept {
+        let cut = Box::new(parsed);
+        return Ok(Err(EntryFault::ExtraData { len: said, cut }));
+    }
+    Ok(Ok(parsed))
 }
 
 /// Understands an entry: its fixed part, and the bytes behind, whose lengths were checked.

@@ -133,7 +133,7 @@ fn damage_that_a_write_meets_ends_all_writes_until_repaired() {
     // Once the entry is right, a repair finds nothing, and clears the bit.
     block_on(disk.bench.file.write_bytes(l2.0 + 8, &good[at..at + 8])).unwrap();
     let repairing = OpenOptions {
-        repairing: true,
+        for_check: true,
         ..small_cache()
     };
     let image = block_on(Image::open(&disk.bench, "test", repairing)).unwrap();

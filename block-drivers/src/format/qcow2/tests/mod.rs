@@ -982,5 +982,6 @@ mod data_file;
 mod encrypted;
 mod lazy;
 mod on_a_graph;
+mod repair;
 mod snapshots;
 mod subclusters;
