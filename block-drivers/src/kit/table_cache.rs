@@ -10,7 +10,8 @@
 //! Entries of two words are kept whole by the same tag. While the first word of one changes, the slot
 //! has no readable table, and another generation afterwards, as if the table had been loaded anew: so
 //! under one tag a first word has one value, and whatever second word is seen with it was its own. A
-//! change of second words alone needs no new tag.
+//! change of second words alone needs no new tag. Generations have 32 bits: who sleeps between its two
+//! looks at a tag through exactly so many changes, hours of nothing else, would be deceived.
 //!
 //! Invariants: a dirty, pinned or written-back slot is never reused; one load a table at a time;
 //! a copy handed out for writing holds every entry set before it was taken.

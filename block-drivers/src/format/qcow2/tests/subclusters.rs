@@ -388,7 +388,7 @@ fn snapshots_share_clusters_and_not_bitmaps() {
 fn random_snapshots_keep_data_and_qemu_agrees() {
     for seed in 0..6 {
         let backing = (seed % 2 == 0).then(|| noise(seed, 150 << 10));
-        let options = extended(300 * KIB, 16 * KIB << (seed % 3));
+        let options = extended(300 * KIB, (16 * KIB) << (seed % 3));
         let options = match &backing {
             Some(_) => over(options),
             None => options,
