@@ -101,10 +101,10 @@ fn line(row: &Row, numbers: &Summary) -> String {
         ": behind"
     };
     format!(
-        "{:>10} {:>10.0} {:>10.0} {:>5.2}x {:>7.2} {:>7.2} {:>5.2}x {:>6.1} {:>6.1}  {aim}{size}{verdict}\n",
+        "{:>10} {:>10} {:>10} {:>5.2}x {:>7.2} {:>7.2} {:>5.2}x {:>6.1} {:>6.1}  {aim}{size}{verdict}\n",
         row.work.unit(),
-        numbers.ours,
-        numbers.peer,
+        figure(numbers.ours),
+        figure(numbers.peer),
         numbers.speed_ratio,
         numbers.ours_cpu,
         numbers.peer_cpu,
