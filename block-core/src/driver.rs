@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use block_schema::types::{ImageInfoSpecific, SnapshotInfo};
+use block_schema::types::{BlkdebugEvent, ImageInfoSpecific, SnapshotInfo};
 
 use crate::bitmap::Bitmaps;
 use crate::buffer::IoBuf;
@@ -244,6 +244,10 @@ pub trait Driver: Send + Sync + 'static {
     fn limits(&self) -> Limits {
         Limits::default()
     }
+
+    /// What a parent is about to do, told to the node that its next request goes to: where a driver
+    /// that injects faults arms them. The default does not listen. Requests of the short way pass by.
+    fn event(&self, _event: BlkdebugEvent) {}
 
     /// What the image says about itself, from memory alone. The default has nothing to say.
     fn describe(&self) -> Description {

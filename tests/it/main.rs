@@ -6,6 +6,7 @@ mod alloc;
 mod cli;
 mod crash;
 mod detach;
+mod events;
 mod faults;
 mod independence;
 mod interop;

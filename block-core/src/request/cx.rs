@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::task::Poll;
 
+use block_schema::types::BlkdebugEvent;
 use rustix::io::Errno;
 
 use crate::buffer::{AlignedBuf, IoBuf};
@@ -313,6 +314,11 @@ impl Child {
     /// Whether the node has no byte.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Tells the node what its next request is for; see [`Driver::event`](crate::driver::Driver::event).
+    pub fn event(&self, event: BlkdebugEvent) {
+        self.node().driver().event(event);
     }
 
     /// What the node asks of requests.

@@ -11,6 +11,7 @@ use block_core::driver::{Child, Cx, Preallocation, ZeroFlags};
 use block_core::layer::Readers;
 use block_core::request::map::EdgeIndex;
 use block_core::{AlignedBuf, Error, IoBuf, LocalQueue, Result};
+use block_schema::types::BlkdebugEvent;
 
 /// A file that holds an image, or an image behind another one.
 ///
@@ -34,6 +35,9 @@ pub(crate) trait ImageFile {
     fn flush(&self) -> impl Future<Output = Result<()>>;
     /// Sets the length.
     fn resize(&self, len: u64, preallocation: Preallocation) -> impl Future<Output = Result<()>>;
+
+    /// Says what the next request is for, to whoever injects faults.
+    fn event(&self, _event: BlkdebugEvent) {}
 
     /// Reads `len` bytes into memory of our own; callers have bounded `len`.
     fn read_bytes(&self, offset: u64, len: usize) -> impl Future<Output = Result<AlignedBuf>> {
@@ -95,6 +99,10 @@ pub(crate) async fn join_all<F: Future>(work: impl IntoIterator<Item = F>) -> Ve
 }
 
 impl ImageFile for Child {
+    fn event(&self, event: BlkdebugEvent) {
+        Child::event(self, event);
+    }
+
     fn len(&self) -> u64 {
         Child::len(self)
     }

@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block_core::driver::{CheckReport, Child, Preallocation, Repair, SnapshotChange, SnapshotKey};
+use block_core::driver::{
+    CheckReport, Child, Driver, Preallocation, Repair, SnapshotChange, SnapshotKey,
+};
 use block_core::engine::SimFile;
 use block_core::engine::sim::{Sim, SimEngine};
 use block_core::graph::{Node, NodeFacts, NodeId};
@@ -26,8 +28,8 @@ pub(crate) const SIZE: u64 = 64 * CLUSTER;
 pub(crate) const BACKING: u8 = 0xb5;
 
 /// The file of the image, and the one of its backing file.
-const IMAGE: SimFile = SimFile(0);
-const BASE: SimFile = SimFile(1);
+pub(crate) const IMAGE: SimFile = SimFile(0);
+pub(crate) const BASE: SimFile = SimFile(1);
 /// The one of its data, where that is beside it.
 const DATA: SimFile = SimFile(2);
 
@@ -98,14 +100,18 @@ impl Machine {
         &self.queues[0]
     }
 
-    fn add_file(&self, name: &str, file: SimFile) -> NodeId {
-        let driver = FileDriver::from_leaf(self.sim.open(file));
+    pub(crate) fn add_file(&self, name: &str, file: SimFile) -> NodeId {
+        self.add_driver(name, Box::new(FileDriver::from_leaf(self.sim.open(file))))
+    }
+
+    /// Adds a node of any kind.
+    pub(crate) fn add_driver(&self, name: &str, driver: Box<dyn Driver>) -> NodeId {
         let facts = NodeFacts {
             name: name.to_owned(),
             discard_unmap: true,
             ..NodeFacts::default()
         };
-        let node = Node::new(facts, Box::new(driver));
+        let node = Node::new(facts, driver);
         self.queue()
             .block_on(self.layer.add_node(node, &[]))
             .expect("a new node")
@@ -193,6 +199,12 @@ impl Machine {
         }
     }
 
+    /// Does a verb alone.
+    pub(crate) fn verb(&self, verb: Verb) -> Result<()> {
+        let queue = self.queue();
+        queue.block_on(verb.run(queue, self.top()))
+    }
+
     fn top(&self) -> NodeId {
         self.layer.backend("disk").expect("it is open").root()
     }
@@ -262,6 +274,23 @@ pub(crate) fn fresh_with(seed: u64, content: Content) -> Sim {
             }
         }
         data.flush().await?;
+        file.flush().await
+    };
+    machine.queue().block_on(work).expect("a new image");
+    drop(machine);
+    sim
+}
+
+/// A simulator with a fresh image made so, over a backing file.
+pub(crate) fn fresh_of(seed: u64, options: &qcow2::CreateOptions) -> Sim {
+    let sim = Sim::new(seed);
+    sim.create_file(&[]);
+    sim.create_file(&vec![BACKING; super::usize(SIZE)]);
+    let machine = Machine::new(sim.clone(), 1);
+    let node = machine.add_file("file", IMAGE);
+    let work = async {
+        let file = machine.layer.node(machine.queue(), node)?;
+        qcow2::create(machine.queue(), file.clone(), options).await?;
         file.flush().await
     };
     machine.queue().block_on(work).expect("a new image");

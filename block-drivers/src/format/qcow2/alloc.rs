@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use block_core::layer::Readers;
 use block_core::sync::AsyncMutex;
 use block_core::{Error, Result};
+use block_schema::types::BlkdebugEvent;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
@@ -330,6 +331,7 @@ impl Image {
         at: HostOffset,
         slot: Loading<'a>,
     ) -> Result<Pinned<'a>> {
+        env.file().event(BlkdebugEvent::RefblockLoad);
         let bytes = env
             .file()
             .read_bytes(at.0, self.geometry.cluster_len())
@@ -377,6 +379,7 @@ impl Image {
         want: u64,
     ) -> Result<Reservation<'_>> {
         let reach = self.geometry.block_reach();
+        env.file().event(BlkdebugEvent::ClusterAlloc);
         loop {
             let index = self.refcounts.state.lock().cursor / reach;
             let block = self.block_or_new(env, index).await?;
@@ -464,7 +467,9 @@ impl Image {
             return Err(self.no_space(Errno::FBIG));
         }
         let capacity = self.refcounts.table.lock().entries.len() as u64;
+        env.file().event(BlkdebugEvent::RefblockAlloc);
         if index >= capacity {
+            env.file().event(BlkdebugEvent::ReftableGrow);
             self.grow_table(env).await?;
         }
         let first = index * self.geometry.block_reach();
@@ -613,10 +618,16 @@ impl Image {
         for copy in blocks {
             let at = self.block_place(copy.key).map_err(|e| self.error(e))?;
             let at = at.ok_or_else(|| self.no_space(Errno::NOSPC))?;
+            file.event(match (moved, unwritten.contains(&copy.key)) {
+                (Some(_), true) => BlkdebugEvent::RefblockAllocWriteBlocks,
+                (None, true) => BlkdebugEvent::RefblockAllocWrite,
+                (_, false) => BlkdebugEvent::RefblockUpdatePart,
+            });
             write_copy(file, at, copy).await?;
         }
         if let Some(place) = moved {
             let len = index_of(u64::from(place.clusters) * self.geometry.entries());
+            file.event(BlkdebugEvent::RefblockAllocWriteTable);
             file.write_bytes(
                 place.offset.0,
                 &bytes_be(&entries[..len.min(entries.len())]),
@@ -628,6 +639,7 @@ impl Image {
                 let header = self.header.lock();
                 (header.refcount_table, header.refcount_table_bytes())
             };
+            file.event(BlkdebugEvent::RefblockAllocSwitchTable);
             self.update_header(env, |header| {
                 header.refcount_table = place.offset;
                 header.refcount_table_clusters = place.clusters;
@@ -640,6 +652,7 @@ impl Image {
             let table = self.header.lock().refcount_table;
             for &index in unwritten {
                 let bytes = entries[index_of(index)].to_be_bytes();
+                file.event(BlkdebugEvent::RefblockAllocHookup);
                 file.write_bytes(table.0 + index * 8, &bytes).await?;
             }
         }
@@ -650,6 +663,9 @@ impl Image {
     /// file where asked to. What cannot be done now waits for the next flush.
     pub(super) async fn apply_freed<E: Surroundings>(&self, env: &E, freed: Vec<Freed>) {
         let reach = self.geometry.block_reach();
+        if !freed.is_empty() {
+            env.file().event(BlkdebugEvent::ClusterFree);
+        }
         let mut later = Vec::new();
         let mut sorted = freed;
         sorted.sort_by_key(|f| f.cluster);

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use block_core::Result;
 use block_core::sync::AsyncMutex;
+use block_schema::types::BlkdebugEvent;
 use parking_lot::Mutex;
 
 use super::error::ImageError;
@@ -96,6 +97,7 @@ impl Image {
         slot: Loading<'a>,
     ) -> Result<Pinned<'a>> {
         let at = self.l2_place(key).map_err(|e| self.error(e))?;
+        env.file().event(BlkdebugEvent::L2Load);
         let bytes = env
             .file()
             .read_bytes(at.0, self.geometry.cluster_len())
@@ -290,6 +292,7 @@ impl Image {
         counts: Counts,
     ) -> Result<()> {
         let file = env.file();
+        file.event(BlkdebugEvent::FlushToOs);
         if !self.leaves_counts(env, counts).await? {
             self.write_refcounts(env).await?;
         }
@@ -302,6 +305,10 @@ impl Image {
         }
         for copy in l2 {
             let at = self.l2_place(copy.key).map_err(|e| self.error(e))?;
+            file.event(match l1.contains_key(&copy.key) {
+                true => BlkdebugEvent::L2AllocWrite,
+                false => BlkdebugEvent::L2Update,
+            });
             write_copy(file, at, copy).await?;
         }
         if !l1.is_empty() {
@@ -309,10 +316,12 @@ impl Image {
             file.flush().await?;
             let table = self.header.lock().l1_table;
             for (first, words) in joined(l1) {
+                file.event(BlkdebugEvent::L1Update);
                 file.write_bytes(table.0 + first * 8, &bytes_be(&words))
                     .await?;
             }
         }
+        file.event(BlkdebugEvent::FlushToDisk);
         file.flush().await
     }
 }

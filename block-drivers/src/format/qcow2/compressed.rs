@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use block_core::driver::ZeroFlags;
 use block_core::{Error, IoBuf, Result};
+use block_schema::types::BlkdebugEvent;
 
 use super::alloc::FreeReason;
 use super::header::{Compression, Version};
@@ -189,6 +190,7 @@ impl Image {
         let lens = packed.clone().map(|bytes| bytes.len() as u64);
         let places = self.pack(env, lens).await?;
         for (host, bytes) in runs(places.iter().zip(packed)) {
+            env.file().event(BlkdebugEvent::WriteCompressed);
             env.file().write_bytes(host, &bytes).await?;
         }
         let first = self.geometry.l2_index(GuestOffset(at));

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use block_core::bitmap::Bitmaps;
 use block_core::sync::AsyncMutex;
 use block_core::{Error, Result};
+use block_schema::types::BlkdebugEvent;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
@@ -154,6 +155,7 @@ impl Image {
         let l1 = file
             .read_bytes(header.l1_table.0, len(header.l1_bytes()))
             .await?;
+        file.event(BlkdebugEvent::ReftableLoad);
         let refcount_table = file
             .read_bytes(header.refcount_table.0, len(header.refcount_table_bytes()))
             .await?;

@@ -7,13 +7,14 @@
 //! Spec: qcow2 "Compressed Clusters Descriptor". Not here: what is written there.
 
 use block_core::Result;
+use block_schema::types::BlkdebugEvent;
 use rustix::io::Errno;
 
 use super::alloc::{FreeReason, Refcounts};
 use super::image::Image;
 use super::layout::L2Entry;
 use crate::kit::addr::HostOffset;
-use crate::kit::image_file::Surroundings;
+use crate::kit::image_file::{ImageFile, Surroundings};
 
 /// A place of a compressed cluster; given up when dropped before [`commit`](Self::commit).
 pub(super) struct Packing<'a> {
@@ -62,6 +63,7 @@ impl Image {
         lens: impl Iterator<Item = u64>,
     ) -> Result<Vec<Packing<'_>>> {
         let _one = self.refcounts.packing.lock().await;
+        env.file().event(BlkdebugEvent::ClusterAllocBytes);
         let mut places = Vec::new();
         for len in lens {
             let at = match self.pack_into_open(env, len).await? {

@@ -5,6 +5,7 @@
 //! and used again meanwhile. Spec: qcow2 "Cluster mapping", "Compressed Clusters Descriptor".
 
 use block_core::{Error, IoBuf, Result};
+use block_schema::types::BlkdebugEvent;
 
 use super::error::{DecompressErrorSource, ImageError};
 use super::header::Compression;
@@ -47,6 +48,7 @@ impl Image {
                 Cluster::Unallocated(_) => self.read_backing(env, at, target).await?,
                 Cluster::Data(host) => {
                     let place = host.offset.plus(run.skip);
+                    env.file().event(BlkdebugEvent::ReadAio);
                     self.read_data(env, GuestOffset(at), place, target).await?;
                 }
                 Cluster::Compressed(from) => {
@@ -82,6 +84,7 @@ impl Image {
         let there = backing.len().saturating_sub(offset).min(len);
         fill_zero(&buf, there, len);
         if there > 0 {
+            env.file().event(BlkdebugEvent::ReadBackingAio);
             backing.read(offset, slice(&buf, 0, there)).await?;
         }
         Ok(())
@@ -94,6 +97,7 @@ impl Image {
         from: CompressedCluster,
     ) -> Result<Vec<u8>> {
         // At most two clusters, by the width of the descriptor's fields.
+        env.file().event(BlkdebugEvent::ReadCompressed);
         let packed = env
             .file()
             .read_bytes(from.host.0, usize_of(from.len))

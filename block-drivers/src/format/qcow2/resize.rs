@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use block_core::driver::{Preallocation, ZeroFlags};
 use block_core::{Error, Result};
+use block_schema::types::BlkdebugEvent;
 
 use super::error::ImageError;
 use super::header::{MAX_L1_BYTES, Version};
@@ -111,12 +112,15 @@ impl Image {
             return Ok(());
         }
         let clusters = self.geometry.clusters(entries * 8);
+        env.file().event(BlkdebugEvent::L1GrowAllocTable);
         let at = self.reserve_table(env, clusters).await?;
         // Afterwards the table in memory is the table on disk: requests are drained.
         self.flush(env).await?;
         let words: Vec<u64> = (0..entries).map(|index| self.l1.entry(index).0).collect();
+        env.file().event(BlkdebugEvent::L1GrowWriteTable);
         env.file().write_bytes(at.0, &bytes_be(&words)).await?;
         env.file().flush().await?;
+        env.file().event(BlkdebugEvent::L1GrowActivateTable);
         self.update_header(env, |header| {
             header.l1_table = at;
             // Bounded by MAX_L1_BYTES.

@@ -9,6 +9,7 @@
 use std::ops::Range;
 
 use block_core::{IoBuf, Result};
+use block_schema::types::BlkdebugEvent;
 
 use super::alloc::{FreeReason, Reservation};
 use super::image::Image;
@@ -77,6 +78,7 @@ impl Image {
                 Cluster::Data(host) if host.owned => {
                     let place = host.offset.plus(run.skip);
                     let data = slice(&buf, at - offset, run.len);
+                    env.file().event(BlkdebugEvent::WriteAio);
                     self.write_data(env, GuestOffset(at), place, data).await?;
                     run.len
                 }
@@ -190,9 +192,11 @@ impl Image {
         whole.append(tail);
         let first = self.geometry.floor(at);
         let host = |guest: u64| place.offset().plus(guest - first);
+        env.file().event(BlkdebugEvent::WriteAio);
         self.write_data(env, GuestOffset(start), host(start), whole)
             .await?;
         for (guest, bytes) in apart {
+            env.file().event(BlkdebugEvent::CowWrite);
             self.write_data(env, GuestOffset(guest), host(guest), bytes)
                 .await?;
         }
@@ -246,6 +250,7 @@ impl Image {
             let needed = !place.is_fresh() || self.is_encrypted();
             return Ok(needed.then_some(buf));
         }
+        env.file().event(BlkdebugEvent::CowRead);
         self.read(env, part.start, buf.clone()).await?;
         Ok(Some(buf))
     }
