@@ -20,16 +20,16 @@ fn offset(entry: u64) -> usize {
 }
 
 /// Where things are in an image.
-struct Places {
+pub(super) struct Places {
     l1: usize,
-    l2: usize,
-    table: usize,
+    pub(super) l2: usize,
+    pub(super) table: usize,
     block: usize,
     snapshots: usize,
 }
 
 impl Places {
-    fn of(bytes: &[u8]) -> Places {
+    pub(super) fn of(bytes: &[u8]) -> Places {
         let at = |place: usize| usize::try_from(word(bytes, place)).unwrap();
         let (l1, table) = (at(40), at(48));
         Places {
@@ -74,7 +74,7 @@ fn exit_code(report: &CheckReport) -> i32 {
 }
 
 /// Checks as the tool does: once more after anything was repaired.
-fn checked(bytes: Vec<u8>, repair: Repair) -> (i32, Vec<u8>, Vec<String>) {
+pub(super) fn checked(bytes: Vec<u8>, repair: Repair) -> (i32, Vec<u8>, Vec<String>) {
     let bench = bench(bytes, None);
     let options = for_check(repair != Repair::None);
     let image = match block_on(Image::open(&bench, "test", options)) {

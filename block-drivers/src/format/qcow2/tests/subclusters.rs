@@ -5,6 +5,7 @@ use block_core::request::map::{Access, EdgeIndex, Extent, Lookup, Mapping};
 use expect_test::{Expect, expect};
 
 use super::on_a_graph::{folder, qcow2, rig};
+use super::repair::{Places, checked};
 use super::snapshots::{Album, check_album, check_cuts, random_album};
 use super::*;
 
@@ -573,6 +574,53 @@ fn a_wrong_copied_flag_is_repaired_and_the_bitmap_stays() {
     assert_eq!((found.corruptions, found.corruptions_fixed), (0, 1));
     disk.expect_model();
     disk.expect_qemu_agrees("subclusters-flag");
+}
+
+/// Damages an image, lets either program repair it, and compares what the disk is then.
+#[track_caller]
+fn check_repaired(name: &str, damage: impl Fn(&mut Vec<u8>, &Places)) {
+    let mut disk = check(
+        &over(extended(1 << 20, 64 * KIB)),
+        Some(noise(19, 1 << 20)),
+        "write 64k+4k aa; zero 72k+2k; write 200k+90k bb; zero 0+4k; zero 0+1k",
+    );
+    disk.reopen();
+    let mut bytes = disk.bench.file.bytes();
+    let places = Places::of(&bytes);
+    damage(&mut bytes, &places);
+    let Some(dir) = Scratch::with_qemu(&format!("repaired-{name}")) else {
+        return;
+    };
+    dir.write("backing.raw", &noise(19, 1 << 20));
+    dir.write("theirs", &bytes);
+    dir.qemu_img(&["check", "-q", "-r", "all", "theirs"]);
+    let (code, repaired, messages) = checked(bytes, Repair::All);
+    assert_eq!(code, 0, "{messages:#?}");
+    dir.write("ours", &repaired);
+    dir.qemu_img(&["check", "-q", "ours"]);
+    dir.qemu_img(&["compare", "-q", "ours", "theirs"]);
+    assert_eq!(
+        dir.qemu_img(&["map", "--output=json", "ours"])
+            .matches("zero\": true")
+            .count(),
+        dir.qemu_img(&["map", "--output=json", "theirs"])
+            .matches("zero\": true")
+            .count(),
+    );
+}
+
+#[test]
+fn repairs_keep_subclusters() {
+    check_repaired("block-gone", |bytes, places| {
+        bytes[places.table..places.table + 8].fill(0);
+    });
+    check_repaired("flag", |bytes, places| bytes[places.l2 + 16] ^= 0x80);
+    // Nothing is stored in the cluster: it goes, and its zeroes stay.
+    check_repaired("kept-unaligned", |bytes, places| {
+        let entry = places.l2 + 16;
+        bytes[entry + 6] |= 2;
+        bytes[entry + 12..entry + 16].fill(0);
+    });
 }
 
 #[test]
