@@ -492,6 +492,8 @@ runtime::serde_adapters! {
     types::BlockdevQcowEncryption,
     types::BlockdevOptionsQcow,
     types::Qcow2OverlapCheckMode,
+    types::Qcow2OverlapCheckFlags,
+    types::Qcow2OverlapChecks,
     types::Qcow2CompressionType,
     types::Qcow2BitmapInfoFlags,
     types::Qcow2BitmapInfo,

@@ -1231,6 +1231,197 @@ impl runtime::Wire for Qcow2OverlapCheckMode {
     }
 }
 
+/// Which structures of a qcow2 image no write may land in.
+#[derive(Clone, PartialEq, Default)]
+pub struct Qcow2OverlapCheckFlags {
+    /// What holds for those that are not given; `cached` if absent.
+    pub template: Option<Qcow2OverlapCheckMode>,
+    /// The header.
+    pub main_header: Option<bool>,
+    /// The active L1 table.
+    pub active_l1: Option<bool>,
+    /// The active L2 tables.
+    pub active_l2: Option<bool>,
+    /// The refcount table.
+    pub refcount_table: Option<bool>,
+    /// The refcount blocks.
+    pub refcount_block: Option<bool>,
+    /// The snapshot table.
+    pub snapshot_table: Option<bool>,
+    /// The L1 tables of snapshots.
+    pub inactive_l1: Option<bool>,
+    /// The L2 tables of snapshots.
+    pub inactive_l2: Option<bool>,
+    /// The bitmap directory.
+    pub bitmap_directory: Option<bool>,
+}
+
+impl Qcow2OverlapCheckFlags {
+    /// One with its required members alone.
+    pub fn new() -> Self {
+        Self {
+            template: None,
+            main_header: None,
+            active_l1: None,
+            active_l2: None,
+            refcount_table: None,
+            refcount_block: None,
+            snapshot_table: None,
+            inactive_l1: None,
+            inactive_l2: None,
+            bitmap_directory: None,
+        }
+    }
+
+    /// Sets `template`.
+    #[must_use]
+    pub fn template(mut self, value: Qcow2OverlapCheckMode) -> Self {
+        self.template = Some(value);
+        self
+    }
+
+    /// Sets `main-header`.
+    #[must_use]
+    pub fn main_header(mut self, value: bool) -> Self {
+        self.main_header = Some(value);
+        self
+    }
+
+    /// Sets `active-l1`.
+    #[must_use]
+    pub fn active_l1(mut self, value: bool) -> Self {
+        self.active_l1 = Some(value);
+        self
+    }
+
+    /// Sets `active-l2`.
+    #[must_use]
+    pub fn active_l2(mut self, value: bool) -> Self {
+        self.active_l2 = Some(value);
+        self
+    }
+
+    /// Sets `refcount-table`.
+    #[must_use]
+    pub fn refcount_table(mut self, value: bool) -> Self {
+        self.refcount_table = Some(value);
+        self
+    }
+
+    /// Sets `refcount-block`.
+    #[must_use]
+    pub fn refcount_block(mut self, value: bool) -> Self {
+        self.refcount_block = Some(value);
+        self
+    }
+
+    /// Sets `snapshot-table`.
+    #[must_use]
+    pub fn snapshot_table(mut self, value: bool) -> Self {
+        self.snapshot_table = Some(value);
+        self
+    }
+
+    /// Sets `inactive-l1`.
+    #[must_use]
+    pub fn inactive_l1(mut self, value: bool) -> Self {
+        self.inactive_l1 = Some(value);
+        self
+    }
+
+    /// Sets `inactive-l2`.
+    #[must_use]
+    pub fn inactive_l2(mut self, value: bool) -> Self {
+        self.inactive_l2 = Some(value);
+        self
+    }
+
+    /// Sets `bitmap-directory`.
+    #[must_use]
+    pub fn bitmap_directory(mut self, value: bool) -> Self {
+        self.bitmap_directory = Some(value);
+        self
+    }
+}
+
+impl std::fmt::Debug for Qcow2OverlapCheckFlags {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("Qcow2OverlapCheckFlags", self, f)
+    }
+}
+
+impl runtime::Wire for Qcow2OverlapCheckFlags {
+    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
+        runtime::read_fields(value, context)
+    }
+
+    fn encode(&self) -> runtime::Value {
+        runtime::encode_fields(self)
+    }
+}
+
+impl runtime::Fields for Qcow2OverlapCheckFlags {
+    fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        Ok(Self {
+            template: members.opt("template")?,
+            main_header: members.opt("main-header")?,
+            active_l1: members.opt("active-l1")?,
+            active_l2: members.opt("active-l2")?,
+            refcount_table: members.opt("refcount-table")?,
+            refcount_block: members.opt("refcount-block")?,
+            snapshot_table: members.opt("snapshot-table")?,
+            inactive_l1: members.opt("inactive-l1")?,
+            inactive_l2: members.opt("inactive-l2")?,
+            bitmap_directory: members.opt("bitmap-directory")?,
+        })
+    }
+
+    fn put(&self, object: &mut runtime::Object) {
+        object.put_opt("template", &self.template);
+        object.put_opt("main-header", &self.main_header);
+        object.put_opt("active-l1", &self.active_l1);
+        object.put_opt("active-l2", &self.active_l2);
+        object.put_opt("refcount-table", &self.refcount_table);
+        object.put_opt("refcount-block", &self.refcount_block);
+        object.put_opt("snapshot-table", &self.snapshot_table);
+        object.put_opt("inactive-l1", &self.inactive_l1);
+        object.put_opt("inactive-l2", &self.inactive_l2);
+        object.put_opt("bitmap-directory", &self.bitmap_directory);
+    }
+}
+
+/// Which structures of a qcow2 image no write may land in: by name of a set, or one by one.
+#[derive(Clone, PartialEq)]
+pub enum Qcow2OverlapChecks {
+    /// One by one.
+    Flags(Qcow2OverlapCheckFlags),
+    /// A set.
+    Mode(Qcow2OverlapCheckMode),
+}
+
+impl std::fmt::Debug for Qcow2OverlapChecks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("Qcow2OverlapChecks", self, f)
+    }
+}
+
+impl runtime::Wire for Qcow2OverlapChecks {
+    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
+        match value {
+            runtime::Value::Object(_) => Ok(Self::Flags(runtime::Wire::read(value, context)?)),
+            runtime::Value::String(_) => Ok(Self::Mode(runtime::Wire::read(value, context)?)),
+            _ => Err(runtime::Invalid::no_branch("Qcow2OverlapChecks")),
+        }
+    }
+
+    fn encode(&self) -> runtime::Value {
+        match self {
+            Self::Flags(branch) => runtime::Wire::encode(branch),
+            Self::Mode(branch) => runtime::Wire::encode(branch),
+        }
+    }
+}
+
 /// How compressed clusters of a qcow2 image are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Qcow2CompressionType {

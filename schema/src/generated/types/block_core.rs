@@ -3193,7 +3193,7 @@ pub struct BlockdevOptionsQcow2 {
     /// Whether a discarded cluster keeps its place in the file.
     pub discard_no_unref: Option<bool>,
     /// Which metadata writes are checked for where they land; `cached` if absent.
-    pub overlap_check: Option<super::Qcow2OverlapCheckMode>,
+    pub overlap_check: Option<super::Qcow2OverlapChecks>,
     /// Bytes for both metadata caches together.
     pub cache_size: Option<i64>,
     /// Bytes for the cache of L2 tables.
@@ -3276,7 +3276,7 @@ impl BlockdevOptionsQcow2 {
 
     /// Sets `overlap-check`.
     #[must_use]
-    pub fn overlap_check(mut self, value: super::Qcow2OverlapCheckMode) -> Self {
+    pub fn overlap_check(mut self, value: super::Qcow2OverlapChecks) -> Self {
         self.overlap_check = Some(value);
         self
     }
