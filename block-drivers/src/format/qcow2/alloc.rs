@@ -392,7 +392,7 @@ impl Image {
                 if state.cursor >= here.start {
                     state.cursor = end;
                 }
-                self.check_free(start)?;
+                self.check_free(start..end)?;
                 return Ok(self.refcounts.take(&block, run));
             }
             if here.contains(&state.cursor) {
@@ -430,7 +430,7 @@ impl Image {
             let end = (index + 1) * reach;
             while let Some(run) = self.refcounts.find(&block, from..end, count) {
                 if run.end - run.start == count {
-                    self.check_free(run.start)?;
+                    self.check_free(run.clone())?;
                     let taken = self.refcounts.take(&block, run);
                     let at = taken.offset();
                     taken.commit();
@@ -443,13 +443,13 @@ impl Image {
     }
 
     /// A free cluster that is known to be in use means that the refcounts are wrong.
-    fn check_free(&self, cluster: u64) -> Result<()> {
-        let at = self.geometry.host_of(cluster);
+    fn check_free(&self, run: Range<u64>) -> Result<()> {
+        let at = self.geometry.host_of(run.start);
         if self.in_fixed_metadata(at) {
             let what = "the header, the L1 table, the refcount table or the snapshot table";
             return Err(self.error(ImageError::AllocatedInUse { offset: at.0, what }));
         }
-        Ok(())
+        self.refuse_overlap(at, (run.end - run.start) << self.geometry.cluster_bits)
     }
 
     /// A refcount block, made if there is none.
@@ -476,7 +476,7 @@ impl Image {
         if self.refcounts.table.lock().entries.get(index_of(index)) == Some(&0) {
             // A block describes itself: the first cluster of its own range, all of which is free.
             let at = if first == 0 { 1 } else { first };
-            self.check_free(at)?;
+            self.check_free(at..at + 1)?;
             let slots = self.new_slots(env, index..index + 1).await?;
             let mut table = self.refcounts.table.lock();
             self.fill_blocks(&mut table, slots, index, &(at..at + 1));

@@ -18,6 +18,7 @@ use super::image::Image;
 use super::layout::{L1Entry, L2Entry};
 use super::lazy::Counts;
 use super::map::Cluster;
+use super::overlap::Structure;
 use crate::kit::addr::HostOffset;
 use crate::kit::image_file::{ImageFile, Surroundings};
 use crate::kit::layout::{bytes_be, words_be};
@@ -106,6 +107,7 @@ impl Image {
         if !self.trusts_copied() && self.options.writable && !self.has_data_file() {
             self.correct_copied(env, &mut words).await?;
         }
+        self.look_for_overlaps(&words);
         Ok(slot.fill(&words))
     }
 
@@ -177,6 +179,7 @@ impl Image {
     /// table's place; it counts as changed only after, so no flush takes the entry alone.
     pub(super) fn set_l1<T>(&self, key: u64, at: HostOffset, make: impl FnOnce() -> T) -> T {
         let entry = L1Entry::owned(at);
+        self.note_place(Structure::ActiveL2, at);
         self.l1.set(key, entry);
         let made = make();
         self.dirty.l1.lock().insert(key, entry);

@@ -291,6 +291,9 @@ impl Image {
         host: HostOffset,
         buf: IoBuf,
     ) -> Result<()> {
+        if self.is_suspect() && !self.has_data_file() {
+            self.refuse_overlap(host, buf.len() as u64)?;
+        }
         let Some(crypt) = &self.crypt else {
             return self.data(env)?.write(host.0, buf).await;
         };

@@ -58,20 +58,55 @@ impl Image {
         }
         let keep = self.options.discard_no_unref && self.version == Version::V3;
         let hides = env.backing().is_some_and(|b| b.len() > whole.start);
-        self.change(env, whole, FreeReason::Request, |cluster| match cluster {
-            Cluster::Unallocated(None) if hides => Change::Relabel(L2Entry::ZERO),
-            Cluster::Unallocated(None) | Cluster::Zero(None) => Change::Keep,
-            Cluster::Zero(Some(host)) | Cluster::Unallocated(Some(host)) | Cluster::Data(host)
-                if keep && host.owned =>
+        self.change(
+            env,
+            whole.clone(),
+            FreeReason::Request,
+            |cluster| match cluster {
+                Cluster::Unallocated(None) if hides => Change::Relabel(L2Entry::ZERO),
+                Cluster::Unallocated(None) | Cluster::Zero(None) => Change::Keep,
+                Cluster::Zero(Some(host))
+                | Cluster::Unallocated(Some(host))
+                | Cluster::Data(host)
+                    if keep && host.owned =>
+                {
+                    Change::Relabel(L2Entry::owned_zero(host.offset))
+                }
+                Cluster::Zero(Some(_))
+                | Cluster::Unallocated(Some(_))
+                | Cluster::Data(_)
+                | Cluster::Compressed(_) => Change::Replace(empty),
+            },
+        )
+        .await?;
+        self.release_kept(env, whole).await
+    }
+
+    /// Gives the bytes of kept clusters back to the file's file system, where that takes them; their
+    /// place stays theirs. What is left reads as zeroes, so that entries which are still on disk after
+    /// a power cut name zeroes. The caller holds an exclusive claim.
+    async fn release_kept<E: Surroundings>(&self, env: &E, whole: Range<u64>) -> Result<()> {
+        let keeps = self.options.discard_no_unref && self.options.pass_discard_request;
+        if !keeps || self.has_data_file() || self.is_suspect() {
+            return Ok(());
+        }
+        let flags = ZeroFlags {
+            may_unmap: true,
+            no_fallback: true,
+        };
+        let mut at = whole.start;
+        while at < whole.end {
+            let run = self.first_status(env, at..whole.end).await?;
+            if let Cluster::Zero(Some(host)) = run.cluster
+                && host.owned
             {
-                Change::Relabel(L2Entry::owned_zero(host.offset))
+                let start = host.offset.0 + run.skip;
+                // It may decline.
+                let _ = env.file().write_zeroes(start..start + run.len, flags).await;
             }
-            Cluster::Zero(Some(_))
-            | Cluster::Unallocated(Some(_))
-            | Cluster::Data(_)
-            | Cluster::Compressed(_) => Change::Replace(empty),
-        })
-        .await
+            at += run.len;
+        }
+        Ok(())
     }
 
     /// Makes `range` read as zeroes.
@@ -97,10 +132,14 @@ impl Image {
         }
         match (self.version, env.backing()) {
             (Version::V3, _) => {
-                self.change(env, whole, FreeReason::Request, |cluster| {
+                self.change(env, whole.clone(), FreeReason::Request, |cluster| {
                     zero_change(cluster, may_unmap, hides)
                 })
-                .await
+                .await?;
+                if flags.may_unmap {
+                    self.release_kept(env, whole).await?;
+                }
+                Ok(())
             }
             (Version::V2, None) => self.discard(env, whole).await,
             (Version::V2, Some(_)) => self.write_zero_bytes(env, whole, flags).await,

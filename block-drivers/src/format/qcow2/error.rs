@@ -173,6 +173,14 @@ pub enum ImageError {
         /// The specification's word for what is there.
         what: &'static str,
     },
+    /// A write would land in a structure of the image.
+    #[error("Preventing invalid write on metadata (overlaps with {structure})")]
+    InvalidWrite {
+        /// The cluster that is the structure's.
+        offset: u64,
+        /// What is there.
+        structure: &'static str,
+    },
     /// The encryption header pointer has another length than its structure.
     #[error("encryption header pointer has {len} bytes and not 16")]
     EncryptionPointer {
@@ -269,6 +277,7 @@ impl ImageError {
                 | ImageError::RefcountTooLow { .. }
                 | ImageError::AllocatedInUse { .. }
                 | ImageError::DataFilePlace { .. }
+                | ImageError::InvalidWrite { .. }
         )
     }
 

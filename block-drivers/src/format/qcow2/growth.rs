@@ -14,6 +14,7 @@ use super::alloc::{FreeReason, Place, Table, index_of};
 use super::geometry::Geometry;
 use super::header::MAX_REFCOUNT_TABLE_BYTES;
 use super::image::Image;
+use super::overlap::Structure;
 use crate::kit::addr::HostOffset;
 use crate::kit::image_file::Surroundings;
 use crate::kit::table_cache::{Loading, Needs};
@@ -56,6 +57,7 @@ impl Image {
                 words[word] |= 1 << shift;
             }
             table.entries[index_of(index)] = self.geometry.host_of(at).0;
+            self.note_place(Structure::RefcountBlock, self.geometry.host_of(at));
             table.unwritten.insert(index);
             slot.fill(&words).mark_all(Needs::Nothing);
         }

@@ -311,6 +311,20 @@ impl Header {
         Some(String::from_utf8_lossy(&name.data).into_owned())
     }
 
+    /// Where the bitmap directory is, when it can be trusted.
+    pub(super) fn bitmap_directory(&self) -> Option<(u64, u64)> {
+        if self.autoclear & autoclear::BITMAPS == 0 {
+            return None;
+        }
+        let mut extensions = self.extensions.iter();
+        let bitmaps = extensions.find(|e| e.kind == extension::BITMAPS)?;
+        let word = |at: usize| {
+            let bytes = read_slice(&bitmaps.data, at, 8)?;
+            bytes.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+        };
+        Some((word(16)?, word(8)?))
+    }
+
     /// Bytes of the L1 table.
     pub(super) fn l1_bytes(&self) -> u64 {
         u64::from(self.l1_size).saturating_mul(8)

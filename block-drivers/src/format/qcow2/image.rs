@@ -25,6 +25,7 @@ use super::header_write::{Rewrite, UPDATE_OFFSET};
 use super::layout::{autoclear, incompatible};
 use super::lazy::Lazy;
 use super::map::L1Table;
+use super::overlap::{Checked, Places};
 use super::snapshot_table::{Snapshots, read_snapshots};
 use crate::kit::image_file::{ImageFile, Surroundings};
 use crate::kit::layout::words_be;
@@ -54,6 +55,10 @@ pub(super) struct OpenOptions {
     pub(super) discard_no_unref: bool,
     /// Whether refcounts may be written late; as the image says, if it is `None`.
     pub(super) lazy_refcounts: Option<bool>,
+    /// Bytes of what the cache of L2 tables loads at once; a cluster, if it is `None`.
+    pub(super) l2_entry: Option<u64>,
+    /// What no write may land in.
+    pub(super) overlap: Checked,
     /// Whether damage that a check reports is no reason to refuse the image.
     pub(super) for_check: bool,
 }
@@ -69,6 +74,8 @@ impl Default for OpenOptions {
             pass_discard_other: false,
             discard_no_unref: false,
             lazy_refcounts: None,
+            l2_entry: None,
+            overlap: Checked::cached(),
             for_check: false,
         }
     }
@@ -93,6 +100,10 @@ pub(super) struct Image {
     pub(super) lazy: Lazy,
     /// Whether damage was noticed: nothing changes any more.
     pub(super) corrupt: AtomicBool,
+    /// Where checked structures are that the header does not place.
+    pub(super) places: Mutex<Places>,
+    /// Whether some entry names a structure, so that writes in place must look.
+    pub(super) suspect: AtomicBool,
     pub(super) snapshots: Mutex<Snapshots>,
     /// The disk's dirty bitmaps, shared with the node.
     pub(super) bitmaps: Arc<Bitmaps>,
@@ -199,6 +210,8 @@ impl Image {
             dirty: Dirty::default(),
             lazy: Lazy::new(options.lazy_refcounts, &header)?,
             corrupt: AtomicBool::new(false),
+            places: Mutex::new(Places::default()),
+            suspect: AtomicBool::new(false),
             snapshots: Mutex::new(snapshots),
             bitmaps,
             directory: Mutex::new(directory),
@@ -214,10 +227,32 @@ impl Image {
             let reason = "discard-no-unref is only supported since qcow2 version 3";
             return Err(Error::invalid("discard-no-unref", reason));
         }
+        image.check_l2_entry()?;
         if options.writable && dirty && !options.for_check {
             image.rebuild_after_dirty(env).await?;
         }
+        image.note_places(env).await?;
         Ok(image)
+    }
+
+    /// Tables come into memory whole: an entry of the cache is a cluster.
+    fn check_l2_entry(&self) -> Result<()> {
+        let cluster = self.geometry.cluster_size();
+        match self.options.l2_entry {
+            None => Ok(()),
+            Some(bytes) if bytes == cluster => Ok(()),
+            Some(bytes) if bytes.is_power_of_two() && (512..cluster).contains(&bytes) => {
+                let what = "an l2-cache-entry-size below the cluster size";
+                Err(self.error(ImageError::NotBuiltIn { what }))
+            }
+            Some(_) => {
+                let reason = format!(
+                    "L2 cache entry size must be a power of two between 512 and the cluster size \
+                     ({cluster})"
+                );
+                Err(Error::invalid("l2-cache-entry-size", reason))
+            }
+        }
     }
 
     /// Bytes of the guest's disk.

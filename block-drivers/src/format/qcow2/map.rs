@@ -326,7 +326,8 @@ impl Image {
         range: Range<u64>,
         out: &mut Mapping,
     ) -> Lookup {
-        if access == Access::Write && !self.may_overwrite() || self.is_closed() {
+        let may = access == Access::Read || self.may_overwrite() && !self.is_suspect();
+        if !may || self.is_closed() {
             return Lookup::Miss;
         }
         let mut rest = range;
@@ -370,6 +371,10 @@ impl Image {
         self.need_key()?;
         if access == Access::Write {
             self.first_write(env).await?;
+            if self.is_suspect() {
+                // Where each write goes is looked at on its way.
+                return Ok(());
+            }
         }
         let mut rest = range;
         while rest.start < rest.end {

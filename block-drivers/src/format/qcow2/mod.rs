@@ -49,6 +49,7 @@ mod lazy;
 mod map;
 mod measure;
 mod options;
+mod overlap;
 mod pack;
 mod read;
 mod repair;

@@ -5,6 +5,7 @@ use block_core::{Error, Result};
 use block_schema::types::BlockdevOptionsQcow2;
 
 use super::image::{DEFAULT_CACHE, OpenOptions};
+use super::overlap::Checked;
 
 /// What of a cache for both holds refcount blocks: they describe eight times as much.
 const REFCOUNT_SHARE: u64 = 8;
@@ -19,14 +20,10 @@ pub(super) fn parse(
     writable: bool,
     discard_unmap: bool,
 ) -> Result<OpenOptions> {
-    let absent = [
-        (options.overlap_check.is_some(), "overlap-check"),
-        (options.l2_cache_entry_size.is_some(), "l2-cache-entry-size"),
-        (
-            options.cache_clean_interval.is_some_and(|s| s != 0),
-            "cache-clean-interval",
-        ),
-    ];
+    let absent = [(
+        options.cache_clean_interval.is_some_and(|s| s != 0),
+        "cache-clean-interval",
+    )];
     if let Some((_, name)) = absent.iter().find(|(given, _)| *given) {
         let what = format!("option '{name}'");
         return Err(Error::Unsupported {
@@ -48,6 +45,8 @@ pub(super) fn parse(
         pass_discard_other: options.pass_discard_other.unwrap_or(false),
         discard_no_unref: options.discard_no_unref.unwrap_or(false),
         lazy_refcounts: options.lazy_refcounts,
+        l2_entry: bytes("l2-cache-entry-size", options.l2_cache_entry_size)?,
+        overlap: Checked::of(options.overlap_check.as_ref()),
         for_check: false,
     })
 }
@@ -103,18 +102,10 @@ mod tests {
         assert!(parse("top", &none, true, false).is_ok());
         let cleaned = BlockdevOptionsQcow2 {
             cache_clean_interval: Some(600),
-            ..none.clone()
-        };
-        let checked = BlockdevOptionsQcow2 {
-            l2_cache_entry_size: Some(4096),
             ..none
         };
-        for (options, name) in [
-            (cleaned, "cache-clean-interval"),
-            (checked, "l2-cache-entry-size"),
-        ] {
-            let refused = parse("top", &options, true, false).map(|_| ()).unwrap_err();
-            assert!(refused.to_string().contains(name), "{refused}");
-        }
+        let refused = parse("top", &cleaned, true, false).map(|_| ()).unwrap_err();
+        let name = "cache-clean-interval";
+        assert!(refused.to_string().contains(name), "{refused}");
     }
 }

@@ -324,7 +324,7 @@ impl Image {
             .host_end
             .fetch_max(geometry.host_of(end).0, Ordering::AcqRel);
         self.adopt_refcounts(area.entries);
-        Ok(())
+        self.note_places(env).await
     }
 }
 

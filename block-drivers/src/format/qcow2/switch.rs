@@ -492,6 +492,10 @@ impl<E: Surroundings> Switch<'_, E> {
         }
         image.set_size(next.size);
         image.trust_copied();
+        if let Err(error) = image.note_places(self.env).await {
+            // The switch is done all the same.
+            tracing::warn!(node = image.node, error = %error.chain(), "places are not known");
+        }
         for run in ready.freed.into_iter().filter(|_| gives_back) {
             let (start, end) = (
                 image.geometry.host_of(run.start),

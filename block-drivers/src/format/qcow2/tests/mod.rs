@@ -982,6 +982,7 @@ mod data_file;
 mod encrypted;
 mod lazy;
 mod on_a_graph;
+mod overlap;
 mod repair;
 mod snapshots;
 mod subclusters;
