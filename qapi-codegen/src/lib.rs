@@ -50,6 +50,7 @@ mod paths;
 mod plan;
 mod print;
 mod select;
+mod tokens;
 
 #[path = "../runtime/mod.rs"]
 pub mod runtime;

@@ -3,34 +3,26 @@
 //! Called by `file.rs`. Invariant: reading the text gives the tokens again, trailing commas aside.
 //! Not here: comments, which tokens do not have; `doc` attributes become `///`.
 
-use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
+use proc_macro2::Delimiter;
+
+use crate::tokens::{Token, is_operator_word, unescape};
 
 const WIDTH: usize = 100;
 const INDENT: usize = 4;
 
 /// Adds the text of `tokens`, items of a module, at a depth of `level`.
-pub(crate) fn print(tokens: TokenStream, level: usize, out: &mut String) {
+pub(crate) fn print(tokens: &[Token], level: usize, out: &mut String) {
     let mut printer = Printer {
         out: std::mem::take(out),
         indent: level,
     };
-    printer.body(&read(tokens), Body::Items);
+    printer.body(tokens, Body::Items);
     *out = printer.out;
 }
 
 /// The space before a line at a depth of `level`.
 pub(crate) fn margin(level: usize) -> String {
     " ".repeat(level * INDENT)
-}
-
-/// A token as it is written.
-enum Token {
-    Word(String),
-    /// One operator, however many characters.
-    Mark(String),
-    Lifetime(String),
-    Literal(String),
-    Group(Delimiter, Vec<Token>),
 }
 
 /// What stands between two braces.
@@ -40,106 +32,6 @@ enum Body {
     Items,
     /// Anything else, a line each.
     Lines,
-}
-
-const OPERATORS: [&str; 20] = [
-    "..=", "...", "::", "->", "=>", "==", "!=", "<=", ">=", "&&", "||", "..", "+=", "-=", "*=",
-    "/=", "%=", "^=", "&=", "|=",
-];
-
-fn read(tokens: TokenStream) -> Vec<Token> {
-    let mut out = Vec::new();
-    let mut marks = String::new();
-    let mut tokens = tokens.into_iter().peekable();
-    while let Some(token) = tokens.next() {
-        match token {
-            TokenTree::Group(group) => match group.delimiter() {
-                Delimiter::None => out.extend(read(group.stream())),
-                delimiter => out.push(Token::Group(delimiter, read(group.stream()))),
-            },
-            TokenTree::Ident(ident) => out.push(Token::Word(ident.to_string())),
-            TokenTree::Literal(literal) => out.push(Token::Literal(literal.to_string())),
-            TokenTree::Punct(punct) if punct.as_char() == '\'' => {
-                if let Some(TokenTree::Ident(ident)) = tokens.next() {
-                    out.push(Token::Lifetime(format!("'{ident}")));
-                }
-            }
-            TokenTree::Punct(punct) => {
-                marks.push(punct.as_char());
-                let goes_on = punct.spacing() == Spacing::Joint
-                    && matches!(tokens.peek(), Some(TokenTree::Punct(next)) if next.as_char() != '\'');
-                if !goes_on {
-                    split_marks(&mut marks, &mut out);
-                }
-            }
-        }
-    }
-    out
-}
-
-/// Operators out of a run of punctuation, the longest first. Angle brackets stay single: two may
-/// close two lists.
-fn split_marks(marks: &mut String, out: &mut Vec<Token>) {
-    let mut rest = marks.as_str();
-    while let Some(first) = rest.chars().next() {
-        let operator = OPERATORS
-            .iter()
-            .find(|operator| rest.starts_with(**operator));
-        let len = operator.map_or(first.len_utf8(), |operator| operator.len());
-        out.push(Token::Mark(rest[..len].to_owned()));
-        rest = &rest[len..];
-    }
-    marks.clear();
-}
-
-impl Token {
-    fn is_mark(&self, mark: &str) -> bool {
-        matches!(self, Self::Mark(this) if this == mark)
-    }
-
-    fn is_word(&self, word: &str) -> bool {
-        matches!(self, Self::Word(this) if this == word)
-    }
-
-    fn is_group(&self, delimiter: Delimiter) -> bool {
-        matches!(self, Self::Group(this, _) if *this == delimiter)
-    }
-
-    /// Whether a value or type can end with it.
-    fn ends_operand(&self) -> bool {
-        match self {
-            Self::Word(word) => !is_operator_word(word),
-            Self::Mark(mark) => matches!(mark.as_str(), ">" | "?"),
-            Self::Lifetime(_) => false,
-            Self::Literal(_) | Self::Group(..) => true,
-        }
-    }
-}
-
-/// Keywords after which an operand begins.
-fn is_operator_word(word: &str) -> bool {
-    matches!(
-        word,
-        "as" | "break"
-            | "const"
-            | "dyn"
-            | "else"
-            | "for"
-            | "if"
-            | "impl"
-            | "in"
-            | "let"
-            | "match"
-            | "move"
-            | "mut"
-            | "pub"
-            | "ref"
-            | "return"
-            | "type"
-            | "use"
-            | "where"
-            | "while"
-    )
 }
 
 /// Whether a list that a `<` opens is of generic arguments, by what stands before.
@@ -162,7 +54,7 @@ fn parts(tokens: &[Token]) -> Vec<&[Token]> {
     for (at, token) in tokens.iter().enumerate() {
         let mut ends = false;
         match token {
-            Token::Mark(mark) => match mark.as_str() {
+            Token::Mark(mark) => match *mark {
                 "<" if opens_generics(&tokens[start..at]) => depth += 1,
                 ">" => depth = depth.saturating_sub(1),
                 ";" => ends = true,
@@ -192,7 +84,7 @@ fn parts(tokens: &[Token]) -> Vec<&[Token]> {
 /// Whether `token` after a block belongs to what the block ended.
 fn continues(token: &Token) -> bool {
     match token {
-        Token::Mark(mark) => !matches!(mark.as_str(), "#" | "&" | "*" | "<" | "::"),
+        Token::Mark(mark) => !matches!(*mark, "#" | "&" | "*" | "<" | "::"),
         Token::Word(word) => matches!(word.as_str(), "else" | "as"),
         _ => false,
     }
@@ -204,9 +96,9 @@ fn elements(tokens: &[Token]) -> Vec<&[Token]> {
     let (mut start, mut depth) = (0, 0_usize);
     for (at, token) in tokens.iter().enumerate() {
         match token {
-            Token::Mark(mark) if mark == "<" && opens_generics(&tokens[start..at]) => depth += 1,
-            Token::Mark(mark) if mark == ">" => depth = depth.saturating_sub(1),
-            Token::Mark(mark) if mark == "," && depth == 0 => {
+            Token::Mark(mark) if *mark == "<" && opens_generics(&tokens[start..at]) => depth += 1,
+            Token::Mark(mark) if *mark == ">" => depth = depth.saturating_sub(1),
+            Token::Mark(mark) if *mark == "," && depth == 0 => {
                 elements.push(&tokens[start..at]);
                 start = at + 1;
             }
@@ -431,7 +323,7 @@ fn weight(tokens: &[Token]) -> usize {
 fn is_literal(before: &[Token], inner: &[Token]) -> bool {
     let named = match before.last() {
         Some(Token::Word(word)) => word.starts_with(char::is_uppercase),
-        Some(Token::Mark(mark)) => mark == "::",
+        Some(Token::Mark(mark)) => *mark == "::",
         _ => false,
     };
     let plain = |token: &Token| !token.is_mark(";") && !token.is_mark("#");
@@ -458,12 +350,10 @@ fn flat(out: &mut String, tokens: &[Token], end: usize) -> bool {
             out.push(' ');
         }
         match token {
-            Token::Word(text)
-            | Token::Mark(text)
-            | Token::Lifetime(text)
-            | Token::Literal(text) => {
+            Token::Word(text) | Token::Lifetime(text) | Token::Literal(text) => {
                 out.push_str(text);
             }
+            Token::Mark(mark) => out.push_str(mark),
             Token::Group(delimiter, inner) => {
                 if !flat_group(out, *delimiter, inner, &tokens[..at], end) {
                     return false;
@@ -525,8 +415,8 @@ fn spaced(before: &[Token], next: &Token) -> bool {
     };
     // What follows an opening mark clings to it.
     match last {
-        Token::Mark(mark) => match mark.as_str() {
-            "::" | "." | "#" | "$" => return next.is_group(Delimiter::Brace) && mark == ".",
+        Token::Mark(mark) => match *mark {
+            "::" | "." | "#" | "$" => return next.is_group(Delimiter::Brace) && *mark == ".",
             "!" => {
                 return next.is_group(Delimiter::Brace)
                     && earlier.last().is_some_and(Token::ends_operand);
@@ -547,7 +437,7 @@ fn spaced(before: &[Token], next: &Token) -> bool {
         Token::Word(_) | Token::Lifetime(_) | Token::Literal(_) | Token::Group(..) => {}
     }
     match next {
-        Token::Mark(mark) => match mark.as_str() {
+        Token::Mark(mark) => match *mark {
             "," | ";" | ":" | "." => false,
             "?" => last.is_mark(":") || last.is_mark("+"),
             "::" => !last.ends_operand(),
@@ -556,7 +446,7 @@ fn spaced(before: &[Token], next: &Token) -> bool {
             ">" => !closes_generics(before),
             "<" => {
                 !opens_generics(before)
-                    || matches!(last, Token::Mark(mark) if mark != ">")
+                    || matches!(last, Token::Mark(mark) if *mark != ">")
                     || matches!(last, Token::Word(word) if is_operator_word(word) && word != "impl" && word != "for")
             }
             "|" => !closes_closure(before),
@@ -565,7 +455,7 @@ fn spaced(before: &[Token], next: &Token) -> bool {
         Token::Group(Delimiter::Brace, _) => true,
         Token::Group(..) => match last {
             Token::Word(word) => is_operator_word(word) && word != "pub",
-            Token::Mark(mark) => mark != ">" && mark != "?",
+            Token::Mark(mark) => *mark != ">" && *mark != "?",
             Token::Lifetime(_) => true,
             Token::Literal(_) | Token::Group(..) => {
                 matches!(last, Token::Group(Delimiter::Bracket, _))
@@ -581,8 +471,8 @@ fn closes_generics(before: &[Token]) -> bool {
     let mut depth = 0_usize;
     for (at, token) in before.iter().enumerate() {
         match token {
-            Token::Mark(mark) if mark == "<" && opens_generics(&before[..at]) => depth += 1,
-            Token::Mark(mark) if mark == ">" => depth = depth.saturating_sub(1),
+            Token::Mark(mark) if *mark == "<" && opens_generics(&before[..at]) => depth += 1,
+            Token::Mark(mark) if *mark == ">" => depth = depth.saturating_sub(1),
             _ => {}
         }
     }
@@ -596,7 +486,7 @@ fn opens_closure(before: &[Token]) -> bool {
     };
     match earlier.last() {
         None => true,
-        Some(Token::Mark(mark)) => mark != "|" && mark != ">" && mark != "?",
+        Some(Token::Mark(mark)) => !matches!(*mark, "|" | ">" | "?"),
         Some(Token::Word(word)) => word == "move",
         Some(_) => false,
     }
@@ -618,55 +508,17 @@ fn doc(inner: &[Token]) -> Option<String> {
     }
 }
 
-/// The value of a string literal; `None` for other literals.
-fn unescape(literal: &str) -> Option<String> {
-    if let Some(raw) = literal.strip_prefix("r\"") {
-        return raw.strip_suffix('"').map(str::to_owned);
-    }
-    let inner = literal.strip_prefix('"')?.strip_suffix('"')?;
-    if !inner.contains('\\') {
-        return Some(inner.to_owned());
-    }
-    let mut out = String::with_capacity(inner.len());
-    let mut characters = inner.chars();
-    while let Some(character) = characters.next() {
-        if character != '\\' {
-            out.push(character);
-            continue;
-        }
-        match characters.next()? {
-            'n' => out.push('\n'),
-            't' => out.push('\t'),
-            'r' => out.push('\r'),
-            '0' => out.push('\0'),
-            'u' => {
-                let code: String = characters
-                    .by_ref()
-                    .skip(1)
-                    .take_while(|c| *c != '}')
-                    .collect();
-                out.push(char::from_u32(u32::from_str_radix(&code, 16).ok()?)?);
-            }
-            'x' => {
-                let code: String = characters.by_ref().take(2).collect();
-                out.push(char::from_u32(u32::from_str_radix(&code, 16).ok()?)?);
-            }
-            other => out.push(other),
-        }
-    }
-    Some(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tokens::read;
 
     /// Prints `source`, and compares with `want`.
     #[track_caller]
     fn check(source: &str, want: &str) {
         let text = |source: &str| {
             let mut text = String::new();
-            print(source.parse().unwrap(), 0, &mut text);
+            print(&read(source.parse().unwrap()), 0, &mut text);
             text
         };
         assert_eq!(text(source), want);

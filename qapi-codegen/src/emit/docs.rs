@@ -9,6 +9,7 @@ use quote::quote;
 use super::{Context, Scope};
 use crate::markdown::{self, markdown};
 use crate::options::Conditions;
+use crate::tokens::text_literal;
 
 /// The documentation of a whole entity, as it stands in `scope`.
 pub(super) fn entity(context: &Context<'_>, scope: Scope<'_>, entity: &Entity) -> TokenStream {
@@ -97,6 +98,7 @@ fn attribute(text: &str) -> TokenStream {
             out.push_str(line);
         }
     }
+    let out = text_literal(&out);
     quote!(#[doc = #out])
 }
 

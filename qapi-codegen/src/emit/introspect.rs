@@ -9,6 +9,7 @@ use crate::file::Module;
 use crate::introspect::{Config, Documented, TypeNames, documentation, introspect, pieces};
 use crate::options::Conditions;
 use crate::runtime::Value;
+use crate::tokens::read;
 
 pub(super) fn emit(context: &Context<'_>) -> Module {
     let docs = documentation(context.schema, TypeNames::Masked);
@@ -26,7 +27,7 @@ pub(super) fn emit(context: &Context<'_>) -> Module {
     };
     Module::new("introspect", "The schema as `query-qmp-schema` tells it.")
         .public()
-        .with(quote! {
+        .with(read(quote! {
             use super::runtime::{Error, Value};
 
             #text
@@ -34,7 +35,7 @@ pub(super) fn emit(context: &Context<'_>) -> Module {
             /// What the schema's documentation says: the name of an entry of [`value`], the name
             /// of its member or value, or nothing for the entry itself, and the text.
             pub const DOCS: &[(&str, &str, &str)] = &[#(#docs),*];
-        })
+        }))
 }
 
 fn whole(context: &Context<'_>) -> TokenStream {

@@ -20,7 +20,7 @@ mod struct_;
 mod union_;
 
 use indexmap::IndexMap;
-use proc_macro2::{Ident, TokenStream, TokenTree};
+use proc_macro2::{Ident, TokenStream};
 use qapi_parser::{Builtin, Cond, Entity, Feature, Kind, Schema, Type};
 use quote::quote;
 
@@ -29,6 +29,7 @@ use crate::hooks::Hooks;
 use crate::names::Names;
 use crate::options::{Conditions, Options, Runtime, Serde, Unknown, feature_name};
 use crate::plan::Plan;
+use crate::tokens::{Token, read, read_into, uses};
 
 /// What every emitter reads.
 pub(crate) struct Context<'a> {
@@ -96,11 +97,11 @@ pub(crate) fn emit(context: &Context<'_>) -> Module {
         },
     };
     root.add(interface(context));
-    root.with(quote! {
+    root.with(read(quote! {
         #runtime_use
         #[allow(clippy::allow_attributes, unused_imports)]
         pub use self::interface::*;
-    })
+    }))
 }
 
 /// What is about the schema as a whole.
@@ -108,20 +109,20 @@ fn interface(context: &Context<'_>) -> Module {
     let server = server::root(context);
     let event = event::event(context);
     let serde = context.serde_adapters();
-    let tokens = quote!(#server #event #serde);
-    let uses = ["runtime", "types", "commands", "events", "server"].map(|name| {
-        let ident = crate::names::ident(name);
-        uses(&tokens, &ident).then(|| quote!(use super::#ident;))
-    });
-    let module = Module::new("interface", "The schema as a whole: server, events, names.");
-    module.with(quote!(#(#uses)* #tokens))
+    let tokens = read(quote!(#server #event #serde));
+    let spaces = ["runtime", "types", "commands", "events", "server"];
+    let uses = spaces.into_iter().filter(|name| uses(&tokens, name));
+    let uses = uses.map(crate::names::ident);
+    let mut all = read(quote!(#(use super::#uses;)*));
+    all.extend(tokens);
+    Module::new("interface", "The schema as a whole: server, events, names.").with(all)
 }
 
 /// One of the three namespaces, by schema file.
 struct Space {
     name: &'static str,
     module: Module,
-    files: IndexMap<String, TokenStream>,
+    files: IndexMap<String, Vec<Token>>,
 }
 
 impl Space {
@@ -135,8 +136,8 @@ impl Space {
 
     fn add(&mut self, file: &str, tokens: TokenStream) {
         match self.files.get_mut(file) {
-            Some(all) => all.extend(tokens),
-            None => drop(self.files.insert(file.to_owned(), tokens)),
+            Some(all) => read_into(tokens, all),
+            None => drop(self.files.insert(file.to_owned(), read(tokens))),
         }
     }
 
@@ -145,7 +146,8 @@ impl Space {
         for (stem, tokens) in self.files {
             let name = context.names.module(&stem);
             exports.extend(quote!(pub use self::#name::*;));
-            let imports = imports(&tokens);
+            let mut all = imports(&tokens);
+            all.extend(tokens);
             let mut doc = format!("From `{stem}.json`.");
             if let Some(said) = context.schema.modules.get(&stem)
                 && !said.doc.is_empty()
@@ -155,38 +157,18 @@ impl Space {
                 doc.push_str(&docs::file(&said.doc));
             }
             let file = Module::new(&name.to_string(), &doc).private();
-            self.module.add(file.with(quote!(#imports #tokens)));
+            self.module.add(file.with(all));
         }
-        self.module.with(exports)
+        self.module.with(read(exports))
     }
 }
 
 /// Imports of the root's modules that `tokens` name.
-fn imports(tokens: &TokenStream) -> TokenStream {
-    let import = |name: &str| {
-        let ident = crate::names::ident(name);
-        uses(tokens, &ident).then(|| quote!(use super::super::#ident;))
-    };
-    let names = ["runtime", "types", "commands"].map(import);
-    quote!(#(#names)*)
-}
-
-/// Whether a path that begins with `module` is among `tokens`.
-fn uses(tokens: &TokenStream, module: &Ident) -> bool {
-    let mut found = false;
-    for token in tokens.clone() {
-        match token {
-            TokenTree::Ident(ident) => found = ident == *module,
-            TokenTree::Punct(punct) if found && punct.as_char() == ':' => {
-                if punct.spacing() == proc_macro2::Spacing::Joint {
-                    return true;
-                }
-            }
-            TokenTree::Group(group) if uses(&group.stream(), module) => return true,
-            _ => found = false,
-        }
-    }
-    false
+fn imports(tokens: &[Token]) -> Vec<Token> {
+    let names = ["runtime", "types", "commands"].into_iter();
+    let names = names.filter(|name| uses(tokens, name));
+    let names = names.map(crate::names::ident);
+    read(quote!(#(use super::super::#names;)*))
 }
 
 impl Context<'_> {
