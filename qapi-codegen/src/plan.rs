@@ -1,9 +1,10 @@
 //! What emitters must know about the schema as a whole: where recursion is broken.
 //! Called by `lib.rs` before anything is emitted.
 //! Invariant: with the boxes of a [`Plan`] every type has a finite size, and no box can be left
-//! out; the choice depends on the schema alone.
+//! out; the choice depends on the schema alone. Where types hold each other in a small knot, as
+//! they do in any schema that people wrote, there is no choice with fewer boxes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use qapi_parser::{Kind, Schema, Type};
 
@@ -13,6 +14,8 @@ pub(crate) type Place = (String, String);
 /// Decisions about a schema.
 pub(crate) struct Plan {
     boxes: HashSet<Place>,
+    /// Types that stand in a box somewhere.
+    boxed: HashSet<String>,
 }
 
 struct Edge {
@@ -23,35 +26,197 @@ struct Edge {
     branch: bool,
 }
 
+/// Sets of places that are tried for one knot before the choice is made place by place.
+const MAX_TRIALS: usize = 20_000;
+
 impl Plan {
     pub(crate) fn new(schema: &Schema) -> Self {
-        let nodes: HashMap<&str, usize> = schema
-            .entities
-            .keys()
-            .enumerate()
-            .map(|(index, name)| (name.as_str(), index))
+        let names: Vec<&String> = schema.entities.keys().collect();
+        let nodes = names.iter().enumerate();
+        let nodes: HashMap<&str, usize> =
+            nodes.map(|(index, name)| (name.as_str(), index)).collect();
+        let edges = edges(schema, &nodes);
+        let boxes: HashSet<Place> = knots(names.len(), &edges)
+            .iter()
+            .flat_map(|knot| fewest(names.len(), knot))
+            .cloned()
             .collect();
-        let mut edges = edges(schema, &nodes);
-        let mut boxes = HashSet::new();
-        // One edge at a time: the one without which the fewest edges still lie on a cycle.
-        loop {
-            let cyclic = cyclic_edges(nodes.len(), &edges, None);
-            let best = cyclic.iter().copied().min_by_key(|&candidate| {
-                let left = cyclic_edges(nodes.len(), &edges, Some(candidate)).len();
-                (left, !edges[candidate].branch, candidate)
-            });
-            let Some(best) = best else { break };
-            let place = edges[best].place.clone();
-            edges.retain(|edge| edge.place != place);
-            boxes.insert(place);
-        }
-        Self { boxes }
+        let boxed = edges.iter().filter(|edge| boxes.contains(&edge.place));
+        let boxed = boxed.map(|edge| names[edge.to].clone()).collect();
+        Self { boxes, boxed }
     }
 
     /// Whether member or branch `member` of `owner` is boxed.
     pub(crate) fn is_boxed(&self, owner: &str, member: &str) -> bool {
         self.boxes.contains(&(owner.to_owned(), member.to_owned()))
     }
+
+    /// Whether type `name` stands in a box somewhere.
+    pub(crate) fn has_box_of(&self, name: &str) -> bool {
+        self.boxed.contains(name)
+    }
+}
+
+/// The edges that lie on cycles, those together that share a strongly connected component or a
+/// place: what is boxed in one knot does not matter to another.
+fn knots(nodes: usize, edges: &[Edge]) -> Vec<Vec<&Edge>> {
+    let component = components(nodes, edges);
+    let mut knots: BTreeMap<usize, Vec<&Edge>> = BTreeMap::new();
+    for edge in edges {
+        if component[edge.from] == component[edge.to] {
+            knots.entry(component[edge.from]).or_default().push(edge);
+        }
+    }
+    let mut joined: Vec<(BTreeSet<&Place>, Vec<&Edge>)> = Vec::new();
+    for knot in knots.into_values() {
+        let places: BTreeSet<&Place> = knot.iter().map(|edge| &edge.place).collect();
+        let (with, mut apart): (Vec<_>, Vec<_>) = joined
+            .into_iter()
+            .partition(|(others, _)| !others.is_disjoint(&places));
+        let mut all = (places, knot);
+        for (places, edges) in with {
+            all.0.extend(places);
+            all.1.extend(edges);
+        }
+        apart.push(all);
+        joined = apart;
+    }
+    joined.into_iter().map(|(_, edges)| edges).collect()
+}
+
+/// The number of each node's strongly connected component, by Tarjan's algorithm without recursion.
+fn components(nodes: usize, edges: &[Edge]) -> Vec<usize> {
+    const NONE: usize = usize::MAX;
+    let mut next: Vec<Vec<usize>> = vec![Vec::new(); nodes];
+    for edge in edges {
+        next[edge.from].push(edge.to);
+    }
+    let (mut order, mut low) = (vec![NONE; nodes], vec![NONE; nodes]);
+    let mut component = vec![NONE; nodes];
+    let (mut seen, mut count) = (0, 0);
+    let mut open = Vec::new();
+    for root in 0..nodes {
+        let mut work = vec![(root, 0)];
+        while let Some((node, child)) = work.pop() {
+            if child == 0 {
+                if order[node] != NONE {
+                    continue;
+                }
+                (order[node], low[node]) = (seen, seen);
+                seen += 1;
+                open.push(node);
+            } else {
+                // Back from a child that was just finished.
+                let last = next[node][child - 1];
+                low[node] = low[node].min(low[last]);
+            }
+            let rest = next[node].iter().enumerate().skip(child);
+            let mut down = None;
+            for (at, &to) in rest {
+                if order[to] == NONE {
+                    down = Some((at, to));
+                    break;
+                }
+                if component[to] == NONE {
+                    low[node] = low[node].min(order[to]);
+                }
+            }
+            if let Some((at, to)) = down {
+                work.push((node, at + 1));
+                work.push((to, 0));
+            } else if low[node] == order[node] {
+                while let Some(member) = open.pop() {
+                    component[member] = count;
+                    if member == node {
+                        break;
+                    }
+                }
+                count += 1;
+            }
+        }
+    }
+    component
+}
+
+/// The fewest places without which `knot` has no cycle; branches before members, then the first
+/// in the schema.
+fn fewest<'e>(nodes: usize, knot: &[&'e Edge]) -> Vec<&'e Place> {
+    let mut places: Vec<&Place> = Vec::new();
+    for branches in [true, false] {
+        for edge in knot.iter().filter(|edge| edge.branch == branches) {
+            if !places.contains(&&edge.place) {
+                places.push(&edge.place);
+            }
+        }
+    }
+    let mut trials = 0;
+    for size in 0..=places.len() {
+        let mut chosen: Vec<usize> = (0..size).collect();
+        loop {
+            let without: Vec<&Place> = chosen.iter().map(|&at| places[at]).collect();
+            if !has_cycle(nodes, knot, &without) {
+                return without;
+            }
+            trials += 1;
+            if trials > MAX_TRIALS {
+                return enough(nodes, knot, places);
+            }
+            if !advance(&mut chosen, places.len()) {
+                break;
+            }
+        }
+    }
+    places
+}
+
+/// The next choice of as many numbers below `len`; false after the last one.
+fn advance(chosen: &mut [usize], len: usize) -> bool {
+    let size = chosen.len();
+    let Some(at) = (0..size).rev().find(|&at| chosen[at] + size - at < len) else {
+        return false;
+    };
+    let first = chosen[at] + 1;
+    for (value, place) in (first..).zip(&mut chosen[at..]) {
+        *place = value;
+    }
+    true
+}
+
+/// Some of `places` without which there is no cycle, and none of which can be left out.
+fn enough<'e>(nodes: usize, knot: &[&'e Edge], places: Vec<&'e Place>) -> Vec<&'e Place> {
+    let mut kept = places;
+    let mut at = kept.len();
+    while at > 0 {
+        at -= 1;
+        let place = kept.remove(at);
+        if has_cycle(nodes, knot, &kept) {
+            kept.insert(at, place);
+        }
+    }
+    kept
+}
+
+/// Whether `edges` have a cycle when those at `without` are gone.
+fn has_cycle(nodes: usize, edges: &[&Edge], without: &[&Place]) -> bool {
+    let kept = || edges.iter().filter(|edge| !without.contains(&&edge.place));
+    let mut incoming = vec![0_usize; nodes];
+    let mut next: HashMap<usize, Vec<usize>> = HashMap::new();
+    for edge in kept() {
+        incoming[edge.to] += 1;
+        next.entry(edge.from).or_default().push(edge.to);
+    }
+    let mut left = kept().count();
+    let mut free: Vec<usize> = (0..nodes).filter(|&node| incoming[node] == 0).collect();
+    while let Some(node) = free.pop() {
+        for &to in next.get(&node).map_or(&[][..], Vec::as_slice) {
+            left -= 1;
+            incoming[to] -= 1;
+            if incoming[to] == 0 {
+                free.push(to);
+            }
+        }
+    }
+    left > 0
 }
 
 fn edges(schema: &Schema, nodes: &HashMap<&str, usize>) -> Vec<Edge> {
@@ -102,30 +267,75 @@ fn edges(schema: &Schema, nodes: &HashMap<&str, usize>) -> Vec<Edge> {
     edges
 }
 
-/// Numbers of the edges that lie on a cycle, when edge `without` (and those of its place) is gone.
-fn cyclic_edges(nodes: usize, edges: &[Edge], without: Option<usize>) -> Vec<usize> {
-    let gone = without.map(|index| &edges[index].place);
-    let kept = |edge: &&Edge| Some(&edge.place) != gone;
-    let mut next: Vec<Vec<usize>> = vec![Vec::new(); nodes];
-    for edge in edges.iter().filter(kept) {
-        next[edge.from].push(edge.to);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Boxes for types `0..`, each of which holds others: a small letter is a member, a capital one
+    /// a branch.
+    #[track_caller]
+    fn check(edges: &[(usize, usize, char)], want: &[char]) {
+        let edge = |&(from, to, place): &(usize, usize, char)| Edge {
+            from,
+            to,
+            place: (String::new(), place.to_string()),
+            branch: place.is_ascii_uppercase(),
+        };
+        let edges: Vec<Edge> = edges.iter().map(edge).collect();
+        let mut got: Vec<String> = knots(10, &edges)
+            .iter()
+            .flat_map(|knot| fewest(10, knot))
+            .map(|(_, name)| name.clone())
+            .collect();
+        got.sort();
+        let want: Vec<String> = want.iter().map(char::to_string).collect();
+        assert_eq!(got, want);
     }
-    // An edge lies on a cycle when its end reaches its start.
-    let reaches = |from: usize, to: usize| {
-        let mut seen = vec![false; nodes];
-        let mut work = vec![from];
-        while let Some(node) = work.pop() {
-            if node == to {
-                return true;
-            }
-            if !std::mem::replace(&mut seen[node], true) {
-                work.extend(next[node].iter().copied());
+
+    #[test]
+    fn what_holds_itself_is_boxed_and_nothing_else() {
+        check(&[(0, 1, 'a'), (1, 2, 'b')], &[]);
+        check(&[(0, 0, 'a'), (0, 1, 'b')], &['a']);
+        check(&[(0, 1, 'a'), (1, 2, 'b'), (2, 0, 'c')], &['a']);
+    }
+
+    #[test]
+    fn branches_are_boxed_rather_than_members() {
+        check(&[(0, 1, 'a'), (1, 0, 'B')], &['B']);
+    }
+
+    #[test]
+    fn one_box_serves_cycles_that_cross() {
+        // Two cycles share c; a choice of the first place on each would take two.
+        check(
+            &[(0, 1, 'a'), (1, 2, 'c'), (2, 0, 'b'), (2, 1, 'd')],
+            &['c'],
+        );
+        // The same member of a base, in two types.
+        check(&[(0, 0, 'a'), (1, 1, 'a'), (1, 0, 'b')], &['a']);
+    }
+
+    #[test]
+    fn a_large_knot_is_cut_in_bounded_time() {
+        let letters: Vec<char> = ('a'..='z').chain('A'..='Z').collect();
+        let mut edges = Vec::new();
+        for (index, &place) in letters.iter().enumerate() {
+            edges.push((index % 9, (index * 7 + 1) % 9, place));
+        }
+        let edge = |&(from, to, place): &(usize, usize, char)| Edge {
+            from,
+            to,
+            place: (String::new(), place.to_string()),
+            branch: place.is_ascii_uppercase(),
+        };
+        let edges: Vec<Edge> = edges.iter().map(edge).collect();
+        for knot in knots(10, &edges) {
+            let boxes = fewest(10, &knot);
+            assert!(!has_cycle(10, &knot, &boxes));
+            for left_out in &boxes {
+                let fewer: Vec<_> = boxes.iter().filter(|p| p != &left_out).copied().collect();
+                assert!(has_cycle(10, &knot, &fewer), "{left_out:?}");
             }
         }
-        false
-    };
-    let on_cycle = |(index, edge): (usize, &Edge)| {
-        (kept(&edge) && reaches(edge.to, edge.from)).then_some(index)
-    };
-    edges.iter().enumerate().filter_map(on_cycle).collect()
+    }
 }
