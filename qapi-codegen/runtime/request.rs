@@ -254,17 +254,21 @@ pub fn reply(id: Option<Value>, result: Result<Value, Error>) -> Value {
     Value::Object(object)
 }
 
-/// Checks the arguments of a command, and encodes what `call` answers.
+/// Checks the arguments of a command, and encodes what `method` of `server` answers.
 ///
 /// # Errors
-/// That of the arguments, or of the call.
-pub async fn run<C, F>(arguments: Object, call: impl FnOnce(C) -> F) -> Result<Value, Error>
+/// That of the arguments, or of the method.
+pub async fn run<'a, S, C, F>(
+    server: &'a S,
+    arguments: Object,
+    method: impl FnOnce(&'a S, C) -> F,
+) -> Result<Value, Error>
 where
     C: Command,
     F: std::future::Future<Output = Result<C::Ok, Error>>,
 {
     let command = C::decode(Value::Object(arguments), Unknown::Refuse)?;
-    Ok(call(command).await?.encode())
+    Ok(method(server, command).await?.encode())
 }
 
 /// What a server answers to a command that nobody knows.

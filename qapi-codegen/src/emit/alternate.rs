@@ -43,6 +43,23 @@ pub(super) fn emit(context: &Context<'_>, entity: &Entity, alternate: &Alternate
         .any(|branch| context.schema.json_type(&branch.ty) == JsonType::Value);
     let refuse = (!takes_all).then(|| quote!(_ => Err(runtime::Invalid::no_branch(#name)),));
     let debug = debug(&entity_cfg, &ident);
+    let boxed = context.plan.has_box_of(&entity.name).then(|| {
+        quote! {
+            #entity_cfg
+            impl runtime::Wire for Box<#ident> {
+                fn read(
+                    value: runtime::Value,
+                    context: runtime::Context,
+                ) -> Result<Self, runtime::Invalid> {
+                    runtime::Wire::read(value, context).map(Self::new)
+                }
+
+                fn encode(&self) -> runtime::Value {
+                    runtime::Wire::encode(&**self)
+                }
+            }
+        }
+    });
     quote! {
         #head
         #derives
@@ -64,6 +81,8 @@ pub(super) fn emit(context: &Context<'_>, entity: &Entity, alternate: &Alternate
                 match self { #(#encodes,)* }
             }
         }
+
+        #boxed
     }
 }
 

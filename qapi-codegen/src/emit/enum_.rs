@@ -54,7 +54,7 @@ pub(super) fn definition(
         Some(_) => (quote!(), quote!(&self), quote!(&str)),
         None => (quote!(Copy,), quote!(self), quote!(&'static str)),
     };
-    let derives = quote!(Debug, Clone, #copy PartialEq, Eq, PartialOrd, Ord, Hash);
+    let derives = quote!(Debug, Clone, #copy PartialEq, Eq, Hash);
     let derives = context.derives(entity, &derives);
     let other_variant = other.as_ref().map(|other| {
         quote! {

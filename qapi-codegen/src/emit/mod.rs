@@ -364,28 +364,6 @@ fn debug(cfg: &TokenStream, ident: &Ident) -> TokenStream {
     }
 }
 
-/// The conversion of a type that implements `Fields`, and what goes by it.
-fn wire_by_fields(cfg: &TokenStream, ident: &Ident) -> TokenStream {
-    let debug = debug(cfg, ident);
-    quote! {
-        #debug
-
-        #cfg
-        impl runtime::Wire for #ident {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-    }
-}
-
 fn builtin_type(builtin: Builtin) -> TokenStream {
     match builtin {
         Builtin::Str | Builtin::QType => quote!(String),

@@ -187,7 +187,7 @@ fn together(
         let number = Literal::usize_unsuffixed(*number);
         let cfg = context.cfg(&entity.cond);
         quote! {
-            #cfg #number => runtime::run(arguments, |command| server::#owner::#method(server, command)).await
+            #cfg #number => runtime::run(server, arguments, server::#owner::#method).await
         }
     });
     let unused = taken

@@ -3,9 +3,9 @@
 
 use proc_macro2::{Ident, TokenStream};
 use qapi_parser::{Builtin, Entity, Member, Type};
-use quote::quote;
+use quote::{format_ident, quote};
 
-use super::{Context, docs, wire_by_fields};
+use super::{Context, debug, docs};
 
 /// A member with the entity that documents it.
 pub(super) type Documented<'a> = (&'a Member, &'a Entity);
@@ -29,12 +29,8 @@ pub(super) fn definition(
     let fields = members
         .iter()
         .map(|(member, owner)| field(context, entity, member, owner));
-    let takes = members.iter().map(|(member, _)| {
-        let field = context.names.field(&entity.name, &member.name);
-        let cfg = context.cfg(&member.cond);
-        let take = take(&crate::names::ident("members"), member);
-        quote!(#cfg #field: #take)
-    });
+    let source = source(context, entity, members);
+    let take = take(context, entity, &source, members);
     let puts = members
         .iter()
         .map(|(member, _)| put(context, entity, member));
@@ -51,9 +47,9 @@ pub(super) fn definition(
     let (members_arg, object_arg) = if members.is_empty() {
         (quote!(_), quote!(_))
     } else {
-        (quote!(members), quote!(object))
+        (quote!(#source), quote!(object))
     };
-    let wire = wire_by_fields(&cfg, ident);
+    let debug = debug(&cfg, ident);
     quote! {
         #head
         #derives
@@ -62,12 +58,12 @@ pub(super) fn definition(
 
         #methods
 
-        #wire
+        #debug
 
         #cfg
         impl runtime::Fields for #ident {
             fn take(#members_arg: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self { #(#takes,)* })
+                #take
             }
 
             fn put(&self, #object_arg: &mut runtime::Object) {
@@ -87,7 +83,7 @@ pub(super) fn wrapper(
     let head = context.head(entity);
     let cfg = context.cfg(&entity.cond);
     let derives = context.derives(entity, &quote!(Clone, PartialEq));
-    let wire = wire_by_fields(&cfg, ident);
+    let debug = debug(&cfg, ident);
     quote! {
         #head
         #derives
@@ -96,7 +92,7 @@ pub(super) fn wrapper(
             pub #ty,
         );
 
-        #wire
+        #debug
 
         #cfg
         impl runtime::Fields for #ident {
@@ -126,13 +122,13 @@ pub(super) fn flat(
         .iter()
         .map(|(member, owner)| field(context, entity, member, owner));
     let field = context.names.field(&entity.name, flat);
-    let wire = wire_by_fields(&cfg, ident);
+    let debug = debug(&cfg, ident);
     quote! {
         #head
         #derives
         pub struct #ident { #(#fields,)* }
 
-        #wire
+        #debug
 
         #cfg
         impl runtime::Fields for #ident {
@@ -325,8 +321,95 @@ fn bare_type(
     }
 }
 
+/// How many members are taken at once, which is what the runtime has tuples for.
+const TAKEN_AT_ONCE: usize = 6;
+
+/// What members are taken from: a name that no member has, since they become variables.
+pub(super) fn source(context: &Context<'_>, entity: &Entity, members: &[Documented<'_>]) -> Ident {
+    let mut name = "members".to_owned();
+    while members
+        .iter()
+        .any(|(member, _)| context.names.field(&entity.name, &member.name) == name)
+    {
+        name.push('_');
+    }
+    format_ident!("{name}")
+}
+
+/// The value whose fields are `members`, taken out of `source`.
+fn take(
+    context: &Context<'_>,
+    entity: &Entity,
+    source: &Ident,
+    members: &[Documented<'_>],
+) -> TokenStream {
+    match members {
+        [(member, _)] => {
+            let field = context.names.field(&entity.name, &member.name);
+            let cfg = context.cfg(&member.cond);
+            let value = take_one(source, member);
+            quote!(Ok(Self { #cfg #field: #value }))
+        }
+        _ => {
+            let takes = takes(context, entity, source, members);
+            let names = variables(context, entity, members);
+            quote!(#takes Ok(Self { #(#names,)* }))
+        }
+    }
+}
+
+/// The variables that [`takes`] makes, as fields.
+pub(super) fn variables(
+    context: &Context<'_>,
+    entity: &Entity,
+    members: &[Documented<'_>],
+) -> Vec<TokenStream> {
+    let variable = |(member, _): &Documented<'_>| {
+        let name = context.names.field(&entity.name, &member.name);
+        let cfg = context.cfg(&member.cond);
+        quote!(#cfg #name)
+    };
+    members.iter().map(variable).collect()
+}
+
+/// Statements that take `members` out of `source`, in their order, into variables called like the
+/// fields. A condition stands on a statement of its own.
+pub(super) fn takes(
+    context: &Context<'_>,
+    entity: &Entity,
+    source: &Ident,
+    members: &[Documented<'_>],
+) -> TokenStream {
+    let field = |member: &Member| context.names.field(&entity.name, &member.name);
+    let cfgs: Vec<_> = members
+        .iter()
+        .map(|(member, _)| context.cfg(&member.cond))
+        .collect();
+    let mut out = TokenStream::new();
+    let mut at = 0;
+    while at < members.len() {
+        let together = cfgs[at..]
+            .iter()
+            .take(TAKEN_AT_ONCE)
+            .take_while(|cfg| cfg.is_empty())
+            .count();
+        let run = &members[at..at + together.max(1)];
+        at += run.len();
+        if let [(member, _)] = run {
+            let (name, cfg) = (field(member), &cfgs[at - 1]);
+            let value = take_one(source, member);
+            out.extend(quote!(#cfg let #name = #value;));
+        } else {
+            let fields = run.iter().map(|(member, _)| field(member));
+            let names = run.iter().map(|(member, _)| &member.name);
+            out.extend(quote!(let (#(#fields),*) = #source.take([#(#names),*])?;));
+        }
+    }
+    out
+}
+
 /// The expression that takes a member out of `source`.
-pub(super) fn take(source: &Ident, member: &Member) -> TokenStream {
+fn take_one(source: &Ident, member: &Member) -> TokenStream {
     let name = &member.name;
     if member.optional {
         quote!(#source.opt(#name)?)

@@ -6,8 +6,8 @@ use proc_macro2::{Ident, TokenStream};
 use qapi_parser::{Branch, Cond, Entity, FlatUnion, Kind, Member, SimpleUnion, Type};
 use quote::{format_ident, quote};
 
-use super::struct_::{Documented, Given};
-use super::{Context, docs, enum_, struct_, wire_by_fields};
+use super::struct_::Given;
+use super::{Context, debug, docs, enum_, struct_};
 
 pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) -> TokenStream {
     let head = context.head(entity);
@@ -28,22 +28,9 @@ pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) ->
             struct_::field(context, entity, member, owner)
         }
     });
-    let source = source(context, entity, &members);
-    let takes = members.iter().map(|(member, _)| {
-        let name = context.names.field(&entity.name, &member.name);
-        let cfg = context.cfg(&member.cond);
-        let take = struct_::take(&source, member);
-        if is_tag(member) {
-            quote!(let #name: #tag_type = #take;)
-        } else {
-            quote!(#cfg let #name = #take;)
-        }
-    });
-    let names = members.iter().map(|(member, _)| {
-        let name = context.names.field(&entity.name, &member.name);
-        let cfg = context.cfg(&member.cond);
-        quote!(#cfg #name)
-    });
+    let source = struct_::source(context, entity, &members);
+    let takes = struct_::takes(context, entity, &source, &members);
+    let names = struct_::variables(context, entity, &members);
     let puts = members.iter().map(|(member, _)| {
         if is_tag(member) {
             let name = &member.name;
@@ -72,7 +59,7 @@ pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) ->
     let methods = struct_::methods(context, entity, &ident, &others, &given);
     let branches = branches(context, entity, union, &branch_ident, &tag_type);
     let kind_doc = format!(" The value of `{}`.", union.discriminator);
-    let wire = wire_by_fields(&entity_cfg, &ident);
+    let debug = debug(&entity_cfg, &ident);
     quote! {
         #head
         #derives
@@ -89,12 +76,12 @@ pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) ->
             }
         }
 
-        #wire
+        #debug
 
         #entity_cfg
         impl runtime::Fields for #ident {
             fn take(#source: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                #(#takes)*
+                #takes
                 let #tag_field = #branch_ident::take(#tag_field, #source)?;
                 Ok(Self { #(#names,)* })
             }
@@ -107,18 +94,6 @@ pub(super) fn flat(context: &Context<'_>, entity: &Entity, union: &FlatUnion) ->
 
         #branches
     }
-}
-
-/// What members are taken from: a name that no member has, since they become variables.
-fn source(context: &Context<'_>, entity: &Entity, members: &[Documented<'_>]) -> Ident {
-    let mut name = "members".to_owned();
-    while members
-        .iter()
-        .any(|(member, _)| context.names.field(&entity.name, &member.name) == name)
-    {
-        name.push('_');
-    }
-    format_ident!("{name}")
 }
 
 /// One variant of a flat union's branches, in each place where it occurs.
@@ -306,13 +281,9 @@ pub(super) fn simple(context: &Context<'_>, entity: &Entity, union: &SimpleUnion
     let fields = members
         .iter()
         .map(|(member, owner)| struct_::field(context, entity, member, owner));
-    let source = format_ident!("members");
-    let takes = members.iter().map(|(member, _)| {
-        let field = context.names.field(&entity.name, &member.name);
-        let cfg = context.cfg(&member.cond);
-        let take = struct_::take(&source, member);
-        quote!(#cfg #field: #take)
-    });
+    let source = struct_::source(context, entity, &members);
+    let takes = struct_::takes(context, entity, &source, &members);
+    let names = struct_::variables(context, entity, &members);
     let puts = members
         .iter()
         .map(|(member, _)| struct_::put(context, entity, member));
@@ -322,7 +293,7 @@ pub(super) fn simple(context: &Context<'_>, entity: &Entity, union: &SimpleUnion
         .collect();
     given.push(Given::plain(format_ident!("data"), quote!(#branch_ident)));
     let methods = struct_::methods(context, entity, &ident, &members, &given);
-    let wire = wire_by_fields(&cfg, &ident);
+    let debug = debug(&cfg, &ident);
     quote! {
         #head
         #derives
@@ -335,12 +306,13 @@ pub(super) fn simple(context: &Context<'_>, entity: &Entity, union: &SimpleUnion
 
         #methods
 
-        #wire
+        #debug
 
         #cfg
         impl runtime::Fields for #ident {
-            fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self { #(#takes,)* data: runtime::Fields::take(members)? })
+            fn take(#source: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+                #takes
+                Ok(Self { #(#names,)* data: runtime::Fields::take(#source)? })
             }
 
             fn put(&self, object: &mut runtime::Object) {
@@ -400,7 +372,7 @@ fn simple_branches(
         put = Some(quote!(Self::#other { data, .. } => object.put("data", data),));
     }
     let cfg = context.cfg(&entity.cond);
-    let wire = wire_by_fields(&cfg, ident);
+    let debug = debug(&cfg, ident);
     quote! {
         #head
         #derives
@@ -415,7 +387,7 @@ fn simple_branches(
             }
         }
 
-        #wire
+        #debug
 
         #cfg
         impl runtime::Fields for #ident {

@@ -5,8 +5,8 @@ use std::io::{self, Read, Write};
 
 use super::Random;
 use crate::runtime::{
-    CallError, Client, Command, Connection, Context, Events, Fields, Invalid, MAX_EVENTS, Members,
-    Object, OutOfBand, RawEvent, Received, Value, Wire, read_fields,
+    CallError, Client, Command, Connection, Events, Fields, Invalid, MAX_EVENTS, Members, Object,
+    OutOfBand, RawEvent, Received, Value, Wire,
 };
 
 const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10},
@@ -15,16 +15,6 @@ const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, 
 /// A command without arguments that answers a number.
 #[derive(Debug, Clone)]
 struct Count;
-
-impl Wire for Count {
-    fn read(value: Value, context: Context) -> Result<Self, Invalid> {
-        read_fields(value, context)
-    }
-
-    fn encode(&self) -> Value {
-        Object::new().into()
-    }
-}
 
 impl Fields for Count {
     fn take(_: &mut Members) -> Result<Self, Invalid> {
@@ -45,16 +35,6 @@ impl OutOfBand for Count {}
 /// One whose success has no reply.
 #[derive(Debug, Clone)]
 struct Halt;
-
-impl Wire for Halt {
-    fn read(value: Value, context: Context) -> Result<Self, Invalid> {
-        read_fields(value, context)
-    }
-
-    fn encode(&self) -> Value {
-        Object::new().into()
-    }
-}
 
 impl Fields for Halt {
     fn take(_: &mut Members) -> Result<Self, Invalid> {

@@ -69,163 +69,57 @@ pub async fn dispatch<S: Server>(
     arguments: runtime::Object,
 ) -> Result<runtime::Value, runtime::Error> {
     match COMMANDS.number(command)? {
-        0 => runtime::run(
-            arguments,
-            |command| server::Common::query_version(server, command),
-        ).await,
-        1 => runtime::run(
-            arguments,
-            |command| server::Common::query_commands(server, command),
-        ).await,
-        2 => runtime::run(
-            arguments,
-            |command| server::BlockCore::query_block(server, command),
-        ).await,
-        3 => runtime::run(
-            arguments,
-            |command| server::BlockCore::query_blockstats(server, command),
-        ).await,
-        4 => runtime::run(
-            arguments,
-            |command| server::BlockCore::query_block_jobs(server, command),
-        ).await,
-        5 => runtime::run(
-            arguments,
-            |command| server::BlockCore::block_passwd(server, command),
-        ).await,
-        6 => runtime::run(
-            arguments,
-            |command| server::BlockCore::block_resize(server, command),
-        ).await,
-        7 => runtime::run(
-            arguments,
-            |command| server::BlockCore::blockdev_snapshot_sync(server, command),
-        ).await,
-        8 => runtime::run(
-            arguments,
-            |command| server::BlockCore::block_commit(server, command),
-        ).await,
-        9 => runtime::run(
-            arguments,
-            |command| server::BlockCore::drive_backup(server, command),
-        ).await,
-        10 => runtime::run(
-            arguments,
-            |command| server::BlockCore::query_named_block_nodes(server, command),
-        ).await,
-        11 => runtime::run(
-            arguments,
-            |command| server::BlockCore::drive_mirror(server, command),
-        ).await,
-        12 => runtime::run(
-            arguments,
-            |command| server::BlockCore::block_set_io_throttle(server, command),
-        ).await,
-        13 => runtime::run(
-            arguments,
-            |command| server::BlockCore::block_stream(server, command),
-        ).await,
-        14 => runtime::run(
-            arguments,
-            |command| server::BlockCore::block_job_set_speed(server, command),
-        ).await,
-        15 => runtime::run(
-            arguments,
-            |command| server::BlockCore::block_job_cancel(server, command),
-        ).await,
-        16 => runtime::run(
-            arguments,
-            |command| server::BlockCore::block_job_pause(server, command),
-        ).await,
-        17 => runtime::run(
-            arguments,
-            |command| server::BlockCore::block_job_resume(server, command),
-        ).await,
-        18 => runtime::run(
-            arguments,
-            |command| server::BlockCore::block_job_complete(server, command),
-        ).await,
-        19 => runtime::run(
-            arguments,
-            |command| server::BlockCore::blockdev_add(server, command),
-        ).await,
-        20 => runtime::run(
-            arguments,
-            |command| server::Control::qmp_capabilities(server, command),
-        ).await,
-        21 => runtime::run(arguments, |command| server::Control::quit(server, command)).await,
-        22 => runtime::run(arguments, |command| server::Control::stop(server, command)).await,
-        23 => runtime::run(arguments, |command| server::Control::cont(server, command)).await,
-        24 => runtime::run(
-            arguments,
-            |command| server::Control::blockdev_del(server, command),
-        ).await,
-        25 => runtime::run(
-            arguments,
-            |command| server::Control::block_dirty_bitmap_add(server, command),
-        ).await,
-        26 => runtime::run(
-            arguments,
-            |command| server::Control::block_dirty_bitmap_remove(server, command),
-        ).await,
-        27 => runtime::run(
-            arguments,
-            |command| server::Control::block_dirty_bitmap_clear(server, command),
-        ).await,
-        28 => runtime::run(
-            arguments,
-            |command| server::Control::block_dirty_bitmap_enable(server, command),
-        ).await,
-        29 => runtime::run(
-            arguments,
-            |command| server::Control::block_dirty_bitmap_disable(server, command),
-        ).await,
-        30 => runtime::run(
-            arguments,
-            |command| server::Control::block_dirty_bitmap_merge(server, command),
-        ).await,
+        0 => runtime::run(server, arguments, server::Common::query_version).await,
+        1 => runtime::run(server, arguments, server::Common::query_commands).await,
+        2 => runtime::run(server, arguments, server::BlockCore::query_block).await,
+        3 => runtime::run(server, arguments, server::BlockCore::query_blockstats).await,
+        4 => runtime::run(server, arguments, server::BlockCore::query_block_jobs).await,
+        5 => runtime::run(server, arguments, server::BlockCore::block_passwd).await,
+        6 => runtime::run(server, arguments, server::BlockCore::block_resize).await,
+        7 => runtime::run(server, arguments, server::BlockCore::blockdev_snapshot_sync).await,
+        8 => runtime::run(server, arguments, server::BlockCore::block_commit).await,
+        9 => runtime::run(server, arguments, server::BlockCore::drive_backup).await,
+        10 => runtime::run(server, arguments, server::BlockCore::query_named_block_nodes).await,
+        11 => runtime::run(server, arguments, server::BlockCore::drive_mirror).await,
+        12 => runtime::run(server, arguments, server::BlockCore::block_set_io_throttle).await,
+        13 => runtime::run(server, arguments, server::BlockCore::block_stream).await,
+        14 => runtime::run(server, arguments, server::BlockCore::block_job_set_speed).await,
+        15 => runtime::run(server, arguments, server::BlockCore::block_job_cancel).await,
+        16 => runtime::run(server, arguments, server::BlockCore::block_job_pause).await,
+        17 => runtime::run(server, arguments, server::BlockCore::block_job_resume).await,
+        18 => runtime::run(server, arguments, server::BlockCore::block_job_complete).await,
+        19 => runtime::run(server, arguments, server::BlockCore::blockdev_add).await,
+        20 => runtime::run(server, arguments, server::Control::qmp_capabilities).await,
+        21 => runtime::run(server, arguments, server::Control::quit).await,
+        22 => runtime::run(server, arguments, server::Control::stop).await,
+        23 => runtime::run(server, arguments, server::Control::cont).await,
+        24 => runtime::run(server, arguments, server::Control::blockdev_del).await,
+        25 => runtime::run(server, arguments, server::Control::block_dirty_bitmap_add).await,
+        26 => runtime::run(server, arguments, server::Control::block_dirty_bitmap_remove).await,
+        27 => runtime::run(server, arguments, server::Control::block_dirty_bitmap_clear).await,
+        28 => runtime::run(server, arguments, server::Control::block_dirty_bitmap_enable).await,
+        29 => runtime::run(server, arguments, server::Control::block_dirty_bitmap_disable).await,
+        30 => runtime::run(server, arguments, server::Control::block_dirty_bitmap_merge).await,
         31 => runtime::run(
+            server,
             arguments,
-            |command| server::Control::blockdev_snapshot_internal_sync(server, command),
+            server::Control::blockdev_snapshot_internal_sync,
         ).await,
         32 => runtime::run(
+            server,
             arguments,
-            |command| server::Control::blockdev_snapshot_delete_internal_sync(server, command),
+            server::Control::blockdev_snapshot_delete_internal_sync,
         ).await,
-        33 => runtime::run(
-            arguments,
-            |command| server::Control::query_qmp_schema(server, command),
-        ).await,
-        34 => runtime::run(
-            arguments,
-            |command| server::Control::nbd_server_start(server, command),
-        ).await,
-        35 => runtime::run(
-            arguments,
-            |command| server::Control::nbd_server_add(server, command),
-        ).await,
-        36 => runtime::run(
-            arguments,
-            |command| server::Control::nbd_server_remove(server, command),
-        ).await,
-        37 => runtime::run(
-            arguments,
-            |command| server::Control::nbd_server_stop(server, command),
-        ).await,
-        38 => runtime::run(
-            arguments,
-            |command| server::Control::block_export_add(server, command),
-        ).await,
-        39 => runtime::run(
-            arguments,
-            |command| server::Control::block_export_del(server, command),
-        ).await,
-        40 => runtime::run(
-            arguments,
-            |command| server::Control::query_block_exports(server, command),
-        ).await,
-        41 => runtime::run(arguments, |command| server::Objects::object_add(server, command)).await,
-        42 => runtime::run(arguments, |command| server::Objects::object_del(server, command)).await,
+        33 => runtime::run(server, arguments, server::Control::query_qmp_schema).await,
+        34 => runtime::run(server, arguments, server::Control::nbd_server_start).await,
+        35 => runtime::run(server, arguments, server::Control::nbd_server_add).await,
+        36 => runtime::run(server, arguments, server::Control::nbd_server_remove).await,
+        37 => runtime::run(server, arguments, server::Control::nbd_server_stop).await,
+        38 => runtime::run(server, arguments, server::Control::block_export_add).await,
+        39 => runtime::run(server, arguments, server::Control::block_export_del).await,
+        40 => runtime::run(server, arguments, server::Control::query_block_exports).await,
+        41 => runtime::run(server, arguments, server::Objects::object_add).await,
+        42 => runtime::run(server, arguments, server::Objects::object_del).await,
         _ => Err(runtime::not_found(command)),
     }
 }

@@ -23,19 +23,6 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for S {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for S {
             fn take(_: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(Self {})
@@ -45,7 +32,7 @@ pub mod types {
         }
 
         /// `E`.
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum E {
             /// `x`.

@@ -26,19 +26,6 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for A {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for A {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(Self { a: members.req("a")? })
@@ -72,22 +59,10 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for B {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for B {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self { a: members.req("a")?, b: members.req("b")? })
+                let (a, b) = members.take(["a", "b"])?;
+                Ok(Self { a, b })
             }
 
             fn put(&self, object: &mut runtime::Object) {
@@ -119,22 +94,10 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for C {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for C {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self { a: members.req("a")?, b: members.req("b")? })
+                let (a, b) = members.take(["a", "b"])?;
+                Ok(Self { a, b })
             }
 
             fn put(&self, object: &mut runtime::Object) {

@@ -76,38 +76,19 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for All {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for All {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self {
-                    s: members.req("s")?,
-                    i: members.req("i")?,
-                    n: members.req("n")?,
-                    b: members.req("b")?,
-                    i8: members.req("i8")?,
-                    i16: members.req("i16")?,
-                    i32: members.req("i32")?,
-                    i64: members.req("i64")?,
-                    u8: members.req("u8")?,
-                    u16: members.req("u16")?,
-                    u32: members.req("u32")?,
-                    u64: members.req("u64")?,
-                    z: members.req("z")?,
-                    o: members.opt("o")?,
-                    l: members.req("l")?,
-                })
+                let (s, i, n, b, i8, i16) = members.take(["s", "i", "n", "b", "i8", "i16"])?;
+                let (i32, i64, u8, u16, u32, u64) = members.take([
+                    "i32",
+                    "i64",
+                    "u8",
+                    "u16",
+                    "u32",
+                    "u64",
+                ])?;
+                let (z, o, l) = members.take(["z", "o", "l"])?;
+                Ok(Self { s, i, n, b, i8, i16, i32, i64, u8, u16, u32, u64, z, o, l })
             }
 
             fn put(&self, object: &mut runtime::Object) {

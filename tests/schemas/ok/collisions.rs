@@ -55,28 +55,16 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for String_ {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for String_ {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self {
-                    self_: members.req("self")?,
-                    r#type: members.req("type")?,
-                    r#gen: members.opt("gen")?,
-                    new: members.opt("new")?,
-                    clone: members.opt("clone")?,
-                })
+                let (self_, r#type, r#gen, new, clone) = members.take([
+                    "self",
+                    "type",
+                    "gen",
+                    "new",
+                    "clone",
+                ])?;
+                Ok(Self { self_, r#type, r#gen, new, clone })
             }
 
             fn put(&self, object: &mut runtime::Object) {
@@ -129,27 +117,15 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for Option_ {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for Option_ {
-            fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self {
-                    foo_bar: members.req("foo-bar")?,
-                    foo_bar2: members.req("foo_bar")?,
-                    members: members.opt("members")?,
-                    object: members.opt("object")?,
-                })
+            fn take(members_: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+                let (foo_bar, foo_bar2, members, object) = members_.take([
+                    "foo-bar",
+                    "foo_bar",
+                    "members",
+                    "object",
+                ])?;
+                Ok(Self { foo_bar, foo_bar2, members, object })
             }
 
             fn put(&self, object: &mut runtime::Object) {
@@ -199,26 +175,10 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for Vec_ {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for Vec_ {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self {
-                    _2nd: members.req("2nd")?,
-                    a_b: members.opt("a.b")?,
-                    r#async: members.opt("async")?,
-                })
+                let (_2nd, a_b, r#async) = members.take(["2nd", "a.b", "async"])?;
+                Ok(Self { _2nd, a_b, r#async })
             }
 
             fn put(&self, object: &mut runtime::Object) {
@@ -287,29 +247,17 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for Box_ {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for Box_ {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self {
-                    self_: members.req("self")?,
-                    r#type: members.req("type")?,
-                    r#gen: members.opt("gen")?,
-                    new: members.opt("new")?,
-                    clone: members.opt("clone")?,
-                    value: members.req("value")?,
-                })
+                let (self_, r#type, r#gen, new, clone, value) = members.take([
+                    "self",
+                    "type",
+                    "gen",
+                    "new",
+                    "clone",
+                    "value",
+                ])?;
+                Ok(Self { self_, r#type, r#gen, new, clone, value })
             }
 
             fn put(&self, object: &mut runtime::Object) {
@@ -340,19 +288,6 @@ pub mod types {
         impl std::fmt::Debug for Result_ {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("Result_", self, f)
-            }
-        }
-
-        impl runtime::Wire for Result_ {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -421,27 +356,10 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for Self_ {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for Self_ {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self {
-                    crate_: members.opt("crate")?,
-                    super_: members.opt("super")?,
-                    r#try: members.opt("try")?,
-                    r#dyn: members.opt("dyn")?,
-                })
+                let (crate_, super_, r#try, r#dyn) = members.take(["crate", "super", "try", "dyn"])?;
+                Ok(Self { crate_, super_, r#try, r#dyn })
             }
 
             fn put(&self, object: &mut runtime::Object) {
@@ -470,19 +388,6 @@ pub mod types {
         impl std::fmt::Debug for Foo {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("Foo", self, f)
-            }
-        }
-
-        impl runtime::Wire for Foo {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -517,19 +422,6 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for Foo2 {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for Foo2 {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(Self { b: members.req("b")? })
@@ -558,19 +450,6 @@ pub mod types {
         impl std::fmt::Debug for Foo2_2 {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("Foo2_2", self, f)
-            }
-        }
-
-        impl runtime::Wire for Foo2_2 {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -605,19 +484,6 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for TagBranch {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for TagBranch {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(Self { d: members.req("d")? })
@@ -629,7 +495,7 @@ pub mod types {
         }
 
         /// `Kind`.
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Kind {
             /// `self`.
@@ -754,22 +620,10 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for Base {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for Base {
-            fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self { members: members.req("members")?, kind: members.opt("kind")? })
+            fn take(members_: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+                let (members, kind) = members_.take(["members", "kind"])?;
+                Ok(Self { members, kind })
             }
 
             fn put(&self, object: &mut runtime::Object) {
@@ -815,23 +669,9 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for Tag {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for Tag {
             fn take(members_: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                let members: Kind = members_.req("members")?;
-                let kind = members_.opt("kind")?;
+                let (members, kind) = members_.take(["members", "kind"])?;
                 let members = TagBranch2::take(members, members_)?;
                 Ok(Self { members, kind })
             }
@@ -961,19 +801,6 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for Wire {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for Wire {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(Self { value: members.req("value")? })
@@ -1005,19 +832,6 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for Value {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for Value {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(Self { x: members.req("x")? })
@@ -1046,19 +860,6 @@ pub mod types {
         impl std::fmt::Debug for Fields {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("Fields", self, f)
-            }
-        }
-
-        impl runtime::Wire for Fields {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -1114,22 +915,10 @@ pub mod commands {
             }
         }
 
-        impl runtime::Wire for String_ {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for String_ {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self { arguments: members.req("arguments")?, server: members.opt("server")? })
+                let (arguments, server) = members.take(["arguments", "server"])?;
+                Ok(Self { arguments, server })
             }
 
             fn put(&self, object: &mut runtime::Object) {
@@ -1155,19 +944,6 @@ pub mod commands {
         impl std::fmt::Debug for Type {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("Type", self, f)
-            }
-        }
-
-        impl runtime::Wire for Type {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -1203,19 +979,6 @@ pub mod commands {
         impl std::fmt::Debug for Type2 {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("Type2", self, f)
-            }
-        }
-
-        impl runtime::Wire for Type2 {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -1276,22 +1039,10 @@ pub mod events {
             }
         }
 
-        impl runtime::Wire for Event {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for Event {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self { name: members.req("name")?, data: members.opt("data")? })
+                let (name, data) = members.take(["name", "data"])?;
+                Ok(Self { name, data })
             }
 
             fn put(&self, object: &mut runtime::Object) {
@@ -1315,19 +1066,6 @@ pub mod events {
         impl std::fmt::Debug for Event2 {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("Event2", self, f)
-            }
-        }
-
-        impl runtime::Wire for Event2 {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -1458,18 +1196,9 @@ pub(crate) mod interface {
         arguments: runtime::Object,
     ) -> Result<runtime::Value, runtime::Error> {
         match COMMANDS.number(command)? {
-            0 => runtime::run(
-                arguments,
-                |command| server::Collisions::string(server, command),
-            ).await,
-            1 => runtime::run(
-                arguments,
-                |command| server::Collisions::r#type(server, command),
-            ).await,
-            2 => runtime::run(
-                arguments,
-                |command| server::Collisions::type2(server, command),
-            ).await,
+            0 => runtime::run(server, arguments, server::Collisions::string).await,
+            1 => runtime::run(server, arguments, server::Collisions::r#type).await,
+            2 => runtime::run(server, arguments, server::Collisions::type2).await,
             _ => Err(runtime::not_found(command)),
         }
     }

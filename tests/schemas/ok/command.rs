@@ -26,19 +26,6 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for S {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for S {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(Self { a: members.req("a")? })
@@ -76,19 +63,6 @@ pub mod commands {
         impl std::fmt::Debug for Plain {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("Plain", self, f)
-            }
-        }
-
-        impl runtime::Wire for Plain {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -137,22 +111,10 @@ pub mod commands {
             }
         }
 
-        impl runtime::Wire for WithArgs {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for WithArgs {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self { a: members.req("a")?, b: members.opt("b")? })
+                let (a, b) = members.take(["a", "b"])?;
+                Ok(Self { a, b })
             }
 
             fn put(&self, object: &mut runtime::Object) {
@@ -178,19 +140,6 @@ pub mod commands {
         impl std::fmt::Debug for ByType {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("ByType", self, f)
-            }
-        }
-
-        impl runtime::Wire for ByType {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -224,19 +173,6 @@ pub mod commands {
             }
         }
 
-        impl runtime::Wire for Raw {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for Raw {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 runtime::Fields::take(members).map(Self)
@@ -264,19 +200,6 @@ pub mod commands {
         impl std::fmt::Debug for Raw2 {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("Raw2", self, f)
-            }
-        }
-
-        impl runtime::Wire for Raw2 {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -312,19 +235,6 @@ pub mod commands {
         impl std::fmt::Debug for Quiet {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("Quiet", self, f)
-            }
-        }
-
-        impl runtime::Wire for Quiet {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -494,15 +404,12 @@ pub(crate) mod interface {
         arguments: runtime::Object,
     ) -> Result<runtime::Value, runtime::Error> {
         match COMMANDS.number(command)? {
-            0 => runtime::run(arguments, |command| server::Command::plain(server, command)).await,
-            1 => runtime::run(
-                arguments,
-                |command| server::Command::with_args(server, command),
-            ).await,
-            2 => runtime::run(arguments, |command| server::Command::by_type(server, command)).await,
-            3 => runtime::run(arguments, |command| server::Command::raw(server, command)).await,
-            4 => runtime::run(arguments, |command| server::Command::raw2(server, command)).await,
-            5 => runtime::run(arguments, |command| server::Command::quiet(server, command)).await,
+            0 => runtime::run(server, arguments, server::Command::plain).await,
+            1 => runtime::run(server, arguments, server::Command::with_args).await,
+            2 => runtime::run(server, arguments, server::Command::by_type).await,
+            3 => runtime::run(server, arguments, server::Command::raw).await,
+            4 => runtime::run(server, arguments, server::Command::raw2).await,
+            5 => runtime::run(server, arguments, server::Command::quiet).await,
             _ => Err(runtime::not_found(command)),
         }
     }

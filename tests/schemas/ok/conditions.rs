@@ -6,7 +6,7 @@ pub mod types {
         use super::super::runtime;
 
         /// `Kind`.
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Kind {
             /// `a`.
@@ -100,25 +100,15 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for Item {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for Item {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+                let x = members.req("x")?;
+                #[cfg(any(feature = "config-b", not(feature = "config-c")))]
+                let y = members.opt("y")?;
                 Ok(Self {
-                    x: members.req("x")?,
+                    x,
                     #[cfg(any(feature = "config-b", not(feature = "config-c")))]
-                    y: members.opt("y")?,
+                    y,
                 })
             }
 
@@ -157,22 +147,9 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for Choice {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for Choice {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                let kind: Kind = members.req("kind")?;
+                let kind = members.req("kind")?;
                 let kind = ChoiceBranch::take(kind, members)?;
                 Ok(Self { kind })
             }
@@ -275,20 +252,6 @@ pub mod commands {
         }
 
         #[cfg(feature = "config-c")]
-        impl runtime::Wire for DoIt {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
-        #[cfg(feature = "config-c")]
         impl runtime::Fields for DoIt {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(Self { what: members.req("what")? })
@@ -340,20 +303,6 @@ pub mod events {
         impl std::fmt::Debug for Done {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("Done", self, f)
-            }
-        }
-
-        #[cfg(feature = "config-c")]
-        impl runtime::Wire for Done {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -515,10 +464,7 @@ pub(crate) mod interface {
     ) -> Result<runtime::Value, runtime::Error> {
         match COMMANDS.number(command)? {
             #[cfg(feature = "config-c")]
-            0 => runtime::run(
-                arguments,
-                |command| server::Conditions::do_it(server, command),
-            ).await,
+            0 => runtime::run(server, arguments, server::Conditions::do_it).await,
             _ => Err(runtime::not_found(command)),
         }
     }

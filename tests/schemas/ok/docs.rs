@@ -34,22 +34,10 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for A {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for A {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self { x: members.req("x")?, y: members.req("y")? })
+                let (x, y) = members.take(["x", "y"])?;
+                Ok(Self { x, y })
             }
 
             fn put(&self, object: &mut runtime::Object) {
@@ -59,7 +47,7 @@ pub mod types {
         }
 
         /// `B`.
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum B {
             /// One that the schema does not have, by its name on the wire.
@@ -106,7 +94,7 @@ pub mod types {
         }
 
         /// `C`.
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum C {
             /// One that the schema does not have, by its name on the wire.

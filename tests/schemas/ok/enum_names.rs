@@ -6,7 +6,7 @@ pub mod types {
         use super::super::runtime;
 
         /// `E`.
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum E {
             /// `l1_grow.alloc`.
@@ -87,19 +87,6 @@ pub mod types {
         impl std::fmt::Debug for Old {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("Old", self, f)
-            }
-        }
-
-        impl runtime::Wire for Old {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 

@@ -26,19 +26,6 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for S {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for S {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(Self { a: members.req("a")? })
@@ -84,19 +71,6 @@ pub mod events {
             }
         }
 
-        impl runtime::Wire for Plain {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for Plain {
             fn take(_: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(Self {})
@@ -126,19 +100,6 @@ pub mod events {
             }
         }
 
-        impl runtime::Wire for WithData {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for WithData {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(Self { a: members.req("a")? })
@@ -159,19 +120,6 @@ pub mod events {
         impl std::fmt::Debug for ByType {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("ByType", self, f)
-            }
-        }
-
-        impl runtime::Wire for ByType {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 

@@ -6,7 +6,7 @@ pub mod types {
         use super::super::runtime;
 
         /// `K`.
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum K {
             /// `a`.
@@ -91,22 +91,10 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for Base {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for Base {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self { x: members.opt("x")?, kind: members.req("kind")? })
+                let (x, kind) = members.take(["x", "kind"])?;
+                Ok(Self { x, kind })
             }
 
             fn put(&self, object: &mut runtime::Object) {
@@ -133,19 +121,6 @@ pub mod types {
         impl std::fmt::Debug for A {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("A", self, f)
-            }
-        }
-
-        impl runtime::Wire for A {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -196,23 +171,9 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for U {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for U {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                let x = members.opt("x")?;
-                let kind: K = members.req("kind")?;
+                let (x, kind) = members.take(["x", "kind"])?;
                 let kind = UBranch::take(kind, members)?;
                 Ok(Self { x, kind })
             }

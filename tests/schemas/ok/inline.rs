@@ -26,19 +26,6 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for VQDeep {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for VQDeep {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(Self { x: members.req("x")? })
@@ -79,22 +66,10 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for VQ {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for VQ {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self { major: members.req("major")?, deep: members.opt("deep")? })
+                let (major, deep) = members.take(["major", "deep"])?;
+                Ok(Self { major, deep })
             }
 
             fn put(&self, object: &mut runtime::Object) {
@@ -126,22 +101,10 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for V {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for V {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self { q: members.req("q")?, p: members.req("p")? })
+                let (q, p) = members.take(["q", "p"])?;
+                Ok(Self { q, p })
             }
 
             fn put(&self, object: &mut runtime::Object) {
@@ -168,19 +131,6 @@ pub mod types {
         impl std::fmt::Debug for CA {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("CA", self, f)
-            }
-        }
-
-        impl runtime::Wire for CA {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -212,19 +162,6 @@ pub mod types {
         impl std::fmt::Debug for EA {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("EA", self, f)
-            }
-        }
-
-        impl runtime::Wire for EA {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -268,19 +205,6 @@ pub mod commands {
         impl std::fmt::Debug for C {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("C", self, f)
-            }
-        }
-
-        impl runtime::Wire for C {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -331,19 +255,6 @@ pub mod events {
         impl std::fmt::Debug for E {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("E", self, f)
-            }
-        }
-
-        impl runtime::Wire for E {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -445,7 +356,7 @@ pub(crate) mod interface {
         arguments: runtime::Object,
     ) -> Result<runtime::Value, runtime::Error> {
         match COMMANDS.number(command)? {
-            0 => runtime::run(arguments, |command| server::Inline::c(server, command)).await,
+            0 => runtime::run(server, arguments, server::Inline::c).await,
             _ => Err(runtime::not_found(command)),
         }
     }

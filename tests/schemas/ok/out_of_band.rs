@@ -35,19 +35,6 @@ pub mod commands {
             }
         }
 
-        impl runtime::Wire for Now {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for Now {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(Self { n: members.req("n")? })
@@ -89,19 +76,6 @@ pub mod commands {
             }
         }
 
-        impl runtime::Wire for Later {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for Later {
             fn take(_: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(Self {})
@@ -136,19 +110,6 @@ pub mod commands {
         impl std::fmt::Debug for Silent {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("Silent", self, f)
-            }
-        }
-
-        impl runtime::Wire for Silent {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -301,15 +262,9 @@ pub(crate) mod interface {
         arguments: runtime::Object,
     ) -> Result<runtime::Value, runtime::Error> {
         match COMMANDS.number(command)? {
-            0 => runtime::run(
-                arguments,
-                |command| server::OutOfBandOob::now(server, command),
-            ).await,
-            1 => runtime::run(arguments, |command| server::OutOfBand::later(server, command)).await,
-            2 => runtime::run(
-                arguments,
-                |command| server::OutOfBand::silent(server, command),
-            ).await,
+            0 => runtime::run(server, arguments, server::OutOfBandOob::now).await,
+            1 => runtime::run(server, arguments, server::OutOfBand::later).await,
+            2 => runtime::run(server, arguments, server::OutOfBand::silent).await,
             _ => Err(runtime::not_found(command)),
         }
     }
@@ -347,10 +302,7 @@ pub(crate) mod interface {
         arguments: runtime::Object,
     ) -> Result<runtime::Value, runtime::Error> {
         match COMMANDS.number(command)? {
-            0 => runtime::run(
-                arguments,
-                |command| server::OutOfBandOob::now(server, command),
-            ).await,
+            0 => runtime::run(server, arguments, server::OutOfBandOob::now).await,
             _ => Err(runtime::no_oob(command)),
         }
     }

@@ -6,7 +6,7 @@ pub mod types {
         use super::super::runtime;
 
         /// Kinds.
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum K {
             /// The "first"
@@ -79,19 +79,6 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for Base {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for Base {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(Self { kind: members.req("kind")? })
@@ -141,26 +128,10 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for A {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for A {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self {
-                    x: members.req("x")?,
-                    more: members.opt("more")?,
-                    deep: members.opt("deep")?,
-                })
+                let (x, more, deep) = members.take(["x", "more", "deep"])?;
+                Ok(Self { x, more, deep })
             }
 
             fn put(&self, object: &mut runtime::Object) {
@@ -188,19 +159,6 @@ pub mod types {
         impl std::fmt::Debug for B {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("B", self, f)
-            }
-        }
-
-        impl runtime::Wire for B {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -242,22 +200,9 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for U {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for U {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                let kind: K = members.req("kind")?;
+                let kind = members.req("kind")?;
                 let kind = UBranch::take(kind, members)?;
                 Ok(Self { kind })
             }
@@ -336,19 +281,6 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for ADeep {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for ADeep {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(Self { z: members.req("z")? })
@@ -381,19 +313,6 @@ pub mod commands {
         impl std::fmt::Debug for C {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("C", self, f)
-            }
-        }
-
-        impl runtime::Wire for C {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -455,19 +374,6 @@ pub mod events {
         impl std::fmt::Debug for E {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 runtime::debug("E", self, f)
-            }
-        }
-
-        impl runtime::Wire for E {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
             }
         }
 
@@ -573,7 +479,7 @@ pub(crate) mod interface {
         arguments: runtime::Object,
     ) -> Result<runtime::Value, runtime::Error> {
         match COMMANDS.number(command)? {
-            0 => runtime::run(arguments, |command| server::Overlay::c(server, command)).await,
+            0 => runtime::run(server, arguments, server::Overlay::c).await,
             _ => Err(runtime::not_found(command)),
         }
     }

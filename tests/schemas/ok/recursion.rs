@@ -33,19 +33,6 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for A {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for A {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(Self { b: members.opt("b")? })
@@ -79,22 +66,10 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for B {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for B {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self { a: members.req("a")?, l: members.req("l")? })
+                let (a, l) = members.take(["a", "l"])?;
+                Ok(Self { a, l })
             }
 
             fn put(&self, object: &mut runtime::Object) {

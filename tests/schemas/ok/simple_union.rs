@@ -26,19 +26,6 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for Base {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for Base {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(Self { x: members.req("x")? })
@@ -86,19 +73,6 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for U {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for U {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(match members.req("type")? {
@@ -121,7 +95,7 @@ pub mod types {
         }
 
         /// Which branch `U` holds.
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum UKind {
             /// `a`.
@@ -199,22 +173,10 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for V {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for V {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-                Ok(Self { x: members.req("x")?, data: runtime::Fields::take(members)? })
+                let x = members.req("x")?;
+                Ok(Self { x, data: runtime::Fields::take(members)? })
             }
 
             fn put(&self, object: &mut runtime::Object) {
@@ -254,19 +216,6 @@ pub mod types {
             }
         }
 
-        impl runtime::Wire for VBranch {
-            fn read(
-                value: runtime::Value,
-                context: runtime::Context,
-            ) -> Result<Self, runtime::Invalid> {
-                runtime::read_fields(value, context)
-            }
-
-            fn encode(&self) -> runtime::Value {
-                runtime::encode_fields(self)
-            }
-        }
-
         impl runtime::Fields for VBranch {
             fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
                 Ok(match members.req("type")? {
@@ -285,7 +234,7 @@ pub mod types {
         }
 
         /// Which branch `V` holds.
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum VKind {
             /// `a`.

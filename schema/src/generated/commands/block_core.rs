@@ -22,16 +22,6 @@ impl std::fmt::Debug for QueryBlock {
     }
 }
 
-impl runtime::Wire for QueryBlock {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for QueryBlock {
     fn take(_: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
         Ok(Self {})
@@ -74,16 +64,6 @@ impl std::fmt::Debug for QueryBlockstats {
     }
 }
 
-impl runtime::Wire for QueryBlockstats {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for QueryBlockstats {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
         Ok(Self { query_nodes: members.opt("query-nodes")? })
@@ -115,16 +95,6 @@ impl QueryBlockJobs {
 impl std::fmt::Debug for QueryBlockJobs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("QueryBlockJobs", self, f)
-    }
-}
-
-impl runtime::Wire for QueryBlockJobs {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -181,23 +151,10 @@ impl std::fmt::Debug for BlockPasswd {
     }
 }
 
-impl runtime::Wire for BlockPasswd {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockPasswd {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            device: members.opt("device")?,
-            node_name: members.opt("node-name")?,
-            password: members.req("password")?,
-        })
+        let (device, node_name, password) = members.take(["device", "node-name", "password"])?;
+        Ok(Self { device, node_name, password })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -252,23 +209,10 @@ impl std::fmt::Debug for BlockResize {
     }
 }
 
-impl runtime::Wire for BlockResize {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockResize {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            device: members.opt("device")?,
-            node_name: members.opt("node-name")?,
-            size: members.req("size")?,
-        })
+        let (device, node_name, size) = members.take(["device", "node-name", "size"])?;
+        Ok(Self { device, node_name, size })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -295,16 +239,6 @@ pub struct BlockdevSnapshotSync(
 impl std::fmt::Debug for BlockdevSnapshotSync {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("BlockdevSnapshotSync", self, f)
-    }
-}
-
-impl runtime::Wire for BlockdevSnapshotSync {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -365,24 +299,10 @@ impl std::fmt::Debug for BlockCommit {
     }
 }
 
-impl runtime::Wire for BlockCommit {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockCommit {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            device: members.req("device")?,
-            base: members.opt("base")?,
-            top: members.req("top")?,
-            speed: members.opt("speed")?,
-        })
+        let (device, base, top, speed) = members.take(["device", "base", "top", "speed"])?;
+        Ok(Self { device, base, top, speed })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -410,16 +330,6 @@ pub struct DriveBackup(
 impl std::fmt::Debug for DriveBackup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("DriveBackup", self, f)
-    }
-}
-
-impl runtime::Wire for DriveBackup {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -464,16 +374,6 @@ impl QueryNamedBlockNodes {
 impl std::fmt::Debug for QueryNamedBlockNodes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("QueryNamedBlockNodes", self, f)
-    }
-}
-
-impl runtime::Wire for QueryNamedBlockNodes {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -596,29 +496,33 @@ impl std::fmt::Debug for DriveMirror {
     }
 }
 
-impl runtime::Wire for DriveMirror {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for DriveMirror {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (device, target, format, sync, mode, speed) = members.take([
+            "device",
+            "target",
+            "format",
+            "sync",
+            "mode",
+            "speed",
+        ])?;
+        let (granularity, buf_size, on_source_error, on_target_error) = members.take([
+            "granularity",
+            "buf-size",
+            "on-source-error",
+            "on-target-error",
+        ])?;
         Ok(Self {
-            device: members.req("device")?,
-            target: members.req("target")?,
-            format: members.opt("format")?,
-            sync: members.req("sync")?,
-            mode: members.opt("mode")?,
-            speed: members.opt("speed")?,
-            granularity: members.opt("granularity")?,
-            buf_size: members.opt("buf-size")?,
-            on_source_error: members.opt("on-source-error")?,
-            on_target_error: members.opt("on-target-error")?,
+            device,
+            target,
+            format,
+            sync,
+            mode,
+            speed,
+            granularity,
+            buf_size,
+            on_source_error,
+            on_target_error,
         })
     }
 
@@ -761,33 +665,40 @@ impl std::fmt::Debug for BlockSetIoThrottle {
     }
 }
 
-impl runtime::Wire for BlockSetIoThrottle {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockSetIoThrottle {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (device, bps, bps_rd, bps_wr, iops, iops_rd) = members.take([
+            "device",
+            "bps",
+            "bps_rd",
+            "bps_wr",
+            "iops",
+            "iops_rd",
+        ])?;
+        let (iops_wr, bps_max, bps_rd_max, bps_wr_max, iops_max, iops_rd_max) = members.take([
+            "iops_wr",
+            "bps_max",
+            "bps_rd_max",
+            "bps_wr_max",
+            "iops_max",
+            "iops_rd_max",
+        ])?;
+        let (iops_wr_max, iops_size) = members.take(["iops_wr_max", "iops_size"])?;
         Ok(Self {
-            device: members.req("device")?,
-            bps: members.req("bps")?,
-            bps_rd: members.req("bps_rd")?,
-            bps_wr: members.req("bps_wr")?,
-            iops: members.req("iops")?,
-            iops_rd: members.req("iops_rd")?,
-            iops_wr: members.req("iops_wr")?,
-            bps_max: members.opt("bps_max")?,
-            bps_rd_max: members.opt("bps_rd_max")?,
-            bps_wr_max: members.opt("bps_wr_max")?,
-            iops_max: members.opt("iops_max")?,
-            iops_rd_max: members.opt("iops_rd_max")?,
-            iops_wr_max: members.opt("iops_wr_max")?,
-            iops_size: members.opt("iops_size")?,
+            device,
+            bps,
+            bps_rd,
+            bps_wr,
+            iops,
+            iops_rd,
+            iops_wr,
+            bps_max,
+            bps_rd_max,
+            bps_wr_max,
+            iops_max,
+            iops_rd_max,
+            iops_wr_max,
+            iops_size,
         })
     }
 
@@ -863,24 +774,10 @@ impl std::fmt::Debug for BlockStream {
     }
 }
 
-impl runtime::Wire for BlockStream {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockStream {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            device: members.req("device")?,
-            base: members.opt("base")?,
-            speed: members.opt("speed")?,
-            on_error: members.opt("on-error")?,
-        })
+        let (device, base, speed, on_error) = members.take(["device", "base", "speed", "on-error"])?;
+        Ok(Self { device, base, speed, on_error })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -920,19 +817,10 @@ impl std::fmt::Debug for BlockJobSetSpeed {
     }
 }
 
-impl runtime::Wire for BlockJobSetSpeed {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockJobSetSpeed {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self { device: members.req("device")?, speed: members.req("speed")? })
+        let (device, speed) = members.take(["device", "speed"])?;
+        Ok(Self { device, speed })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -977,19 +865,10 @@ impl std::fmt::Debug for BlockJobCancel {
     }
 }
 
-impl runtime::Wire for BlockJobCancel {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockJobCancel {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self { device: members.req("device")?, force: members.opt("force")? })
+        let (device, force) = members.take(["device", "force"])?;
+        Ok(Self { device, force })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -1022,16 +901,6 @@ impl BlockJobPause {
 impl std::fmt::Debug for BlockJobPause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("BlockJobPause", self, f)
-    }
-}
-
-impl runtime::Wire for BlockJobPause {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -1072,16 +941,6 @@ impl std::fmt::Debug for BlockJobResume {
     }
 }
 
-impl runtime::Wire for BlockJobResume {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockJobResume {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
         Ok(Self { device: members.req("device")? })
@@ -1119,16 +978,6 @@ impl std::fmt::Debug for BlockJobComplete {
     }
 }
 
-impl runtime::Wire for BlockJobComplete {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockJobComplete {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
         Ok(Self { device: members.req("device")? })
@@ -1158,16 +1007,6 @@ pub struct BlockdevAdd {
 impl std::fmt::Debug for BlockdevAdd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("BlockdevAdd", self, f)
-    }
-}
-
-impl runtime::Wire for BlockdevAdd {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 

@@ -22,16 +22,6 @@ impl std::fmt::Debug for QueryVersion {
     }
 }
 
-impl runtime::Wire for QueryVersion {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for QueryVersion {
     fn take(_: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
         Ok(Self {})
@@ -61,16 +51,6 @@ impl QueryCommands {
 impl std::fmt::Debug for QueryCommands {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("QueryCommands", self, f)
-    }
-}
-
-impl runtime::Wire for QueryCommands {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 

@@ -32,16 +32,6 @@ impl std::fmt::Debug for QmpCapabilities {
     }
 }
 
-impl runtime::Wire for QmpCapabilities {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for QmpCapabilities {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
         Ok(Self { enable: members.opt("enable")? })
@@ -73,16 +63,6 @@ impl Quit {
 impl std::fmt::Debug for Quit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("Quit", self, f)
-    }
-}
-
-impl runtime::Wire for Quit {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -118,16 +98,6 @@ impl std::fmt::Debug for Stop {
     }
 }
 
-impl runtime::Wire for Stop {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for Stop {
     fn take(_: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
         Ok(Self {})
@@ -157,16 +127,6 @@ impl Cont {
 impl std::fmt::Debug for Cont {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("Cont", self, f)
-    }
-}
-
-impl runtime::Wire for Cont {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -221,19 +181,10 @@ impl std::fmt::Debug for BlockdevDel {
     }
 }
 
-impl runtime::Wire for BlockdevDel {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevDel {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self { node_name: members.opt("node-name")?, id: members.opt("id")? })
+        let (node_name, id) = members.take(["node-name", "id"])?;
+        Ok(Self { node_name, id })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -259,16 +210,6 @@ pub struct BlockDirtyBitmapAdd(
 impl std::fmt::Debug for BlockDirtyBitmapAdd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("BlockDirtyBitmapAdd", self, f)
-    }
-}
-
-impl runtime::Wire for BlockDirtyBitmapAdd {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -302,16 +243,6 @@ impl std::fmt::Debug for BlockDirtyBitmapRemove {
     }
 }
 
-impl runtime::Wire for BlockDirtyBitmapRemove {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockDirtyBitmapRemove {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
         runtime::Fields::take(members).map(Self)
@@ -339,16 +270,6 @@ pub struct BlockDirtyBitmapClear(
 impl std::fmt::Debug for BlockDirtyBitmapClear {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("BlockDirtyBitmapClear", self, f)
-    }
-}
-
-impl runtime::Wire for BlockDirtyBitmapClear {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -382,16 +303,6 @@ impl std::fmt::Debug for BlockDirtyBitmapEnable {
     }
 }
 
-impl runtime::Wire for BlockDirtyBitmapEnable {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockDirtyBitmapEnable {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
         runtime::Fields::take(members).map(Self)
@@ -422,16 +333,6 @@ impl std::fmt::Debug for BlockDirtyBitmapDisable {
     }
 }
 
-impl runtime::Wire for BlockDirtyBitmapDisable {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockDirtyBitmapDisable {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
         runtime::Fields::take(members).map(Self)
@@ -459,16 +360,6 @@ pub struct BlockDirtyBitmapMerge(
 impl std::fmt::Debug for BlockDirtyBitmapMerge {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("BlockDirtyBitmapMerge", self, f)
-    }
-}
-
-impl runtime::Wire for BlockDirtyBitmapMerge {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -512,19 +403,10 @@ impl std::fmt::Debug for BlockdevSnapshotInternalSync {
     }
 }
 
-impl runtime::Wire for BlockdevSnapshotInternalSync {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevSnapshotInternalSync {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self { device: members.req("device")?, name: members.req("name")? })
+        let (device, name) = members.take(["device", "name"])?;
+        Ok(Self { device, name })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -581,23 +463,10 @@ impl std::fmt::Debug for BlockdevSnapshotDeleteInternalSync {
     }
 }
 
-impl runtime::Wire for BlockdevSnapshotDeleteInternalSync {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevSnapshotDeleteInternalSync {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            device: members.req("device")?,
-            id: members.opt("id")?,
-            name: members.opt("name")?,
-        })
+        let (device, id, name) = members.take(["device", "id", "name"])?;
+        Ok(Self { device, id, name })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -628,16 +497,6 @@ impl QueryQmpSchema {
 impl std::fmt::Debug for QueryQmpSchema {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("QueryQmpSchema", self, f)
-    }
-}
-
-impl runtime::Wire for QueryQmpSchema {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -718,25 +577,16 @@ impl std::fmt::Debug for NbdServerStart {
     }
 }
 
-impl runtime::Wire for NbdServerStart {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for NbdServerStart {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            addr: members.req("addr")?,
-            handshake_max_seconds: members.opt("handshake-max-seconds")?,
-            tls_creds: members.opt("tls-creds")?,
-            tls_authz: members.opt("tls-authz")?,
-            max_connections: members.opt("max-connections")?,
-        })
+        let (addr, handshake_max_seconds, tls_creds, tls_authz, max_connections) = members.take([
+            "addr",
+            "handshake-max-seconds",
+            "tls-creds",
+            "tls-authz",
+            "max-connections",
+        ])?;
+        Ok(Self { addr, handshake_max_seconds, tls_creds, tls_authz, max_connections })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -811,25 +661,16 @@ impl std::fmt::Debug for NbdServerAdd {
     }
 }
 
-impl runtime::Wire for NbdServerAdd {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for NbdServerAdd {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            device: members.req("device")?,
-            name: members.opt("name")?,
-            description: members.opt("description")?,
-            writable: members.opt("writable")?,
-            bitmap: members.opt("bitmap")?,
-        })
+        let (device, name, description, writable, bitmap) = members.take([
+            "device",
+            "name",
+            "description",
+            "writable",
+            "bitmap",
+        ])?;
+        Ok(Self { device, name, description, writable, bitmap })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -877,19 +718,10 @@ impl std::fmt::Debug for NbdServerRemove {
     }
 }
 
-impl runtime::Wire for NbdServerRemove {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for NbdServerRemove {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self { name: members.req("name")?, mode: members.opt("mode")? })
+        let (name, mode) = members.take(["name", "mode"])?;
+        Ok(Self { name, mode })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -922,16 +754,6 @@ impl std::fmt::Debug for NbdServerStop {
     }
 }
 
-impl runtime::Wire for NbdServerStop {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for NbdServerStop {
     fn take(_: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
         Ok(Self {})
@@ -957,16 +779,6 @@ pub struct BlockExportAdd(
 impl std::fmt::Debug for BlockExportAdd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("BlockExportAdd", self, f)
-    }
-}
-
-impl runtime::Wire for BlockExportAdd {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -1016,19 +828,10 @@ impl std::fmt::Debug for BlockExportDel {
     }
 }
 
-impl runtime::Wire for BlockExportDel {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockExportDel {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self { id: members.req("id")?, mode: members.opt("mode")? })
+        let (id, mode) = members.take(["id", "mode"])?;
+        Ok(Self { id, mode })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -1058,16 +861,6 @@ impl QueryBlockExports {
 impl std::fmt::Debug for QueryBlockExports {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("QueryBlockExports", self, f)
-    }
-}
-
-impl runtime::Wire for QueryBlockExports {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 

@@ -18,16 +18,6 @@ impl std::fmt::Debug for ObjectAdd {
     }
 }
 
-impl runtime::Wire for ObjectAdd {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for ObjectAdd {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
         runtime::Fields::take(members).map(Self)
@@ -62,16 +52,6 @@ impl ObjectDel {
 impl std::fmt::Debug for ObjectDel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("ObjectDel", self, f)
-    }
-}
-
-impl runtime::Wire for ObjectDel {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 

@@ -24,16 +24,6 @@ impl std::fmt::Debug for BlockExportDeleted {
     }
 }
 
-impl runtime::Wire for BlockExportDeleted {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockExportDeleted {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
         Ok(Self { id: members.req("id")? })

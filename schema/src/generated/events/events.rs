@@ -65,27 +65,18 @@ impl std::fmt::Debug for BlockIoError {
     }
 }
 
-impl runtime::Wire for BlockIoError {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockIoError {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            qom_path: members.req("qom-path")?,
-            device: members.req("device")?,
-            node_name: members.opt("node-name")?,
-            operation: members.req("operation")?,
-            action: members.req("action")?,
-            nospace: members.opt("nospace")?,
-            reason: members.req("reason")?,
-        })
+        let (qom_path, device, node_name, operation, action, nospace) = members.take([
+            "qom-path",
+            "device",
+            "node-name",
+            "operation",
+            "action",
+            "nospace",
+        ])?;
+        let reason = members.req("reason")?;
+        Ok(Self { qom_path, device, node_name, operation, action, nospace, reason })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -142,26 +133,17 @@ impl std::fmt::Debug for BlockJobCompleted {
     }
 }
 
-impl runtime::Wire for BlockJobCompleted {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockJobCompleted {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            r#type: members.req("type")?,
-            device: members.req("device")?,
-            len: members.req("len")?,
-            offset: members.req("offset")?,
-            speed: members.req("speed")?,
-            error: members.opt("error")?,
-        })
+        let (r#type, device, len, offset, speed, error) = members.take([
+            "type",
+            "device",
+            "len",
+            "offset",
+            "speed",
+            "error",
+        ])?;
+        Ok(Self { r#type, device, len, offset, speed, error })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -208,25 +190,16 @@ impl std::fmt::Debug for BlockJobCancelled {
     }
 }
 
-impl runtime::Wire for BlockJobCancelled {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockJobCancelled {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            r#type: members.req("type")?,
-            device: members.req("device")?,
-            len: members.req("len")?,
-            offset: members.req("offset")?,
-            speed: members.req("speed")?,
-        })
+        let (r#type, device, len, offset, speed) = members.take([
+            "type",
+            "device",
+            "len",
+            "offset",
+            "speed",
+        ])?;
+        Ok(Self { r#type, device, len, offset, speed })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -266,23 +239,10 @@ impl std::fmt::Debug for BlockJobError {
     }
 }
 
-impl runtime::Wire for BlockJobError {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockJobError {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            device: members.req("device")?,
-            operation: members.req("operation")?,
-            action: members.req("action")?,
-        })
+        let (device, operation, action) = members.take(["device", "operation", "action"])?;
+        Ok(Self { device, operation, action })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -326,25 +286,16 @@ impl std::fmt::Debug for BlockJobReady {
     }
 }
 
-impl runtime::Wire for BlockJobReady {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockJobReady {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            r#type: members.req("type")?,
-            device: members.req("device")?,
-            len: members.req("len")?,
-            offset: members.req("offset")?,
-            speed: members.req("speed")?,
-        })
+        let (r#type, device, len, offset, speed) = members.take([
+            "type",
+            "device",
+            "len",
+            "offset",
+            "speed",
+        ])?;
+        Ok(Self { r#type, device, len, offset, speed })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -414,26 +365,17 @@ impl std::fmt::Debug for BlockImageCorrupted {
     }
 }
 
-impl runtime::Wire for BlockImageCorrupted {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockImageCorrupted {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            device: members.req("device")?,
-            node_name: members.opt("node-name")?,
-            msg: members.req("msg")?,
-            offset: members.opt("offset")?,
-            size: members.opt("size")?,
-            fatal: members.req("fatal")?,
-        })
+        let (device, node_name, msg, offset, size, fatal) = members.take([
+            "device",
+            "node-name",
+            "msg",
+            "offset",
+            "size",
+            "fatal",
+        ])?;
+        Ok(Self { device, node_name, msg, offset, size, fatal })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -470,23 +412,14 @@ impl std::fmt::Debug for QuorumFailure {
     }
 }
 
-impl runtime::Wire for QuorumFailure {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for QuorumFailure {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            reference: members.req("reference")?,
-            sector_num: members.req("sector-num")?,
-            sectors_count: members.req("sectors-count")?,
-        })
+        let (reference, sector_num, sectors_count) = members.take([
+            "reference",
+            "sector-num",
+            "sectors-count",
+        ])?;
+        Ok(Self { reference, sector_num, sectors_count })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -536,25 +469,16 @@ impl std::fmt::Debug for QuorumReportBad {
     }
 }
 
-impl runtime::Wire for QuorumReportBad {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for QuorumReportBad {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            r#type: members.req("type")?,
-            error: members.opt("error")?,
-            node_name: members.req("node-name")?,
-            sector_num: members.req("sector-num")?,
-            sectors_count: members.req("sectors-count")?,
-        })
+        let (r#type, error, node_name, sector_num, sectors_count) = members.take([
+            "type",
+            "error",
+            "node-name",
+            "sector-num",
+            "sectors-count",
+        ])?;
+        Ok(Self { r#type, error, node_name, sector_num, sectors_count })
     }
 
     fn put(&self, object: &mut runtime::Object) {

@@ -20,8 +20,8 @@ pub use call::{CallError, Command, OutOfBand, Reply, decode_answer, decode_reply
 pub use client::{Call, Client};
 pub use connection::{CallId, Connection, ConnectionError, Greeting, MAX_EVENTS};
 pub use convert::{
-    Context, Fields, Invalid, Members, Null, Unknown, UnknownName, Wire, debug, debug_object,
-    encode_fields, find_name, find_open_name, read_fields, read_name, read_open_name,
+    Context, Fields, Invalid, Member, Members, Null, Several, Unknown, UnknownName, Wire, debug,
+    debug_object, find_name, find_open_name, read_name, read_open_name,
 };
 pub use error::{Error, ErrorClass};
 pub use event::{Events, RawEvent, Received, Timestamp};

@@ -5,7 +5,7 @@
 use super::super::runtime;
 
 /// A switch that may be left to the program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OnOffAuto {
     /// The program decides.
     Auto,
@@ -54,7 +54,7 @@ impl runtime::Wire for OnOffAuto {
 }
 
 /// Kinds of socket addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SocketAddressType {
     /// A TCP host and port.
     Inet,
@@ -177,27 +177,18 @@ impl std::fmt::Debug for InetSocketAddress {
     }
 }
 
-impl runtime::Wire for InetSocketAddress {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for InetSocketAddress {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            host: members.req("host")?,
-            port: members.req("port")?,
-            numeric: members.opt("numeric")?,
-            to: members.opt("to")?,
-            ipv4: members.opt("ipv4")?,
-            ipv6: members.opt("ipv6")?,
-            keep_alive: members.opt("keep-alive")?,
-        })
+        let (host, port, numeric, to, ipv4, ipv6) = members.take([
+            "host",
+            "port",
+            "numeric",
+            "to",
+            "ipv4",
+            "ipv6",
+        ])?;
+        let keep_alive = members.opt("keep-alive")?;
+        Ok(Self { host, port, numeric, to, ipv4, ipv6, keep_alive })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -249,23 +240,10 @@ impl std::fmt::Debug for UnixSocketAddress {
     }
 }
 
-impl runtime::Wire for UnixSocketAddress {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for UnixSocketAddress {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            path: members.req("path")?,
-            r#abstract: members.opt("abstract")?,
-            tight: members.opt("tight")?,
-        })
+        let (path, r#abstract, tight) = members.take(["path", "abstract", "tight"])?;
+        Ok(Self { path, r#abstract, tight })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -292,16 +270,6 @@ impl FdSocketAddress {
 impl std::fmt::Debug for FdSocketAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("FdSocketAddress", self, f)
-    }
-}
-
-impl runtime::Wire for FdSocketAddress {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -332,16 +300,6 @@ impl SocketAddressBase {
 impl std::fmt::Debug for SocketAddressBase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("SocketAddressBase", self, f)
-    }
-}
-
-impl runtime::Wire for SocketAddressBase {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -382,19 +340,9 @@ impl std::fmt::Debug for SocketAddress {
     }
 }
 
-impl runtime::Wire for SocketAddress {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for SocketAddress {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        let r#type: SocketAddressType = members.req("type")?;
+        let r#type = members.req("type")?;
         let r#type = SocketAddressBranch::take(r#type, members)?;
         Ok(Self { r#type })
     }
@@ -518,26 +466,17 @@ impl std::fmt::Debug for BlockdevOptionsNbd {
     }
 }
 
-impl runtime::Wire for BlockdevOptionsNbd {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevOptionsNbd {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            server: members.req("server")?,
-            export: members.opt("export")?,
-            tls_creds: members.opt("tls-creds")?,
-            tls_hostname: members.opt("tls-hostname")?,
-            reconnect_delay: members.opt("reconnect-delay")?,
-            open_timeout: members.opt("open-timeout")?,
-        })
+        let (server, export, tls_creds, tls_hostname, reconnect_delay, open_timeout) = members.take([
+            "server",
+            "export",
+            "tls-creds",
+            "tls-hostname",
+            "reconnect-delay",
+            "open-timeout",
+        ])?;
+        Ok(Self { server, export, tls_creds, tls_hostname, reconnect_delay, open_timeout })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -595,23 +534,10 @@ impl std::fmt::Debug for BlockdevOptionsNull {
     }
 }
 
-impl runtime::Wire for BlockdevOptionsNull {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevOptionsNull {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            size: members.opt("size")?,
-            latency_ns: members.opt("latency-ns")?,
-            read_zeroes: members.opt("read-zeroes")?,
-        })
+        let (size, latency_ns, read_zeroes) = members.take(["size", "latency-ns", "read-zeroes"])?;
+        Ok(Self { size, latency_ns, read_zeroes })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -659,23 +585,10 @@ impl std::fmt::Debug for BlockdevOptionsRaw {
     }
 }
 
-impl runtime::Wire for BlockdevOptionsRaw {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevOptionsRaw {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            file: members.req("file")?,
-            offset: members.opt("offset")?,
-            size: members.opt("size")?,
-        })
+        let (file, offset, size) = members.take(["file", "offset", "size"])?;
+        Ok(Self { file, offset, size })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -686,7 +599,7 @@ impl runtime::Fields for BlockdevOptionsRaw {
 }
 
 /// How a qcow2 image is encrypted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BlockdevQcow2EncryptionFormat {
     /// AES-CBC with the key derived from the passphrase alone; weak, for old images.
     Aes,
@@ -751,16 +664,6 @@ impl std::fmt::Debug for BlockdevQcow2EncryptionBase {
     }
 }
 
-impl runtime::Wire for BlockdevQcow2EncryptionBase {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevQcow2EncryptionBase {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
         Ok(Self { format: members.req("format")? })
@@ -795,16 +698,6 @@ impl QCryptoBlockOptionsQCow {
 impl std::fmt::Debug for QCryptoBlockOptionsQCow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("QCryptoBlockOptionsQCow", self, f)
-    }
-}
-
-impl runtime::Wire for QCryptoBlockOptionsQCow {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -845,16 +738,6 @@ impl std::fmt::Debug for QCryptoBlockOptionsLUKS {
     }
 }
 
-impl runtime::Wire for QCryptoBlockOptionsLUKS {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for QCryptoBlockOptionsLUKS {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
         Ok(Self { key_secret: members.opt("key-secret")? })
@@ -892,19 +775,9 @@ impl std::fmt::Debug for BlockdevQcow2Encryption {
     }
 }
 
-impl runtime::Wire for BlockdevQcow2Encryption {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevQcow2Encryption {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        let format: BlockdevQcow2EncryptionFormat = members.req("format")?;
+        let format = members.req("format")?;
         let format = BlockdevQcow2EncryptionBranch::take(format, members)?;
         Ok(Self { format })
     }
@@ -952,7 +825,7 @@ impl BlockdevQcow2EncryptionBranch {
 }
 
 /// How a qcow image is encrypted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BlockdevQcowEncryptionFormat {
     /// AES-CBC with the key derived from the passphrase alone.
     Aes,
@@ -1014,16 +887,6 @@ impl std::fmt::Debug for BlockdevQcowEncryptionBase {
     }
 }
 
-impl runtime::Wire for BlockdevQcowEncryptionBase {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevQcowEncryptionBase {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
         Ok(Self { format: members.req("format")? })
@@ -1061,19 +924,9 @@ impl std::fmt::Debug for BlockdevQcowEncryption {
     }
 }
 
-impl runtime::Wire for BlockdevQcowEncryption {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevQcowEncryption {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        let format: BlockdevQcowEncryptionFormat = members.req("format")?;
+        let format = members.req("format")?;
         let format = BlockdevQcowEncryptionBranch::take(format, members)?;
         Ok(Self { format })
     }
@@ -1153,23 +1006,10 @@ impl std::fmt::Debug for BlockdevOptionsQcow {
     }
 }
 
-impl runtime::Wire for BlockdevOptionsQcow {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevOptionsQcow {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            file: members.req("file")?,
-            backing: members.opt("backing")?,
-            encrypt: members.opt("encrypt")?,
-        })
+        let (file, backing, encrypt) = members.take(["file", "backing", "encrypt"])?;
+        Ok(Self { file, backing, encrypt })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -1180,7 +1020,7 @@ impl runtime::Fields for BlockdevOptionsQcow {
 }
 
 /// Which writes to qcow2 metadata are checked for where they land.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Qcow2OverlapCheckMode {
     /// None.
     None,
@@ -1423,7 +1263,7 @@ impl runtime::Wire for Qcow2OverlapChecks {
 }
 
 /// How compressed clusters of a qcow2 image are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Qcow2CompressionType {
     /// Raw deflate.
     Zlib,
@@ -1469,7 +1309,7 @@ impl runtime::Wire for Qcow2CompressionType {
 }
 
 /// State of a bitmap in a qcow2 image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Qcow2BitmapInfoFlags {
     /// Was open for writing and not saved: its content is not valid.
     InUse,
@@ -1538,23 +1378,10 @@ impl std::fmt::Debug for Qcow2BitmapInfo {
     }
 }
 
-impl runtime::Wire for Qcow2BitmapInfo {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for Qcow2BitmapInfo {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            name: members.req("name")?,
-            granularity: members.req("granularity")?,
-            flags: members.req("flags")?,
-        })
+        let (name, granularity, flags) = members.take(["name", "granularity", "flags"])?;
+        Ok(Self { name, granularity, flags })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -1604,24 +1431,15 @@ impl std::fmt::Debug for QCryptoBlockInfoLUKSSlot {
     }
 }
 
-impl runtime::Wire for QCryptoBlockInfoLUKSSlot {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for QCryptoBlockInfoLUKSSlot {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            active: members.req("active")?,
-            iters: members.opt("iters")?,
-            stripes: members.opt("stripes")?,
-            key_offset: members.req("key-offset")?,
-        })
+        let (active, iters, stripes, key_offset) = members.take([
+            "active",
+            "iters",
+            "stripes",
+            "key-offset",
+        ])?;
+        Ok(Self { active, iters, stripes, key_offset })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -1672,29 +1490,40 @@ impl std::fmt::Debug for QCryptoBlockInfoLUKS {
     }
 }
 
-impl runtime::Wire for QCryptoBlockInfoLUKS {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for QCryptoBlockInfoLUKS {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (
+            cipher_alg,
+            cipher_mode,
+            ivgen_alg,
+            ivgen_hash_alg,
+            hash_alg,
+            detached_header,
+        ) = members.take([
+            "cipher-alg",
+            "cipher-mode",
+            "ivgen-alg",
+            "ivgen-hash-alg",
+            "hash-alg",
+            "detached-header",
+        ])?;
+        let (payload_offset, master_key_iters, uuid, slots) = members.take([
+            "payload-offset",
+            "master-key-iters",
+            "uuid",
+            "slots",
+        ])?;
         Ok(Self {
-            cipher_alg: members.req("cipher-alg")?,
-            cipher_mode: members.req("cipher-mode")?,
-            ivgen_alg: members.req("ivgen-alg")?,
-            ivgen_hash_alg: members.opt("ivgen-hash-alg")?,
-            hash_alg: members.req("hash-alg")?,
-            detached_header: members.req("detached-header")?,
-            payload_offset: members.req("payload-offset")?,
-            master_key_iters: members.req("master-key-iters")?,
-            uuid: members.req("uuid")?,
-            slots: members.req("slots")?,
+            cipher_alg,
+            cipher_mode,
+            ivgen_alg,
+            ivgen_hash_alg,
+            hash_alg,
+            detached_header,
+            payload_offset,
+            master_key_iters,
+            uuid,
+            slots,
         })
     }
 
@@ -1739,19 +1568,9 @@ impl std::fmt::Debug for ImageInfoSpecificQCow2Encryption {
     }
 }
 
-impl runtime::Wire for ImageInfoSpecificQCow2Encryption {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for ImageInfoSpecificQCow2Encryption {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        let format: BlockdevQcow2EncryptionFormat = members.req("format")?;
+        let format = members.req("format")?;
         let format = ImageInfoSpecificQCow2EncryptionBranch::take(format, members)?;
         Ok(Self { format })
     }
@@ -1825,16 +1644,6 @@ impl std::fmt::Debug for ImageInfoSpecificFile {
     }
 }
 
-impl runtime::Wire for ImageInfoSpecificFile {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for ImageInfoSpecificFile {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
         Ok(Self { extent_size_hint: members.opt("extent-size-hint")? })
@@ -1867,19 +1676,10 @@ impl std::fmt::Debug for BlockChildInfo {
     }
 }
 
-impl runtime::Wire for BlockChildInfo {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockChildInfo {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self { name: members.req("name")?, info: members.req("info")? })
+        let (name, info) = members.take(["name", "info"])?;
+        Ok(Self { name, info })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -1912,23 +1712,10 @@ impl std::fmt::Debug for BlockdevCacheInfo {
     }
 }
 
-impl runtime::Wire for BlockdevCacheInfo {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevCacheInfo {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            writeback: members.req("writeback")?,
-            direct: members.req("direct")?,
-            no_flush: members.req("no-flush")?,
-        })
+        let (writeback, direct, no_flush) = members.take(["writeback", "direct", "no-flush"])?;
+        Ok(Self { writeback, direct, no_flush })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -1939,7 +1726,7 @@ impl runtime::Fields for BlockdevCacheInfo {
 }
 
 /// Where a job is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum JobStatus {
     /// Not known; never seen.
     Undefined,
@@ -2045,19 +1832,10 @@ impl std::fmt::Debug for BlockLatencyHistogramInfo {
     }
 }
 
-impl runtime::Wire for BlockLatencyHistogramInfo {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockLatencyHistogramInfo {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self { boundaries: members.req("boundaries")?, bins: members.req("bins")? })
+        let (boundaries, bins) = members.take(["boundaries", "bins"])?;
+        Ok(Self { boundaries, bins })
     }
 
     fn put(&self, object: &mut runtime::Object) {

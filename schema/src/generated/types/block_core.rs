@@ -62,27 +62,26 @@ impl std::fmt::Debug for SnapshotInfo {
     }
 }
 
-impl runtime::Wire for SnapshotInfo {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for SnapshotInfo {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (id, name, vm_state_size, date_sec, date_nsec, vm_clock_sec) = members.take([
+            "id",
+            "name",
+            "vm-state-size",
+            "date-sec",
+            "date-nsec",
+            "vm-clock-sec",
+        ])?;
+        let (vm_clock_nsec, icount) = members.take(["vm-clock-nsec", "icount"])?;
         Ok(Self {
-            id: members.req("id")?,
-            name: members.req("name")?,
-            vm_state_size: members.req("vm-state-size")?,
-            date_sec: members.req("date-sec")?,
-            date_nsec: members.req("date-nsec")?,
-            vm_clock_sec: members.req("vm-clock-sec")?,
-            vm_clock_nsec: members.req("vm-clock-nsec")?,
-            icount: members.opt("icount")?,
+            id,
+            name,
+            vm_state_size,
+            date_sec,
+            date_nsec,
+            vm_clock_sec,
+            vm_clock_nsec,
+            icount,
         })
     }
 
@@ -210,29 +209,33 @@ impl std::fmt::Debug for ImageInfoSpecificQCow2 {
     }
 }
 
-impl runtime::Wire for ImageInfoSpecificQCow2 {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for ImageInfoSpecificQCow2 {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (compat, lazy_refcounts, data_file, data_file_raw, extended_l2, corrupt) = members.take([
+            "compat",
+            "lazy-refcounts",
+            "data-file",
+            "data-file-raw",
+            "extended-l2",
+            "corrupt",
+        ])?;
+        let (refcount_bits, encrypt, bitmaps, compression_type) = members.take([
+            "refcount-bits",
+            "encrypt",
+            "bitmaps",
+            "compression-type",
+        ])?;
         Ok(Self {
-            compat: members.req("compat")?,
-            lazy_refcounts: members.opt("lazy-refcounts")?,
-            data_file: members.opt("data-file")?,
-            data_file_raw: members.opt("data-file-raw")?,
-            extended_l2: members.opt("extended-l2")?,
-            corrupt: members.opt("corrupt")?,
-            refcount_bits: members.opt("refcount-bits")?,
-            encrypt: members.opt("encrypt")?,
-            bitmaps: members.opt("bitmaps")?,
-            compression_type: members.opt("compression-type")?,
+            compat,
+            lazy_refcounts,
+            data_file,
+            data_file_raw,
+            extended_l2,
+            corrupt,
+            refcount_bits,
+            encrypt,
+            bitmaps,
+            compression_type,
         })
     }
 
@@ -281,24 +284,15 @@ impl std::fmt::Debug for ImageInfoSpecificVmdk {
     }
 }
 
-impl runtime::Wire for ImageInfoSpecificVmdk {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for ImageInfoSpecificVmdk {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            create_type: members.req("create-type")?,
-            cid: members.req("cid")?,
-            parent_cid: members.req("parent-cid")?,
-            extents: members.req("extents")?,
-        })
+        let (create_type, cid, parent_cid, extents) = members.take([
+            "create-type",
+            "cid",
+            "parent-cid",
+            "extents",
+        ])?;
+        Ok(Self { create_type, cid, parent_cid, extents })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -337,16 +331,6 @@ impl std::fmt::Debug for ImageInfoSpecific {
     }
 }
 
-impl runtime::Wire for ImageInfoSpecific {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for ImageInfoSpecific {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
         Ok(match members.req("type")? {
@@ -367,7 +351,7 @@ impl runtime::Fields for ImageInfoSpecific {
 }
 
 /// Which branch `ImageInfoSpecific` holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ImageInfoSpecificKind {
     /// Of qcow2.
     Qcow2,
@@ -563,34 +547,52 @@ impl std::fmt::Debug for ImageInfo {
     }
 }
 
-impl runtime::Wire for ImageInfo {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for ImageInfo {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (filename, format, dirty_flag, actual_size, virtual_size, cluster_size) = members.take([
+            "filename",
+            "format",
+            "dirty-flag",
+            "actual-size",
+            "virtual-size",
+            "cluster-size",
+        ])?;
+        let (
+            encrypted,
+            compressed,
+            backing_filename,
+            full_backing_filename,
+            backing_filename_format,
+            snapshots,
+        ) = members.take([
+            "encrypted",
+            "compressed",
+            "backing-filename",
+            "full-backing-filename",
+            "backing-filename-format",
+            "snapshots",
+        ])?;
+        let (backing_image, format_specific, children) = members.take([
+            "backing-image",
+            "format-specific",
+            "children",
+        ])?;
         Ok(Self {
-            filename: members.req("filename")?,
-            format: members.req("format")?,
-            dirty_flag: members.opt("dirty-flag")?,
-            actual_size: members.opt("actual-size")?,
-            virtual_size: members.req("virtual-size")?,
-            cluster_size: members.opt("cluster-size")?,
-            encrypted: members.opt("encrypted")?,
-            compressed: members.opt("compressed")?,
-            backing_filename: members.opt("backing-filename")?,
-            full_backing_filename: members.opt("full-backing-filename")?,
-            backing_filename_format: members.opt("backing-filename-format")?,
-            snapshots: members.opt("snapshots")?,
-            backing_image: members.opt("backing-image")?,
-            format_specific: members.opt("format-specific")?,
-            children: members.opt("children")?,
+            filename,
+            format,
+            dirty_flag,
+            actual_size,
+            virtual_size,
+            cluster_size,
+            encrypted,
+            compressed,
+            backing_filename,
+            full_backing_filename,
+            backing_filename_format,
+            snapshots,
+            backing_image,
+            format_specific,
+            children,
         })
     }
 
@@ -731,31 +733,44 @@ impl std::fmt::Debug for ImageCheck {
     }
 }
 
-impl runtime::Wire for ImageCheck {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for ImageCheck {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (filename, format, check_errors, image_end_offset, corruptions, leaks) = members.take([
+            "filename",
+            "format",
+            "check-errors",
+            "image-end-offset",
+            "corruptions",
+            "leaks",
+        ])?;
+        let (
+            corruptions_fixed,
+            leaks_fixed,
+            total_clusters,
+            allocated_clusters,
+            fragmented_clusters,
+            compressed_clusters,
+        ) = members.take([
+            "corruptions-fixed",
+            "leaks-fixed",
+            "total-clusters",
+            "allocated-clusters",
+            "fragmented-clusters",
+            "compressed-clusters",
+        ])?;
         Ok(Self {
-            filename: members.req("filename")?,
-            format: members.req("format")?,
-            check_errors: members.req("check-errors")?,
-            image_end_offset: members.opt("image-end-offset")?,
-            corruptions: members.opt("corruptions")?,
-            leaks: members.opt("leaks")?,
-            corruptions_fixed: members.opt("corruptions-fixed")?,
-            leaks_fixed: members.opt("leaks-fixed")?,
-            total_clusters: members.opt("total-clusters")?,
-            allocated_clusters: members.opt("allocated-clusters")?,
-            fragmented_clusters: members.opt("fragmented-clusters")?,
-            compressed_clusters: members.opt("compressed-clusters")?,
+            filename,
+            format,
+            check_errors,
+            image_end_offset,
+            corruptions,
+            leaks,
+            corruptions_fixed,
+            leaks_fixed,
+            total_clusters,
+            allocated_clusters,
+            fragmented_clusters,
+            compressed_clusters,
         })
     }
 
@@ -996,53 +1011,96 @@ impl std::fmt::Debug for BlockDeviceInfo {
     }
 }
 
-impl runtime::Wire for BlockDeviceInfo {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockDeviceInfo {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (file, node_name, ro, drv, backing_file, backing_file_depth) = members.take([
+            "file",
+            "node-name",
+            "ro",
+            "drv",
+            "backing_file",
+            "backing_file_depth",
+        ])?;
+        let (encrypted, encryption_key_missing, detect_zeroes, bps, bps_rd, bps_wr) = members.take([
+            "encrypted",
+            "encryption_key_missing",
+            "detect_zeroes",
+            "bps",
+            "bps_rd",
+            "bps_wr",
+        ])?;
+        let (iops, iops_rd, iops_wr, image, bps_max, bps_rd_max) = members.take([
+            "iops",
+            "iops_rd",
+            "iops_wr",
+            "image",
+            "bps_max",
+            "bps_rd_max",
+        ])?;
+        let (bps_wr_max, iops_max, iops_rd_max, iops_wr_max, iops_size, active) = members.take([
+            "bps_wr_max",
+            "iops_max",
+            "iops_rd_max",
+            "iops_wr_max",
+            "iops_size",
+            "active",
+        ])?;
+        let (
+            bps_max_length,
+            bps_rd_max_length,
+            bps_wr_max_length,
+            iops_max_length,
+            iops_rd_max_length,
+            iops_wr_max_length,
+        ) = members.take([
+            "bps_max_length",
+            "bps_rd_max_length",
+            "bps_wr_max_length",
+            "iops_max_length",
+            "iops_rd_max_length",
+            "iops_wr_max_length",
+        ])?;
+        let (group, cache, write_threshold, dirty_bitmaps) = members.take([
+            "group",
+            "cache",
+            "write_threshold",
+            "dirty-bitmaps",
+        ])?;
         Ok(Self {
-            file: members.req("file")?,
-            node_name: members.opt("node-name")?,
-            ro: members.req("ro")?,
-            drv: members.req("drv")?,
-            backing_file: members.opt("backing_file")?,
-            backing_file_depth: members.req("backing_file_depth")?,
-            encrypted: members.req("encrypted")?,
-            encryption_key_missing: members.req("encryption_key_missing")?,
-            detect_zeroes: members.req("detect_zeroes")?,
-            bps: members.req("bps")?,
-            bps_rd: members.req("bps_rd")?,
-            bps_wr: members.req("bps_wr")?,
-            iops: members.req("iops")?,
-            iops_rd: members.req("iops_rd")?,
-            iops_wr: members.req("iops_wr")?,
-            image: members.req("image")?,
-            bps_max: members.opt("bps_max")?,
-            bps_rd_max: members.opt("bps_rd_max")?,
-            bps_wr_max: members.opt("bps_wr_max")?,
-            iops_max: members.opt("iops_max")?,
-            iops_rd_max: members.opt("iops_rd_max")?,
-            iops_wr_max: members.opt("iops_wr_max")?,
-            iops_size: members.opt("iops_size")?,
-            active: members.opt("active")?,
-            bps_max_length: members.opt("bps_max_length")?,
-            bps_rd_max_length: members.opt("bps_rd_max_length")?,
-            bps_wr_max_length: members.opt("bps_wr_max_length")?,
-            iops_max_length: members.opt("iops_max_length")?,
-            iops_rd_max_length: members.opt("iops_rd_max_length")?,
-            iops_wr_max_length: members.opt("iops_wr_max_length")?,
-            group: members.opt("group")?,
-            cache: members.opt("cache")?,
-            write_threshold: members.opt("write_threshold")?,
-            dirty_bitmaps: members.opt("dirty-bitmaps")?,
+            file,
+            node_name,
+            ro,
+            drv,
+            backing_file,
+            backing_file_depth,
+            encrypted,
+            encryption_key_missing,
+            detect_zeroes,
+            bps,
+            bps_rd,
+            bps_wr,
+            iops,
+            iops_rd,
+            iops_wr,
+            image,
+            bps_max,
+            bps_rd_max,
+            bps_wr_max,
+            iops_max,
+            iops_rd_max,
+            iops_wr_max,
+            iops_size,
+            active,
+            bps_max_length,
+            bps_rd_max_length,
+            bps_wr_max_length,
+            iops_max_length,
+            iops_rd_max_length,
+            iops_wr_max_length,
+            group,
+            cache,
+            write_threshold,
+            dirty_bitmaps,
         })
     }
 
@@ -1085,7 +1143,7 @@ impl runtime::Fields for BlockDeviceInfo {
 }
 
 /// How a device's requests end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BlockDeviceIoStatus {
     /// They succeed.
     Ok,
@@ -1207,29 +1265,18 @@ impl std::fmt::Debug for BlockDeviceMapEntry {
     }
 }
 
-impl runtime::Wire for BlockDeviceMapEntry {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockDeviceMapEntry {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            start: members.req("start")?,
-            length: members.req("length")?,
-            depth: members.req("depth")?,
-            zero: members.req("zero")?,
-            data: members.req("data")?,
-            offset: members.opt("offset")?,
-            present: members.opt("present")?,
-            compressed: members.opt("compressed")?,
-            filename: members.opt("filename")?,
-        })
+        let (start, length, depth, zero, data, offset) = members.take([
+            "start",
+            "length",
+            "depth",
+            "zero",
+            "data",
+            "offset",
+        ])?;
+        let (present, compressed, filename) = members.take(["present", "compressed", "filename"])?;
+        Ok(Self { start, length, depth, zero, data, offset, present, compressed, filename })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -1320,27 +1367,18 @@ impl std::fmt::Debug for BlockDirtyInfo {
     }
 }
 
-impl runtime::Wire for BlockDirtyInfo {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockDirtyInfo {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            count: members.req("count")?,
-            granularity: members.req("granularity")?,
-            name: members.opt("name")?,
-            recording: members.opt("recording")?,
-            busy: members.opt("busy")?,
-            persistent: members.opt("persistent")?,
-            inconsistent: members.opt("inconsistent")?,
-        })
+        let (count, granularity, name, recording, busy, persistent) = members.take([
+            "count",
+            "granularity",
+            "name",
+            "recording",
+            "busy",
+            "persistent",
+        ])?;
+        let inconsistent = members.opt("inconsistent")?;
+        Ok(Self { count, granularity, name, recording, busy, persistent, inconsistent })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -1440,28 +1478,27 @@ impl std::fmt::Debug for BlockInfo {
     }
 }
 
-impl runtime::Wire for BlockInfo {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockInfo {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (device, r#type, removable, locked, inserted, tray_open) = members.take([
+            "device",
+            "type",
+            "removable",
+            "locked",
+            "inserted",
+            "tray_open",
+        ])?;
+        let (io_status, dirty_bitmaps, qdev) = members.take(["io-status", "dirty-bitmaps", "qdev"])?;
         Ok(Self {
-            device: members.req("device")?,
-            r#type: members.req("type")?,
-            removable: members.req("removable")?,
-            locked: members.req("locked")?,
-            inserted: members.opt("inserted")?,
-            tray_open: members.opt("tray_open")?,
-            io_status: members.opt("io-status")?,
-            dirty_bitmaps: members.opt("dirty-bitmaps")?,
-            qdev: members.opt("qdev")?,
+            device,
+            r#type,
+            removable,
+            locked,
+            inserted,
+            tray_open,
+            io_status,
+            dirty_bitmaps,
+            qdev,
         })
     }
 
@@ -1689,48 +1726,111 @@ impl std::fmt::Debug for BlockDeviceStats {
     }
 }
 
-impl runtime::Wire for BlockDeviceStats {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockDeviceStats {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (
+            rd_bytes,
+            wr_bytes,
+            rd_operations,
+            wr_operations,
+            flush_operations,
+            flush_total_time_ns,
+        ) = members.take([
+            "rd_bytes",
+            "wr_bytes",
+            "rd_operations",
+            "wr_operations",
+            "flush_operations",
+            "flush_total_time_ns",
+        ])?;
+        let (
+            wr_total_time_ns,
+            rd_total_time_ns,
+            wr_highest_offset,
+            unmap_bytes,
+            unmap_operations,
+            unmap_total_time_ns,
+        ) = members.take([
+            "wr_total_time_ns",
+            "rd_total_time_ns",
+            "wr_highest_offset",
+            "unmap_bytes",
+            "unmap_operations",
+            "unmap_total_time_ns",
+        ])?;
+        let (
+            rd_merged,
+            wr_merged,
+            unmap_merged,
+            idle_time_ns,
+            failed_rd_operations,
+            failed_wr_operations,
+        ) = members.take([
+            "rd_merged",
+            "wr_merged",
+            "unmap_merged",
+            "idle_time_ns",
+            "failed_rd_operations",
+            "failed_wr_operations",
+        ])?;
+        let (
+            failed_flush_operations,
+            failed_unmap_operations,
+            invalid_rd_operations,
+            invalid_wr_operations,
+            invalid_flush_operations,
+            invalid_unmap_operations,
+        ) = members.take([
+            "failed_flush_operations",
+            "failed_unmap_operations",
+            "invalid_rd_operations",
+            "invalid_wr_operations",
+            "invalid_flush_operations",
+            "invalid_unmap_operations",
+        ])?;
+        let (
+            account_invalid,
+            account_failed,
+            rd_latency_histogram,
+            wr_latency_histogram,
+            flush_latency_histogram,
+        ) = members.take([
+            "account_invalid",
+            "account_failed",
+            "rd_latency_histogram",
+            "wr_latency_histogram",
+            "flush_latency_histogram",
+        ])?;
         Ok(Self {
-            rd_bytes: members.req("rd_bytes")?,
-            wr_bytes: members.req("wr_bytes")?,
-            rd_operations: members.req("rd_operations")?,
-            wr_operations: members.req("wr_operations")?,
-            flush_operations: members.req("flush_operations")?,
-            flush_total_time_ns: members.req("flush_total_time_ns")?,
-            wr_total_time_ns: members.req("wr_total_time_ns")?,
-            rd_total_time_ns: members.req("rd_total_time_ns")?,
-            wr_highest_offset: members.req("wr_highest_offset")?,
-            unmap_bytes: members.opt("unmap_bytes")?,
-            unmap_operations: members.opt("unmap_operations")?,
-            unmap_total_time_ns: members.opt("unmap_total_time_ns")?,
-            rd_merged: members.opt("rd_merged")?,
-            wr_merged: members.opt("wr_merged")?,
-            unmap_merged: members.opt("unmap_merged")?,
-            idle_time_ns: members.opt("idle_time_ns")?,
-            failed_rd_operations: members.opt("failed_rd_operations")?,
-            failed_wr_operations: members.opt("failed_wr_operations")?,
-            failed_flush_operations: members.opt("failed_flush_operations")?,
-            failed_unmap_operations: members.opt("failed_unmap_operations")?,
-            invalid_rd_operations: members.opt("invalid_rd_operations")?,
-            invalid_wr_operations: members.opt("invalid_wr_operations")?,
-            invalid_flush_operations: members.opt("invalid_flush_operations")?,
-            invalid_unmap_operations: members.opt("invalid_unmap_operations")?,
-            account_invalid: members.opt("account_invalid")?,
-            account_failed: members.opt("account_failed")?,
-            rd_latency_histogram: members.opt("rd_latency_histogram")?,
-            wr_latency_histogram: members.opt("wr_latency_histogram")?,
-            flush_latency_histogram: members.opt("flush_latency_histogram")?,
+            rd_bytes,
+            wr_bytes,
+            rd_operations,
+            wr_operations,
+            flush_operations,
+            flush_total_time_ns,
+            wr_total_time_ns,
+            rd_total_time_ns,
+            wr_highest_offset,
+            unmap_bytes,
+            unmap_operations,
+            unmap_total_time_ns,
+            rd_merged,
+            wr_merged,
+            unmap_merged,
+            idle_time_ns,
+            failed_rd_operations,
+            failed_wr_operations,
+            failed_flush_operations,
+            failed_unmap_operations,
+            invalid_rd_operations,
+            invalid_wr_operations,
+            invalid_flush_operations,
+            invalid_unmap_operations,
+            account_invalid,
+            account_failed,
+            rd_latency_histogram,
+            wr_latency_histogram,
+            flush_latency_histogram,
         })
     }
 
@@ -1832,26 +1932,17 @@ impl std::fmt::Debug for BlockStats {
     }
 }
 
-impl runtime::Wire for BlockStats {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockStats {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            device: members.opt("device")?,
-            stats: members.req("stats")?,
-            parent: members.opt("parent")?,
-            backing: members.opt("backing")?,
-            qdev: members.opt("qdev")?,
-            node_name: members.opt("node-name")?,
-        })
+        let (device, stats, parent, backing, qdev, node_name) = members.take([
+            "device",
+            "stats",
+            "parent",
+            "backing",
+            "qdev",
+            "node-name",
+        ])?;
+        Ok(Self { device, stats, parent, backing, qdev, node_name })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -1865,7 +1956,7 @@ impl runtime::Fields for BlockStats {
 }
 
 /// What to do about a failed request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BlockdevOnError {
     /// A device tells its guest; a job fails.
     Report,
@@ -1917,7 +2008,7 @@ impl runtime::Wire for BlockdevOnError {
 }
 
 /// What a job copies before it follows new writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MirrorSyncMode {
     /// What the topmost image has.
     Top,
@@ -1966,7 +2057,7 @@ impl runtime::Wire for MirrorSyncMode {
 }
 
 /// What a job does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BlockJobType {
     /// Merges images downwards.
     Commit,
@@ -2091,32 +2182,39 @@ impl std::fmt::Debug for BlockJobInfo {
     }
 }
 
-impl runtime::Wire for BlockJobInfo {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockJobInfo {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (r#type, device, len, offset, busy, paused) = members.take([
+            "type",
+            "device",
+            "len",
+            "offset",
+            "busy",
+            "paused",
+        ])?;
+        let (speed, io_status, ready, status, auto_finalize, auto_dismiss) = members.take([
+            "speed",
+            "io-status",
+            "ready",
+            "status",
+            "auto-finalize",
+            "auto-dismiss",
+        ])?;
+        let error = members.opt("error")?;
         Ok(Self {
-            r#type: members.req("type")?,
-            device: members.req("device")?,
-            len: members.req("len")?,
-            offset: members.req("offset")?,
-            busy: members.req("busy")?,
-            paused: members.req("paused")?,
-            speed: members.req("speed")?,
-            io_status: members.req("io-status")?,
-            ready: members.opt("ready")?,
-            status: members.opt("status")?,
-            auto_finalize: members.opt("auto-finalize")?,
-            auto_dismiss: members.opt("auto-dismiss")?,
-            error: members.opt("error")?,
+            r#type,
+            device,
+            len,
+            offset,
+            busy,
+            paused,
+            speed,
+            io_status,
+            ready,
+            status,
+            auto_finalize,
+            auto_dismiss,
+            error,
         })
     }
 
@@ -2138,7 +2236,7 @@ impl runtime::Fields for BlockJobInfo {
 }
 
 /// How a job comes by its new image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NewImageMode {
     /// It is there already, of the right format and length.
     Existing,
@@ -2255,26 +2353,17 @@ impl std::fmt::Debug for BlockdevSnapshot {
     }
 }
 
-impl runtime::Wire for BlockdevSnapshot {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevSnapshot {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            device: members.opt("device")?,
-            node_name: members.opt("node-name")?,
-            snapshot_file: members.req("snapshot-file")?,
-            snapshot_node_name: members.opt("snapshot-node-name")?,
-            format: members.opt("format")?,
-            mode: members.opt("mode")?,
-        })
+        let (device, node_name, snapshot_file, snapshot_node_name, format, mode) = members.take([
+            "device",
+            "node-name",
+            "snapshot-file",
+            "snapshot-node-name",
+            "format",
+            "mode",
+        ])?;
+        Ok(Self { device, node_name, snapshot_file, snapshot_node_name, format, mode })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -2365,28 +2454,18 @@ impl std::fmt::Debug for DriveBackup {
     }
 }
 
-impl runtime::Wire for DriveBackup {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for DriveBackup {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            device: members.req("device")?,
-            target: members.req("target")?,
-            format: members.opt("format")?,
-            sync: members.req("sync")?,
-            mode: members.opt("mode")?,
-            speed: members.opt("speed")?,
-            on_source_error: members.opt("on-source-error")?,
-            on_target_error: members.opt("on-target-error")?,
-        })
+        let (device, target, format, sync, mode, speed) = members.take([
+            "device",
+            "target",
+            "format",
+            "sync",
+            "mode",
+            "speed",
+        ])?;
+        let (on_source_error, on_target_error) = members.take(["on-source-error", "on-target-error"])?;
+        Ok(Self { device, target, format, sync, mode, speed, on_source_error, on_target_error })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -2402,7 +2481,7 @@ impl runtime::Fields for DriveBackup {
 }
 
 /// What happens to discards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BlockdevDiscardOptions {
     /// Nothing.
     Ignore,
@@ -2448,7 +2527,7 @@ impl runtime::Wire for BlockdevDiscardOptions {
 }
 
 /// What happens to writes of nothing but zeroes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BlockdevDetectZeroesOptions {
     /// They are writes like any other.
     Off,
@@ -2497,7 +2576,7 @@ impl runtime::Wire for BlockdevDetectZeroesOptions {
 }
 
 /// How requests reach the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BlockdevAioOptions {
     /// By a pool of threads.
     Threads,
@@ -2590,23 +2669,10 @@ impl std::fmt::Debug for BlockdevCacheOptions {
     }
 }
 
-impl runtime::Wire for BlockdevCacheOptions {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevCacheOptions {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            writeback: members.opt("writeback")?,
-            direct: members.opt("direct")?,
-            no_flush: members.opt("no-flush")?,
-        })
+        let (writeback, direct, no_flush) = members.take(["writeback", "direct", "no-flush"])?;
+        Ok(Self { writeback, direct, no_flush })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -2617,7 +2683,7 @@ impl runtime::Fields for BlockdevCacheOptions {
 }
 
 /// Drivers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BlockdevDriver {
     /// A file.
     File,
@@ -2905,31 +2971,37 @@ impl std::fmt::Debug for BlockdevOptionsBase {
     }
 }
 
-impl runtime::Wire for BlockdevOptionsBase {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevOptionsBase {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (driver, id, node_name, discard, cache, aio) = members.take([
+            "driver",
+            "id",
+            "node-name",
+            "discard",
+            "cache",
+            "aio",
+        ])?;
+        let (rerror, werror, read_only, detect_zeroes, auto_read_only, force_share) = members.take([
+            "rerror",
+            "werror",
+            "read-only",
+            "detect-zeroes",
+            "auto-read-only",
+            "force-share",
+        ])?;
         Ok(Self {
-            driver: members.req("driver")?,
-            id: members.opt("id")?,
-            node_name: members.opt("node-name")?,
-            discard: members.opt("discard")?,
-            cache: members.opt("cache")?,
-            aio: members.opt("aio")?,
-            rerror: members.opt("rerror")?,
-            werror: members.opt("werror")?,
-            read_only: members.opt("read-only")?,
-            detect_zeroes: members.opt("detect-zeroes")?,
-            auto_read_only: members.opt("auto-read-only")?,
-            force_share: members.opt("force-share")?,
+            driver,
+            id,
+            node_name,
+            discard,
+            cache,
+            aio,
+            rerror,
+            werror,
+            read_only,
+            detect_zeroes,
+            auto_read_only,
+            force_share,
         })
     }
 
@@ -2978,19 +3050,10 @@ impl std::fmt::Debug for BlockdevOptionsFile {
     }
 }
 
-impl runtime::Wire for BlockdevOptionsFile {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevOptionsFile {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self { filename: members.req("filename")?, locking: members.opt("locking")? })
+        let (filename, locking) = members.take(["filename", "locking"])?;
+        Ok(Self { filename, locking })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -3055,25 +3118,16 @@ impl std::fmt::Debug for BlockdevOptionsVVFAT {
     }
 }
 
-impl runtime::Wire for BlockdevOptionsVVFAT {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevOptionsVVFAT {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            dir: members.req("dir")?,
-            fat_type: members.opt("fat-type")?,
-            floppy: members.opt("floppy")?,
-            rw: members.opt("rw")?,
-            label: members.opt("label")?,
-        })
+        let (dir, fat_type, floppy, rw, label) = members.take([
+            "dir",
+            "fat-type",
+            "floppy",
+            "rw",
+            "label",
+        ])?;
+        Ok(Self { dir, fat_type, floppy, rw, label })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -3102,16 +3156,6 @@ impl BlockdevOptionsGenericFormat {
 impl std::fmt::Debug for BlockdevOptionsGenericFormat {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("BlockdevOptionsGenericFormat", self, f)
-    }
-}
-
-impl runtime::Wire for BlockdevOptionsGenericFormat {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -3154,19 +3198,10 @@ impl std::fmt::Debug for BlockdevOptionsGenericCOWFormat {
     }
 }
 
-impl runtime::Wire for BlockdevOptionsGenericCOWFormat {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevOptionsGenericCOWFormat {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self { file: members.req("file")?, backing: members.opt("backing")? })
+        let (file, backing) = members.take(["file", "backing"])?;
+        Ok(Self { file, backing })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -3337,34 +3372,59 @@ impl std::fmt::Debug for BlockdevOptionsQcow2 {
     }
 }
 
-impl runtime::Wire for BlockdevOptionsQcow2 {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevOptionsQcow2 {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (
+            file,
+            backing,
+            lazy_refcounts,
+            pass_discard_request,
+            pass_discard_snapshot,
+            pass_discard_other,
+        ) = members.take([
+            "file",
+            "backing",
+            "lazy-refcounts",
+            "pass-discard-request",
+            "pass-discard-snapshot",
+            "pass-discard-other",
+        ])?;
+        let (
+            discard_no_unref,
+            overlap_check,
+            cache_size,
+            l2_cache_size,
+            l2_cache_entry_size,
+            refcount_cache_size,
+        ) = members.take([
+            "discard-no-unref",
+            "overlap-check",
+            "cache-size",
+            "l2-cache-size",
+            "l2-cache-entry-size",
+            "refcount-cache-size",
+        ])?;
+        let (cache_clean_interval, encrypt, data_file) = members.take([
+            "cache-clean-interval",
+            "encrypt",
+            "data-file",
+        ])?;
         Ok(Self {
-            file: members.req("file")?,
-            backing: members.opt("backing")?,
-            lazy_refcounts: members.opt("lazy-refcounts")?,
-            pass_discard_request: members.opt("pass-discard-request")?,
-            pass_discard_snapshot: members.opt("pass-discard-snapshot")?,
-            pass_discard_other: members.opt("pass-discard-other")?,
-            discard_no_unref: members.opt("discard-no-unref")?,
-            overlap_check: members.opt("overlap-check")?,
-            cache_size: members.opt("cache-size")?,
-            l2_cache_size: members.opt("l2-cache-size")?,
-            l2_cache_entry_size: members.opt("l2-cache-entry-size")?,
-            refcount_cache_size: members.opt("refcount-cache-size")?,
-            cache_clean_interval: members.opt("cache-clean-interval")?,
-            encrypt: members.opt("encrypt")?,
-            data_file: members.opt("data-file")?,
+            file,
+            backing,
+            lazy_refcounts,
+            pass_discard_request,
+            pass_discard_snapshot,
+            pass_discard_other,
+            discard_no_unref,
+            overlap_check,
+            cache_size,
+            l2_cache_size,
+            l2_cache_entry_size,
+            refcount_cache_size,
+            cache_clean_interval,
+            encrypt,
+            data_file,
         })
     }
 
@@ -3388,7 +3448,7 @@ impl runtime::Fields for BlockdevOptionsQcow2 {
 }
 
 /// Points in a driver's work at which blkdebug can act.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BlkdebugEvent {
     /// Before an L1 table is written.
     L1Update,
@@ -3633,26 +3693,17 @@ impl std::fmt::Debug for BlkdebugInjectErrorOptions {
     }
 }
 
-impl runtime::Wire for BlkdebugInjectErrorOptions {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlkdebugInjectErrorOptions {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            event: members.req("event")?,
-            state: members.opt("state")?,
-            errno: members.opt("errno")?,
-            sector: members.opt("sector")?,
-            once: members.opt("once")?,
-            immediately: members.opt("immediately")?,
-        })
+        let (event, state, errno, sector, once, immediately) = members.take([
+            "event",
+            "state",
+            "errno",
+            "sector",
+            "once",
+            "immediately",
+        ])?;
+        Ok(Self { event, state, errno, sector, once, immediately })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -3696,23 +3747,10 @@ impl std::fmt::Debug for BlkdebugSetStateOptions {
     }
 }
 
-impl runtime::Wire for BlkdebugSetStateOptions {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlkdebugSetStateOptions {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            event: members.req("event")?,
-            state: members.opt("state")?,
-            new_state: members.req("new_state")?,
-        })
+        let (event, state, new_state) = members.take(["event", "state", "new_state"])?;
+        Ok(Self { event, state, new_state })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -3778,25 +3816,16 @@ impl std::fmt::Debug for BlockdevOptionsBlkdebug {
     }
 }
 
-impl runtime::Wire for BlockdevOptionsBlkdebug {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevOptionsBlkdebug {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            image: members.req("image")?,
-            config: members.opt("config")?,
-            align: members.opt("align")?,
-            inject_error: members.opt("inject-error")?,
-            set_state: members.opt("set-state")?,
-        })
+        let (image, config, align, inject_error, set_state) = members.take([
+            "image",
+            "config",
+            "align",
+            "inject-error",
+            "set-state",
+        ])?;
+        Ok(Self { image, config, align, inject_error, set_state })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -3830,19 +3859,10 @@ impl std::fmt::Debug for BlockdevOptionsBlkverify {
     }
 }
 
-impl runtime::Wire for BlockdevOptionsBlkverify {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevOptionsBlkverify {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self { test: members.req("test")?, raw: members.req("raw")? })
+        let (test, raw) = members.take(["test", "raw"])?;
+        Ok(Self { test, raw })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -3882,23 +3902,14 @@ impl std::fmt::Debug for BlockdevOptionsQuorum {
     }
 }
 
-impl runtime::Wire for BlockdevOptionsQuorum {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevOptionsQuorum {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            blkverify: members.opt("blkverify")?,
-            children: members.req("children")?,
-            vote_threshold: members.req("vote-threshold")?,
-        })
+        let (blkverify, children, vote_threshold) = members.take([
+            "blkverify",
+            "children",
+            "vote-threshold",
+        ])?;
+        Ok(Self { blkverify, children, vote_threshold })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -4047,30 +4058,24 @@ impl std::fmt::Debug for BlockdevOptions {
     }
 }
 
-impl runtime::Wire for BlockdevOptions {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockdevOptions {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        let driver: BlockdevDriver = members.req("driver")?;
-        let id = members.opt("id")?;
-        let node_name = members.opt("node-name")?;
-        let discard = members.opt("discard")?;
-        let cache = members.opt("cache")?;
-        let aio = members.opt("aio")?;
-        let rerror = members.opt("rerror")?;
-        let werror = members.opt("werror")?;
-        let read_only = members.opt("read-only")?;
-        let detect_zeroes = members.opt("detect-zeroes")?;
-        let auto_read_only = members.opt("auto-read-only")?;
-        let force_share = members.opt("force-share")?;
+        let (driver, id, node_name, discard, cache, aio) = members.take([
+            "driver",
+            "id",
+            "node-name",
+            "discard",
+            "cache",
+            "aio",
+        ])?;
+        let (rerror, werror, read_only, detect_zeroes, auto_read_only, force_share) = members.take([
+            "rerror",
+            "werror",
+            "read-only",
+            "detect-zeroes",
+            "auto-read-only",
+            "force-share",
+        ])?;
         let driver = BlockdevOptionsBranch::take(driver, members)?;
         Ok(Self {
             driver,
@@ -4310,7 +4315,7 @@ impl runtime::Wire for BlockdevRef {
 }
 
 /// What was done about a failed request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BlockErrorAction {
     /// Nothing.
     Ignore,

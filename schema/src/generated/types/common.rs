@@ -5,7 +5,7 @@
 use super::super::runtime;
 
 /// What kind of error a reply holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorClass {
     /// Anything without a class of its own.
     GenericError,
@@ -93,23 +93,10 @@ impl std::fmt::Debug for VersionInfoQemu {
     }
 }
 
-impl runtime::Wire for VersionInfoQemu {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for VersionInfoQemu {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            major: members.req("major")?,
-            minor: members.req("minor")?,
-            micro: members.req("micro")?,
-        })
+        let (major, minor, micro) = members.take(["major", "minor", "micro"])?;
+        Ok(Self { major, minor, micro })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -141,19 +128,10 @@ impl std::fmt::Debug for VersionInfo {
     }
 }
 
-impl runtime::Wire for VersionInfo {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for VersionInfo {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self { qemu: members.req("qemu")?, package: members.req("package")? })
+        let (qemu, package) = members.take(["qemu", "package"])?;
+        Ok(Self { qemu, package })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -179,16 +157,6 @@ impl CommandInfo {
 impl std::fmt::Debug for CommandInfo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("CommandInfo", self, f)
-    }
-}
-
-impl runtime::Wire for CommandInfo {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 

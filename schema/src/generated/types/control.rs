@@ -5,7 +5,7 @@
 use super::super::runtime;
 
 /// What a client may turn on for its session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum QMPCapability {
     /// Commands may be run out of band.
     Oob,
@@ -69,19 +69,10 @@ impl std::fmt::Debug for BlockDirtyBitmap {
     }
 }
 
-impl runtime::Wire for BlockDirtyBitmap {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockDirtyBitmap {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self { node: members.req("node")?, name: members.req("name")? })
+        let (node, name) = members.take(["node", "name"])?;
+        Ok(Self { node, name })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -146,25 +137,16 @@ impl std::fmt::Debug for BlockDirtyBitmapAdd {
     }
 }
 
-impl runtime::Wire for BlockDirtyBitmapAdd {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockDirtyBitmapAdd {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            node: members.req("node")?,
-            name: members.req("name")?,
-            granularity: members.opt("granularity")?,
-            persistent: members.opt("persistent")?,
-            disabled: members.opt("disabled")?,
-        })
+        let (node, name, granularity, persistent, disabled) = members.take([
+            "node",
+            "name",
+            "granularity",
+            "persistent",
+            "disabled",
+        ])?;
+        Ok(Self { node, name, granularity, persistent, disabled })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -236,23 +218,10 @@ impl std::fmt::Debug for BlockDirtyBitmapMerge {
     }
 }
 
-impl runtime::Wire for BlockDirtyBitmapMerge {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockDirtyBitmapMerge {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            node: members.req("node")?,
-            target: members.req("target")?,
-            bitmaps: members.req("bitmaps")?,
-        })
+        let (node, target, bitmaps) = members.take(["node", "target", "bitmaps"])?;
+        Ok(Self { node, target, bitmaps })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -263,7 +232,7 @@ impl runtime::Fields for BlockDirtyBitmapMerge {
 }
 
 /// What an entry of the schema defines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SchemaMetaType {
     /// A type that the language has.
     Builtin,
@@ -332,7 +301,7 @@ impl runtime::Wire for SchemaMetaType {
 }
 
 /// Kinds of JSON values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum JSONType {
     /// A string.
     String,
@@ -435,23 +404,10 @@ impl std::fmt::Debug for SchemaInfoBase {
     }
 }
 
-impl runtime::Wire for SchemaInfoBase {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for SchemaInfoBase {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            name: members.req("name")?,
-            meta_type: members.req("meta-type")?,
-            features: members.opt("features")?,
-        })
+        let (name, meta_type, features) = members.take(["name", "meta-type", "features"])?;
+        Ok(Self { name, meta_type, features })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -478,16 +434,6 @@ impl SchemaInfoBuiltin {
 impl std::fmt::Debug for SchemaInfoBuiltin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("SchemaInfoBuiltin", self, f)
-    }
-}
-
-impl runtime::Wire for SchemaInfoBuiltin {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -530,19 +476,10 @@ impl std::fmt::Debug for SchemaInfoEnumMember {
     }
 }
 
-impl runtime::Wire for SchemaInfoEnumMember {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for SchemaInfoEnumMember {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self { name: members.req("name")?, features: members.opt("features")? })
+        let (name, features) = members.take(["name", "features"])?;
+        Ok(Self { name, features })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -573,19 +510,10 @@ impl std::fmt::Debug for SchemaInfoEnum {
     }
 }
 
-impl runtime::Wire for SchemaInfoEnum {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for SchemaInfoEnum {
-    fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self { members: members.req("members")?, values: members.req("values")? })
+    fn take(members_: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (members, values) = members_.take(["members", "values"])?;
+        Ok(Self { members, values })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -611,16 +539,6 @@ impl SchemaInfoArray {
 impl std::fmt::Debug for SchemaInfoArray {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("SchemaInfoArray", self, f)
-    }
-}
-
-impl runtime::Wire for SchemaInfoArray {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -674,24 +592,10 @@ impl std::fmt::Debug for SchemaInfoObjectMember {
     }
 }
 
-impl runtime::Wire for SchemaInfoObjectMember {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for SchemaInfoObjectMember {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            name: members.req("name")?,
-            r#type: members.req("type")?,
-            default: members.opt("default")?,
-            features: members.opt("features")?,
-        })
+        let (name, r#type, default, features) = members.take(["name", "type", "default", "features"])?;
+        Ok(Self { name, r#type, default, features })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -724,19 +628,10 @@ impl std::fmt::Debug for SchemaInfoObjectVariant {
     }
 }
 
-impl runtime::Wire for SchemaInfoObjectVariant {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for SchemaInfoObjectVariant {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self { case: members.req("case")?, r#type: members.req("type")? })
+        let (case, r#type) = members.take(["case", "type"])?;
+        Ok(Self { case, r#type })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -783,23 +678,10 @@ impl std::fmt::Debug for SchemaInfoObject {
     }
 }
 
-impl runtime::Wire for SchemaInfoObject {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for SchemaInfoObject {
-    fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            members: members.req("members")?,
-            tag: members.opt("tag")?,
-            variants: members.opt("variants")?,
-        })
+    fn take(members_: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (members, tag, variants) = members_.take(["members", "tag", "variants"])?;
+        Ok(Self { members, tag, variants })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -826,16 +708,6 @@ impl SchemaInfoAlternateMember {
 impl std::fmt::Debug for SchemaInfoAlternateMember {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("SchemaInfoAlternateMember", self, f)
-    }
-}
-
-impl runtime::Wire for SchemaInfoAlternateMember {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -869,19 +741,9 @@ impl std::fmt::Debug for SchemaInfoAlternate {
     }
 }
 
-impl runtime::Wire for SchemaInfoAlternate {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for SchemaInfoAlternate {
-    fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self { members: members.req("members")? })
+    fn take(members_: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        Ok(Self { members: members_.req("members")? })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -920,23 +782,10 @@ impl std::fmt::Debug for SchemaInfoCommand {
     }
 }
 
-impl runtime::Wire for SchemaInfoCommand {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for SchemaInfoCommand {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            arg_type: members.req("arg-type")?,
-            ret_type: members.req("ret-type")?,
-            allow_oob: members.opt("allow-oob")?,
-        })
+        let (arg_type, ret_type, allow_oob) = members.take(["arg-type", "ret-type", "allow-oob"])?;
+        Ok(Self { arg_type, ret_type, allow_oob })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -963,16 +812,6 @@ impl SchemaInfoEvent {
 impl std::fmt::Debug for SchemaInfoEvent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         runtime::debug("SchemaInfoEvent", self, f)
-    }
-}
-
-impl runtime::Wire for SchemaInfoEvent {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
     }
 }
 
@@ -1024,21 +863,9 @@ impl std::fmt::Debug for SchemaInfo {
     }
 }
 
-impl runtime::Wire for SchemaInfo {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for SchemaInfo {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        let name = members.req("name")?;
-        let meta_type: SchemaMetaType = members.req("meta-type")?;
-        let features = members.opt("features")?;
+        let (name, meta_type, features) = members.take(["name", "meta-type", "features"])?;
         let meta_type = SchemaInfoBranch::take(meta_type, members)?;
         Ok(Self { name, meta_type, features })
     }
@@ -1134,16 +961,6 @@ impl std::fmt::Debug for SocketAddressLegacy {
     }
 }
 
-impl runtime::Wire for SocketAddressLegacy {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for SocketAddressLegacy {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
         Ok(match members.req("type")? {
@@ -1162,7 +979,7 @@ impl runtime::Fields for SocketAddressLegacy {
 }
 
 /// Which branch `SocketAddressLegacy` holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SocketAddressLegacyKind {
     /// A TCP host and port.
     Inet,
@@ -1208,7 +1025,7 @@ impl runtime::Wire for SocketAddressLegacyKind {
 }
 
 /// What to do with the clients of an export that goes away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BlockExportRemoveMode {
     /// Refuse to remove it while there are any.
     Safe,
@@ -1254,7 +1071,7 @@ impl runtime::Wire for BlockExportRemoveMode {
 }
 
 /// How a node is served outwards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BlockExportType {
     /// By the NBD server.
     Nbd,
@@ -1374,27 +1191,26 @@ impl std::fmt::Debug for BlockExportOptionsBase {
     }
 }
 
-impl runtime::Wire for BlockExportOptionsBase {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockExportOptionsBase {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (r#type, id, fixed_iothread, iothread, node_name, writable) = members.take([
+            "type",
+            "id",
+            "fixed-iothread",
+            "iothread",
+            "node-name",
+            "writable",
+        ])?;
+        let (writethrough, allow_inactive) = members.take(["writethrough", "allow-inactive"])?;
         Ok(Self {
-            r#type: members.req("type")?,
-            id: members.req("id")?,
-            fixed_iothread: members.opt("fixed-iothread")?,
-            iothread: members.opt("iothread")?,
-            node_name: members.req("node-name")?,
-            writable: members.opt("writable")?,
-            writethrough: members.opt("writethrough")?,
-            allow_inactive: members.opt("allow-inactive")?,
+            r#type,
+            id,
+            fixed_iothread,
+            iothread,
+            node_name,
+            writable,
+            writethrough,
+            allow_inactive,
         })
     }
 
@@ -1456,23 +1272,10 @@ impl std::fmt::Debug for BlockExportOptionsNbd {
     }
 }
 
-impl runtime::Wire for BlockExportOptionsNbd {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockExportOptionsNbd {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            name: members.opt("name")?,
-            description: members.opt("description")?,
-            bitmaps: members.opt("bitmaps")?,
-        })
+        let (name, description, bitmaps) = members.take(["name", "description", "bitmaps"])?;
+        Ok(Self { name, description, bitmaps })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -1571,26 +1374,17 @@ impl std::fmt::Debug for BlockExportOptions {
     }
 }
 
-impl runtime::Wire for BlockExportOptions {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockExportOptions {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        let r#type: BlockExportType = members.req("type")?;
-        let id = members.req("id")?;
-        let fixed_iothread = members.opt("fixed-iothread")?;
-        let iothread = members.opt("iothread")?;
-        let node_name = members.req("node-name")?;
-        let writable = members.opt("writable")?;
-        let writethrough = members.opt("writethrough")?;
-        let allow_inactive = members.opt("allow-inactive")?;
+        let (r#type, id, fixed_iothread, iothread, node_name, writable) = members.take([
+            "type",
+            "id",
+            "fixed-iothread",
+            "iothread",
+            "node-name",
+            "writable",
+        ])?;
+        let (writethrough, allow_inactive) = members.take(["writethrough", "allow-inactive"])?;
         let r#type = BlockExportOptionsBranch::take(r#type, members)?;
         Ok(Self {
             r#type,
@@ -1676,24 +1470,15 @@ impl std::fmt::Debug for BlockExportInfo {
     }
 }
 
-impl runtime::Wire for BlockExportInfo {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for BlockExportInfo {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            id: members.req("id")?,
-            r#type: members.req("type")?,
-            node_name: members.req("node-name")?,
-            shutting_down: members.req("shutting-down")?,
-        })
+        let (id, r#type, node_name, shutting_down) = members.take([
+            "id",
+            "type",
+            "node-name",
+            "shutting-down",
+        ])?;
+        Ok(Self { id, r#type, node_name, shutting_down })
     }
 
     fn put(&self, object: &mut runtime::Object) {

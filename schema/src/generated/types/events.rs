@@ -5,7 +5,7 @@
 use super::super::runtime;
 
 /// Direction of a request that failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum IoOperationType {
     /// A read.
     Read,
@@ -51,7 +51,7 @@ impl runtime::Wire for IoOperationType {
 }
 
 /// Request that the children of a quorum were given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum QuorumOpType {
     /// A read.
     Read,

@@ -5,7 +5,7 @@
 use super::super::runtime;
 
 /// Kinds of objects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ObjectType {
     /// A passphrase or key.
     Secret,
@@ -48,7 +48,7 @@ impl runtime::Wire for ObjectType {
 }
 
 /// How the bytes of a secret are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum QCryptoSecretFormat {
     /// As they are.
     Raw,
@@ -138,23 +138,10 @@ impl std::fmt::Debug for SecretCommonProperties {
     }
 }
 
-impl runtime::Wire for SecretCommonProperties {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for SecretCommonProperties {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            format: members.opt("format")?,
-            keyid: members.opt("keyid")?,
-            iv: members.opt("iv")?,
-        })
+        let (format, keyid, iv) = members.take(["format", "keyid", "iv"])?;
+        Ok(Self { format, keyid, iv })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -227,25 +214,10 @@ impl std::fmt::Debug for SecretProperties {
     }
 }
 
-impl runtime::Wire for SecretProperties {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for SecretProperties {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self {
-            format: members.opt("format")?,
-            keyid: members.opt("keyid")?,
-            iv: members.opt("iv")?,
-            data: members.opt("data")?,
-            file: members.opt("file")?,
-        })
+        let (format, keyid, iv, data, file) = members.take(["format", "keyid", "iv", "data", "file"])?;
+        Ok(Self { format, keyid, iv, data, file })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -279,19 +251,10 @@ impl std::fmt::Debug for ObjectOptionsBase {
     }
 }
 
-impl runtime::Wire for ObjectOptionsBase {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for ObjectOptionsBase {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        Ok(Self { qom_type: members.req("qom-type")?, id: members.req("id")? })
+        let (qom_type, id) = members.take(["qom-type", "id"])?;
+        Ok(Self { qom_type, id })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -329,20 +292,9 @@ impl std::fmt::Debug for ObjectOptions {
     }
 }
 
-impl runtime::Wire for ObjectOptions {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for ObjectOptions {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        let qom_type: ObjectType = members.req("qom-type")?;
-        let id = members.req("id")?;
+        let (qom_type, id) = members.take(["qom-type", "id"])?;
         let qom_type = ObjectOptionsBranch::take(qom_type, members)?;
         Ok(Self { qom_type, id })
     }
