@@ -12,7 +12,7 @@ use block_core::Result;
 use block_core::driver::{CheckReport, ClusterCounts, Repair};
 
 use super::error::ImageError;
-use super::header::{Encryption, MAX_L1_BYTES, Version};
+use super::header::{Encryption, MAX_L1_BYTES};
 use super::image::Image;
 use super::layout::{FullEntry, L1Entry, L2Entry, RefcountTableEntry, SubclusterBitmap};
 use super::map::Cluster;
@@ -281,13 +281,6 @@ impl Image {
             .await?;
         let (tables, table_len) = {
             let snapshots = self.snapshots.lock();
-            // Version 3 wants to know how long the disk was.
-            let v3 = header.version == Version::V3;
-            for (index, snapshot) in snapshots.entries.iter().enumerate() {
-                if v3 && snapshot.disk_size.is_none() {
-                    census.corrupt(format!("ERROR snapshot table entry {index} is incomplete"));
-                }
-            }
             let tables = snapshots.entries.iter().map(|s| (s.l1_table, s.l1_size));
             (tables.collect::<Vec<_>>(), snapshots.table_len)
         };

@@ -107,7 +107,7 @@ fn random_work_keeps_both_kinds_of_data_files() {
             let options = CreateOptions {
                 cluster_size: 16384 << seed,
                 extended_l2: true,
-                ..kind((20 * 16384 << seed) + 512)
+                ..kind(((20 * 16384) << seed) + 512)
             };
             let mut disk = Disk::create(&options, None);
             random_run(&mut disk, seed + 31, 60);
