@@ -1190,29 +1190,40 @@ impl std::fmt::Debug for Qcow2OverlapCheckFlags {
     }
 }
 
-impl runtime::Wire for Qcow2OverlapCheckFlags {
-    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
-        runtime::read_fields(value, context)
-    }
-
-    fn encode(&self) -> runtime::Value {
-        runtime::encode_fields(self)
-    }
-}
-
 impl runtime::Fields for Qcow2OverlapCheckFlags {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (
+            template,
+            main_header,
+            active_l1,
+            active_l2,
+            refcount_table,
+            refcount_block,
+        ) = members.take([
+            "template",
+            "main-header",
+            "active-l1",
+            "active-l2",
+            "refcount-table",
+            "refcount-block",
+        ])?;
+        let (snapshot_table, inactive_l1, inactive_l2, bitmap_directory) = members.take([
+            "snapshot-table",
+            "inactive-l1",
+            "inactive-l2",
+            "bitmap-directory",
+        ])?;
         Ok(Self {
-            template: members.opt("template")?,
-            main_header: members.opt("main-header")?,
-            active_l1: members.opt("active-l1")?,
-            active_l2: members.opt("active-l2")?,
-            refcount_table: members.opt("refcount-table")?,
-            refcount_block: members.opt("refcount-block")?,
-            snapshot_table: members.opt("snapshot-table")?,
-            inactive_l1: members.opt("inactive-l1")?,
-            inactive_l2: members.opt("inactive-l2")?,
-            bitmap_directory: members.opt("bitmap-directory")?,
+            template,
+            main_header,
+            active_l1,
+            active_l2,
+            refcount_table,
+            refcount_block,
+            snapshot_table,
+            inactive_l1,
+            inactive_l2,
+            bitmap_directory,
         })
     }
 
