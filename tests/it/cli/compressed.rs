@@ -6,8 +6,8 @@ use super::{Bench, beside};
 fn bench_with_disk() -> Option<Bench> {
     let bench = beside(&["qemu-img", "qemu-io"])?;
     let mut disk = vec![0; (20 << 20) + 1536];
-    for (index, byte) in disk.iter_mut().enumerate() {
-        let word = (index as u32).wrapping_mul(2_654_435_761);
+    for (number, (index, byte)) in (0_u32..).zip(disk.iter_mut().enumerate()) {
+        let word = number.wrapping_mul(2_654_435_761);
         *byte = match (index >> 18) % 5 {
             0 => 0,
             1 => word.to_le_bytes()[3],

@@ -121,7 +121,7 @@ fn clusters_lie_next_to_each_other() {
     let (first, last) = (first.compressed(16), last.compressed(16));
     // One L2 table, and nothing lost between the clusters.
     let spanned = last.host.0 + last.len - first.host.0;
-    assert!(spanned as usize + 3 * 65536 > len, "{spanned} of {len}");
+    assert!(spanned + 3 * 65536 > len as u64, "{spanned} of {len}");
     assert!(len < data.len() * 6 / 10, "{len}");
     disk.expect_model();
     disk.expect_clean();

@@ -245,7 +245,7 @@ fn a_power_cut_in_a_rebuild_leaves_what_can_be_rebuilt() {
         assert_eq!(exit_code(&report), 0, "{:#?}", report.messages);
         assert!(report.corruptions_fixed > 0);
         let events = bench.file.events();
-        let mut random = Random(u64::try_from(bits).unwrap());
+        let mut random = Random(bits);
         for cut in 0..=events.len() {
             let barrier = events[..cut]
                 .iter()
