@@ -1,6 +1,9 @@
 //! `amend`: changes the format of an image that is there.
 
-use block_core::driver::{AmendOptions, Preallocation};
+use std::time::Duration;
+
+use block_core::driver::{AmendOptions, KeySlotChange, Preallocation};
+use block_core::secret::Secrets;
 use block_schema::types::BlockdevDriver;
 
 use crate::create::told;
@@ -42,7 +45,7 @@ pub(crate) struct Args {
 }
 
 /// Options that can be changed, as `-o help` prints them.
-const KEYS: [(&str, &str); 8] = [
+const KEYS: [(&str, &str); 13] = [
     ("backing_file=<str>", "File name of a base image"),
     ("backing_fmt=<str>", "Image format of the base image"),
     (
@@ -53,6 +56,26 @@ const KEYS: [(&str, &str); 8] = [
     (
         "data_file_raw=<bool (on/off)>",
         "The external data file must stay valid as a raw image",
+    ),
+    (
+        "encrypt.iter-time=<num>",
+        "Time to spend in PBKDF in milliseconds",
+    ),
+    (
+        "encrypt.keyslot=<num>",
+        "Select a single keyslot to modify explicitly",
+    ),
+    (
+        "encrypt.new-secret=<str>",
+        "New secret to set in the matching keyslots. Empty string to erase",
+    ),
+    (
+        "encrypt.old-secret=<str>",
+        "Select all keyslots that match this password",
+    ),
+    (
+        "encrypt.state=<str>",
+        "Select new state of affected keyslots (active/inactive)",
     ),
     (
         "lazy_refcounts=<bool (on/off)>",
@@ -83,6 +106,79 @@ struct Wanted {
     size: Option<u64>,
     backing_file: Option<String>,
     backing_fmt: Option<String>,
+    keys: KeyOptions,
+}
+
+/// How long trying a new passphrase takes, unless it is said.
+const ITER_TIME: u64 = 2000;
+
+/// Options about key slots, as given.
+#[derive(Default, PartialEq)]
+struct KeyOptions {
+    state: Option<String>,
+    slot: Option<i64>,
+    new_secret: Option<String>,
+    old_secret: Option<String>,
+    iter_time: Option<u64>,
+}
+
+impl KeyOptions {
+    fn set(&mut self, key: &str, value: &str) -> Result<(), Failure> {
+        let number = || Failure::new(format!("Parameter '{key}' expects a number"));
+        match key {
+            "encrypt.state" => self.state = Some(value.to_owned()),
+            "encrypt.keyslot" => self.slot = Some(value.parse().map_err(|_| number())?),
+            "encrypt.new-secret" => self.new_secret = Some(value.to_owned()),
+            "encrypt.old-secret" => self.old_secret = Some(value.to_owned()),
+            "encrypt.iter-time" => self.iter_time = Some(value.parse().map_err(|_| number())?),
+            key => return Err(Failure::new(format!("Invalid parameter '{key}'"))),
+        }
+        Ok(())
+    }
+
+    /// What they ask for.
+    fn change(&self, secrets: &Secrets, force: bool) -> Result<KeySlotChange, Failure> {
+        let refused = |text: &str| Err(Failure::new(text));
+        // Numbers below zero are shown as they have always been.
+        let slot = self.slot.map(|slot| match u64::try_from(slot) {
+            Ok(slot) => slot,
+            Err(_) => u64::from(u32::MAX),
+        });
+        let find = |id: &str| secrets.find(id).map_err(Failure::from);
+        match self.state.as_deref() {
+            None => refused("Parameter 'state' is missing"),
+            Some("active") => {
+                let Some(new) = &self.new_secret else {
+                    return refused("'new-secret' is required to activate a keyslot");
+                };
+                if self.old_secret.is_some() {
+                    return refused("'old-secret' must not be given when activating keyslots");
+                }
+                Ok(KeySlotChange::Add {
+                    slot,
+                    passphrase: find(new)?,
+                    iter_time: Duration::from_millis(self.iter_time.unwrap_or(ITER_TIME)),
+                    force,
+                })
+            }
+            Some("inactive") => {
+                if self.new_secret.is_some() {
+                    return refused("'new-secret' must not be given when erasing keyslots");
+                }
+                if self.iter_time.is_some() {
+                    return refused("'iter-time' must not be given when erasing keyslots");
+                }
+                Ok(KeySlotChange::Erase {
+                    slot,
+                    passphrase: self.old_secret.as_deref().map(find).transpose()?,
+                    force,
+                })
+            }
+            Some(other) => Err(Failure::new(format!(
+                "Parameter 'state' does not accept value '{other}'"
+            ))),
+        }
+    }
 }
 
 pub(crate) fn run(args: Args) -> Outcome {
@@ -113,7 +209,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         }
         let progress = Progress::start(args.progress && !args.quiet, 100);
         let wanted = parse(&parts)?;
-        amend(session, &image, wanted).await?;
+        amend(session, &image, wanted, args.force).await?;
         progress.finish();
         Ok(0)
     })
@@ -156,7 +252,7 @@ fn parse(parts: &[String]) -> Result<Wanted, Failure> {
             "data_file" => wanted.format.data_file = Some(value_of()),
             "data_file_raw" => wanted.format.data_file_raw = Some(switch_of(key, value)?),
             key if key.starts_with("encrypt.") && !CREATE_ONLY.contains(&key) => {
-                return Err(Failure::new(format!("option '{key}' is not built in")));
+                wanted.keys.set(key, value)?;
             }
             key if CREATE_ONLY.contains(&key) => {
                 return Err(Failure::new(format!(
@@ -169,7 +265,12 @@ fn parse(parts: &[String]) -> Result<Wanted, Failure> {
     Ok(wanted)
 }
 
-async fn amend(session: &Session, image: &Image, wanted: Wanted) -> Result<(), Failure> {
+async fn amend(
+    session: &Session,
+    image: &Image,
+    wanted: Wanted,
+    force: bool,
+) -> Result<(), Failure> {
     let backing = image
         .node()?
         .node()
@@ -189,6 +290,15 @@ async fn amend(session: &Session, image: &Image, wanted: Wanted) -> Result<(), F
         ));
     }
     let (layer, queue) = (session.layer(), session.queue());
+    if wanted.keys != KeyOptions::default() {
+        if !image.node()?.node().driver().describe().encrypted {
+            let text = "Can't amend encryption options - encryption not present";
+            return Err(Failure::new(text));
+        }
+        let change = wanted.keys.change(layer.secrets(), force)?;
+        let changed = layer.change_key_slots(queue, image.id(), change).await;
+        changed.map_err(told)?;
+    }
     if let Some(size) = wanted.size {
         let resized = layer
             .resize(queue, image.id(), size, Preallocation::Off)

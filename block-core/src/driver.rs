@@ -11,6 +11,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use block_schema::types::{BlkdebugEvent, ImageInfoSpecific, SnapshotInfo};
 
@@ -174,6 +175,31 @@ pub struct AmendOptions {
     pub data_file: Option<String>,
     /// Whether that file alone reads as the disk.
     pub data_file_raw: Option<bool>,
+}
+
+/// What becomes of the passphrases of an encrypted image, each of which has a key slot.
+#[derive(Clone, Debug)]
+pub enum KeySlotChange {
+    /// One more.
+    Add {
+        /// Its slot; a free one if `None`.
+        slot: Option<u64>,
+        /// The passphrase.
+        passphrase: Secret,
+        /// How long it takes to try it, on this processor.
+        iter_time: Duration,
+        /// Whether a slot in use may be overwritten.
+        force: bool,
+    },
+    /// Fewer.
+    Erase {
+        /// This slot; those that the passphrase opens if `None`.
+        slot: Option<u64>,
+        /// What opens the slot, where it is to be tried.
+        passphrase: Option<Secret>,
+        /// Whether the last one may go, and all that is stored with it.
+        force: bool,
+    },
 }
 
 /// Which internal snapshot is meant: the first of which all holds that is given.
@@ -357,6 +383,11 @@ pub trait Driver: Send + Sync + 'static {
     /// Changes the image's format; afterwards the node only reads. Runs drained.
     fn amend<'a>(&'a self, cx: &'a Cx, _options: AmendOptions) -> Pending<'a> {
         unsupported(cx, "amending options")
+    }
+
+    /// Changes the passphrases of an encrypted image; the key is known. Runs drained.
+    fn change_key_slots<'a>(&'a self, cx: &'a Cx, _change: KeySlotChange) -> Pending<'a> {
+        unsupported(cx, "key slots")
     }
 
     /// Changes the internal snapshots; returns the one concerned. Runs drained.

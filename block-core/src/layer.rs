@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use crate::backend::Backend;
 use crate::driver::{
-    AmendOptions, BackingName, CheckReport, Preallocation, Repair, SnapshotChange,
+    AmendOptions, BackingName, CheckReport, KeySlotChange, Preallocation, Repair, SnapshotChange,
 };
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -560,6 +560,26 @@ impl Layer {
         let child = self.writable_node(queue, id)?;
         let _drained = self.drain(&[id]).await;
         child.node().driver().amend(&child.cx(), options).await
+    }
+
+    /// Changes the passphrases of a node's image.
+    ///
+    /// # Errors
+    /// What the driver answers: `InvalidOption` for what does not fit, `Encrypted` without the key.
+    pub async fn change_key_slots(
+        &self,
+        queue: &LocalQueue,
+        id: NodeId,
+        change: KeySlotChange,
+    ) -> Result<()> {
+        let _change = self.change().await;
+        let child = self.writable_node(queue, id)?;
+        let _drained = self.drain(&[id]).await;
+        child
+            .node()
+            .driver()
+            .change_key_slots(&child.cx(), change)
+            .await
     }
 
     fn writable_node(&self, queue: &LocalQueue, id: NodeId) -> Result<Child> {

@@ -254,3 +254,115 @@ fn a_snapshot_of_an_encrypted_image_is_readable() {
         &[&check[..2], SECRET.as_slice(), &check[2..]].concat(),
     );
 }
+
+/// Both programs change key slots of an image of their own, and say and leave the same.
+#[test]
+fn key_slots_come_and_go_as_qemu_img_lets_them() {
+    let Some(bench) = bench_with_disk() else {
+        return;
+    };
+    let options = create_options(("luks", ""));
+    for name in ["ours", "theirs"] {
+        let create = ["create", "-q", "-f", "qcow2", "-o", &options, name, "1M"];
+        let words = [&create[..1], &SECRET[..], &create[1..]].concat();
+        bench.prepare("qemu-img", &words);
+    }
+    let secrets = [
+        "--object",
+        "secret,id=s,data=letmein",
+        "--object",
+        "secret,id=n,data=new",
+        "--object",
+        "secret,id=o,data=other",
+    ];
+    let steps: &[(&str, &[&str])] = &[
+        ("encrypt.new-secret=n", &[]),
+        ("encrypt.state=foo", &[]),
+        ("encrypt.state=active", &[]),
+        (
+            "encrypt.state=active,encrypt.new-secret=n,encrypt.old-secret=s",
+            &[],
+        ),
+        ("encrypt.state=active,encrypt.new-secret=zz", &[]),
+        (
+            "encrypt.state=active,encrypt.new-secret=n,encrypt.keyslot=8",
+            &[],
+        ),
+        (
+            "encrypt.state=active,encrypt.new-secret=n,encrypt.keyslot=-1",
+            &[],
+        ),
+        (
+            "encrypt.state=active,encrypt.new-secret=n,encrypt.keyslot=0",
+            &[],
+        ),
+        ("encrypt.state=inactive", &[]),
+        ("encrypt.state=inactive,encrypt.keyslot=0", &[]),
+        ("encrypt.state=inactive,encrypt.keyslot=3", &[]),
+        ("encrypt.state=inactive,encrypt.old-secret=s", &[]),
+        (
+            "encrypt.state=inactive,encrypt.keyslot=0,encrypt.new-secret=n",
+            &[],
+        ),
+        (
+            "encrypt.state=inactive,encrypt.keyslot=0,encrypt.iter-time=10",
+            &[],
+        ),
+        (
+            "encrypt.state=active,encrypt.new-secret=n,encrypt.iter-time=10",
+            &[],
+        ),
+        (
+            "encrypt.state=active,encrypt.new-secret=n,encrypt.iter-time=10,encrypt.keyslot=6",
+            &[],
+        ),
+        (
+            "encrypt.state=active,encrypt.new-secret=o,encrypt.iter-time=10,encrypt.keyslot=6",
+            &["--force"],
+        ),
+        (
+            "encrypt.state=inactive,encrypt.keyslot=0,encrypt.old-secret=n",
+            &[],
+        ),
+        ("encrypt.state=inactive,encrypt.old-secret=n", &[]),
+        ("encrypt.state=inactive,encrypt.old-secret=n", &[]),
+    ];
+    for (step, force) in steps {
+        let amend = |name: &str| {
+            let image = open_options("luks", name);
+            let words = [
+                &["amend"],
+                &secrets[..],
+                *force,
+                &["--image-opts", "-o", step, &image],
+            ];
+            match name {
+                "ours" => bench.ours("qemu-img", &words.concat()),
+                _ => bench.theirs("qemu-img", &words.concat()),
+            }
+        };
+        assert_eq!(amend("ours"), amend("theirs"), "{step}");
+    }
+    let opens = |tool_of: &str, image: &str, secret: &str| {
+        let object = format!("secret,id=s,data={secret}");
+        let image = open_options("luks", image);
+        let words = [
+            "--object",
+            &object,
+            "--image-opts",
+            "-c",
+            "read 0 512",
+            &image,
+        ];
+        match tool_of {
+            "ours" => bench.ours("qemu-io", &words).code == Some(0),
+            _ => bench.theirs("qemu-io", &words).code == Some(0),
+        }
+    };
+    for image in ["ours", "theirs"] {
+        for (secret, right) in [("letmein", true), ("other", true), ("new", false)] {
+            assert_eq!(opens("ours", image, secret), right, "{image} {secret}");
+            assert_eq!(opens("theirs", image, secret), right, "{image} {secret}");
+        }
+    }
+}

@@ -259,7 +259,6 @@ fn what_is_not_built_in_fails_by_its_name() {
     let lines: &[(&[&str], &str)] = &[
         (&["info", "--object", "iothread,id=i", "x"], "'iothread'"),
         (&["convert", "-r", "1M", "x", "y"], "'-r'"),
-        (&["convert", "--bitmaps", "x", "y"], "'--bitmaps'"),
         (
             &["serve", "--object", "throttle-group,id=t"],
             "'throttle-group'",

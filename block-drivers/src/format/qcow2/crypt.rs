@@ -14,6 +14,7 @@ use block_schema::types::{
     ImageInfoSpecificQCow2Encryption, ImageInfoSpecificQCow2EncryptionBranch, QCryptoBlockInfoLUKS,
     QCryptoBlockInfoLUKSSlot,
 };
+use parking_lot::Mutex;
 
 use super::error::ImageError;
 use super::header::{Encryption, Header};
@@ -37,6 +38,8 @@ pub(super) struct Crypt {
     method: Method,
     /// Set once, when the key is known.
     cipher: OnceLock<Arc<SectorCipher>>,
+    /// Set with it, where the image holds the key.
+    key: OnceLock<KeyBytes>,
 }
 
 enum Method {
@@ -44,7 +47,7 @@ enum Method {
     Aes,
     /// By the host's sector, with the key in the LUKS header at `place`.
     Luks {
-        header: Box<luks::Header>,
+        header: Mutex<Arc<luks::Header>>,
         place: HostOffset,
     },
 }
@@ -82,7 +85,7 @@ impl Crypt {
                 let header = luks::Header::parse(&bytes, len)
                     .map_err(|source| ImageError::Luks { source }.at(node))?;
                 Method::Luks {
-                    header: Box::new(header),
+                    header: Mutex::new(Arc::new(header)),
                     place,
                 }
             }
@@ -90,6 +93,7 @@ impl Crypt {
         Ok(Some(Crypt {
             method,
             cipher: OnceLock::new(),
+            key: OnceLock::new(),
         }))
     }
 
@@ -111,7 +115,10 @@ impl Crypt {
         let cipher = match &self.method {
             Method::Aes => legacy_cipher(passphrase).map_err(|e| e.at(node))?,
             Method::Luks { header, place } => {
-                find_key(env, node, header, *place, passphrase).await?
+                let header = Arc::clone(&header.lock());
+                let (cipher, key) = find_key(env, node, &header, *place, passphrase).await?;
+                self.key.get_or_init(|| key);
+                cipher
             }
         };
         // Whoever was faster found the same key.
@@ -119,12 +126,33 @@ impl Crypt {
         Ok(())
     }
 
+    /// The LUKS header and where it is; `None` for an image that has none.
+    pub(super) fn luks(&self) -> Option<(Arc<luks::Header>, HostOffset)> {
+        match &self.method {
+            Method::Aes => None,
+            Method::Luks { header, place } => Some((Arc::clone(&header.lock()), *place)),
+        }
+    }
+
+    /// Takes over the LUKS header that the disk has now.
+    pub(super) fn set_luks(&self, new: Arc<luks::Header>) {
+        match &self.method {
+            Method::Aes => {}
+            Method::Luks { header, .. } => *header.lock() = new,
+        }
+    }
+
+    /// The key that LUKS slots wrap, once it is known.
+    pub(super) fn key(&self) -> Option<KeyBytes> {
+        self.key.get().cloned()
+    }
+
     /// What `info` tells.
     pub(super) fn info(&self) -> ImageInfoSpecificQCow2Encryption {
         use ImageInfoSpecificQCow2EncryptionBranch as Branch;
         ImageInfoSpecificQCow2Encryption::new(match &self.method {
             Method::Aes => Branch::Aes,
-            Method::Luks { header, .. } => Branch::Luks(luks_info(header)),
+            Method::Luks { header, .. } => Branch::Luks(luks_info(&header.lock())),
         })
     }
 
@@ -158,7 +186,7 @@ async fn find_key<E: Surroundings>(
     header: &luks::Header,
     place: HostOffset,
     passphrase: &Secret,
-) -> Result<SectorCipher> {
+) -> Result<(SectorCipher, KeyBytes)> {
     for slot in &header.slots {
         let Some(active) = slot.active.clone() else {
             continue;
@@ -175,7 +203,7 @@ async fn find_key<E: Surroundings>(
             .blocking(move || header.unlock(&active, passphrase.bytes(), material))
             .await?;
         match found {
-            Ok(Some(cipher)) => return Ok(cipher),
+            Ok(Some(found)) => return Ok(found),
             Ok(None) => {}
             Err(source) => return Err(ImageError::Luks { source }.at(node)),
         }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use block_core::bitmap::Bitmaps;
 use block_core::driver::{
-    AmendOptions, BackingName, CheckReport, Child, ClaimKind, Cx, Description, Driver, Pending,
-    Preallocation, Repair, SnapshotChange, Status, StatusKind, ZeroFlags,
+    AmendOptions, BackingName, CheckReport, Child, ClaimKind, Cx, Description, Driver,
+    KeySlotChange, Pending, Preallocation, Repair, SnapshotChange, Status, StatusKind, ZeroFlags,
 };
 use block_core::graph::Node;
 use block_core::graph::open::{ImplicitRef, Opener};
@@ -44,6 +44,7 @@ mod growth;
 mod header;
 mod header_write;
 mod image;
+mod key_slots;
 mod layout;
 mod lazy;
 mod map;
@@ -454,6 +455,10 @@ impl Driver for Qcow2 {
 
     fn amend<'a>(&'a self, cx: &'a Cx, options: AmendOptions) -> Pending<'a> {
         Box::pin(async move { self.image.amend(&self.around(cx), &options).await })
+    }
+
+    fn change_key_slots<'a>(&'a self, cx: &'a Cx, change: KeySlotChange) -> Pending<'a> {
+        Box::pin(async move { self.image.change_key_slots(&self.around(cx), change).await })
     }
 
     fn snapshot<'a>(&'a self, cx: &'a Cx, change: SnapshotChange) -> Pending<'a, SnapshotInfo> {

@@ -9,6 +9,7 @@
 
 mod layout;
 mod new;
+mod slots;
 #[cfg(test)]
 mod tests;
 
@@ -191,7 +192,7 @@ impl Header {
         start..start.saturating_add(material_len(&self.spec) as u64)
     }
 
-    /// The cipher of the data, if `passphrase` opens `slot`, whose key material is `material`.
+    /// The cipher of the data and its key, if `passphrase` opens `slot`, whose key material is `material`.
     /// Takes as long as the slot's rounds take.
     ///
     /// # Errors
@@ -200,8 +201,25 @@ impl Header {
         &self,
         slot: &ActiveSlot,
         passphrase: &[u8],
+        material: KeyBytes,
+    ) -> Result<Option<(SectorCipher, KeyBytes)>, LuksError> {
+        let Some(key) = self.key(slot, passphrase, material)? else {
+            return Ok(None);
+        };
+        let cipher = SectorCipher::new(&self.spec, &key).map_err(LuksError::Cipher)?;
+        Ok(Some((cipher, key)))
+    }
+
+    /// The key, if `passphrase` opens `slot`; as [`unlock`](Header::unlock).
+    ///
+    /// # Errors
+    /// [`LuksError::Cipher`].
+    pub(crate) fn key(
+        &self,
+        slot: &ActiveSlot,
+        passphrase: &[u8],
         mut material: KeyBytes,
-    ) -> Result<Option<SectorCipher>, LuksError> {
+    ) -> Result<Option<KeyBytes>, LuksError> {
         let len = self.spec.key_len();
         let wrapper = self.hash.pbkdf2(passphrase, &slot.salt, slot.rounds, len);
         let wrapper = SectorCipher::new(&self.spec, &wrapper).map_err(LuksError::Cipher)?;
@@ -210,8 +228,7 @@ impl Header {
         if self.digest_of(&key).as_slice() != self.digest {
             return Ok(None);
         }
-        let cipher = SectorCipher::new(&self.spec, &key).map_err(LuksError::Cipher)?;
-        Ok(Some(cipher))
+        Ok(Some(key))
     }
 
     fn digest_of(&self, key: &[u8]) -> KeyBytes {

@@ -154,7 +154,7 @@ impl NewHeader {
     }
 }
 
-fn rounds(wanted: u64) -> u32 {
+pub(super) fn rounds(wanted: u64) -> u32 {
     let rounds = wanted.clamp(MIN_ROUNDS, u64::from(MAX_ROUNDS));
     u32::try_from(rounds).unwrap_or(MAX_ROUNDS)
 }
