@@ -13,14 +13,15 @@ fn history(seed: u64, queues: usize) -> History {
     History::of(Machine::new(sim, queues).with_content(CONTENT), seed)
 }
 
-/// Does acts one after the other, and cuts them everywhere.
+/// Does acts one after the other, and cuts them everywhere; each cut with so many outcomes of whole
+/// writes, and so many of torn ones.
 #[track_caller]
-fn check(seed: u64, outcomes: usize, acts: &[Act]) {
+fn check(seed: u64, (whole, torn): (usize, usize), acts: &[Act]) {
     let mut history = history(seed, 1);
     for act in acts {
         history.does(&[*act]);
     }
-    history.cut_everywhere(outcomes, 24);
+    history.cut_everywhere(whole, torn);
 }
 
 const fn write(at: u64, len: u64, byte: u8) -> Act {
@@ -40,7 +41,7 @@ fn subclusters_are_exposed_when_their_bytes_are_there() {
     });
     check(
         21,
-        usize::MAX,
+        (usize::MAX, 24),
         &[
             write(1024 + 100, 300, 0xaa),
             FLUSH,
@@ -60,7 +61,7 @@ fn subclusters_are_exposed_when_their_bytes_are_there() {
 fn shared_subclusters_move_together() {
     check(
         22,
-        24,
+        (12, 8),
         &[
             write(0, 2048, 0x11),
             zero(4096, 512),
