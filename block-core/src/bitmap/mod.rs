@@ -49,6 +49,8 @@ pub struct DirtyBitmap {
     busy: AtomicBool,
     /// Changed by a verb since it was loaded or stored.
     altered: AtomicBool,
+    /// Some of what is dirty is with a [`Taken`].
+    divided: AtomicBool,
     persistent: bool,
     inconsistent: bool,
     read_only: bool,
@@ -108,6 +110,7 @@ impl DirtyBitmap {
             enabled: AtomicBool::new(state.enabled && !state.inconsistent),
             busy: AtomicBool::new(false),
             altered: AtomicBool::new(false),
+            divided: AtomicBool::new(false),
             persistent: state.persistent,
             inconsistent: state.inconsistent,
             read_only: state.read_only,
@@ -157,6 +160,11 @@ impl DirtyBitmap {
     /// Whether anything but writes changed it since it was loaded or stored.
     pub fn is_altered(&self) -> bool {
         self.altered.load(Ordering::Relaxed)
+    }
+
+    /// Whether all that is dirty is in it: not while somebody has [taken](DirtyBitmap::take) some.
+    pub fn is_whole(&self) -> bool {
+        !self.divided.load(Ordering::Acquire)
     }
 
     /// Says that it has just been stored as it is.
@@ -281,11 +289,13 @@ impl DirtyBitmap {
             enabled: AtomicBool::new(false),
             busy: AtomicBool::new(false),
             altered: AtomicBool::new(false),
+            divided: AtomicBool::new(false),
             persistent: false,
             inconsistent: false,
             read_only: false,
         };
         self.busy.store(true, Ordering::Release);
+        self.divided.store(true, Ordering::Release);
         Ok(Taken {
             from: Arc::clone(self),
             copy,
@@ -412,6 +422,7 @@ impl Drop for Taken {
         if self.keep {
             self.from.merge(&self.copy);
         }
+        self.from.divided.store(false, Ordering::Release);
         self.from.busy.store(false, Ordering::Release);
     }
 }

@@ -62,14 +62,14 @@ fn a_disabled_bitmap_is_not_marked() {
 fn what_was_taken_comes_back_unless_it_was_copied() {
     let bitmap = check(4096, &[0..512], &[0..512]);
     let taken = bitmap.take().unwrap();
-    assert!(bitmap.is_busy() && bitmap.take().is_err());
+    assert!(bitmap.is_busy() && bitmap.take().is_err() && !bitmap.is_whole());
     bitmap.set(&(1024..1025));
     assert_eq!(taken.bitmap().next_dirty(0..4096), Some(0..512));
     assert_eq!(bitmap.runs().collect::<Vec<_>>(), [1024..1536]);
     drop(taken);
     assert_eq!(bitmap.runs().collect::<Vec<_>>(), [0..512, 1024..1536]);
     bitmap.take().unwrap().commit();
-    assert!(bitmap.count() == 0 && !bitmap.is_busy());
+    assert!(bitmap.count() == 0 && !bitmap.is_busy() && bitmap.is_whole());
 }
 
 #[test]

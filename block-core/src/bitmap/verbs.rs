@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use block_schema::types::BlockDirtyInfo;
 
-use super::{DirtyBitmap, Purpose, State, check_granularity};
+use super::{DirtyBitmap, Purpose, State, Taken, check_granularity};
 use crate::error::{Error, Result};
 use crate::graph::info::{default_granularity, signed};
 use crate::graph::{Graph, Node, NodeId, NodeIndex};
@@ -173,6 +173,18 @@ impl Layer {
             into.merge(&source);
         }
         Ok(())
+    }
+
+    /// Takes what is dirty, for a copy of it: writes from now on are in the bitmap, all before in
+    /// the answer, which puts it back unless it is committed.
+    ///
+    /// # Errors
+    /// `InvalidOption` when there is no such bitmap, or it cannot be changed.
+    pub async fn take_dirty_bitmap(&self, bitmap: BitmapName<'_>) -> Result<Taken> {
+        let _change = self.change().await;
+        let (node, found) = self.dirty_bitmap(bitmap)?;
+        let _drained = self.drain(&[node.id()]).await;
+        found.take()
     }
 
     /// A bitmap and its node, by their names.

@@ -118,7 +118,10 @@ pub(super) struct Stored {
 impl Stored {
     /// Its name for people and commands.
     pub(super) fn shown_name(&self) -> String {
-        String::from_utf8_lossy(&self.name).into_owned()
+        let name = String::from_utf8_lossy(&self.name);
+        // What stands for bytes that are no text may be longer than they are.
+        let end = name.floor_char_boundary(MAX_NAME);
+        name.get(..end).unwrap_or_default().to_owned()
     }
 
     /// Whether a flag is set.
@@ -136,6 +139,7 @@ impl Stored {
         let known = bitmap_flags::IN_USE | bitmap_flags::AUTO | bitmap_flags::EXTRA_DATA_COMPATIBLE;
         match () {
             () if self.kind != DIRTY_TRACKING => Some("a type that is not known"),
+            () if std::str::from_utf8(&self.name).is_err() => Some("a name that is no text"),
             () if self.flags & !known != 0 => Some("flags that are not known"),
             () if !GRANULARITY_BITS.contains(&self.granularity_bits) => {
                 Some("a granularity that is not from 512 bytes to 2 GiB")

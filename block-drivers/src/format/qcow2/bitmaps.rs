@@ -7,6 +7,7 @@
 //! Spec: qcow2 "Bitmaps". Not here: the directory's bytes (`bitmap_directory.rs`), which writes set
 //! bits (block-core's `bitmap`).
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use block_core::bitmap::{Bitmaps, DirtyBitmap, State};
@@ -313,9 +314,11 @@ impl Image {
         let Some(place) = place else {
             return Ok(());
         };
+        let all = self.bitmaps.all();
+        let good = all.iter().filter(|b| !b.is_inconsistent() && b.is_whole());
+        let good: HashSet<&[u8]> = good.map(|bitmap| bitmap.name().as_bytes()).collect();
         for stored in &mut entries {
-            let found = self.bitmaps.find(&stored.shown_name());
-            if found.is_some_and(|bitmap| !bitmap.is_inconsistent()) {
+            if good.contains(&*stored.name) {
                 stored.flags &= !bitmap_flags::IN_USE;
             }
         }
@@ -353,8 +356,13 @@ impl Image {
             return refuse("Name length exceeds maximum (1023 characters)");
         }
         let directory = self.directory.lock();
-        let is_new =
-            |bitmap: &&Arc<DirtyBitmap>| bitmap.is_persistent() && !directory.has(bitmap.name());
+        let stored = directory.entries.iter().map(|stored| &*stored.name);
+        let stored: HashSet<&[u8]> = stored.collect();
+        let is_new = |bitmap: &&Arc<DirtyBitmap>| {
+            bitmap.is_persistent()
+                && !bitmap.is_inconsistent()
+                && !stored.contains(bitmap.name().as_bytes())
+        };
         let all = self.bitmaps.all();
         let new: Vec<usize> = all.iter().filter(is_new).map(|b| b.name().len()).collect();
         let old = directory.entries.iter().map(Stored::entry_len);
@@ -382,15 +390,20 @@ impl Image {
     /// marked then.
     pub(super) async fn store_bitmaps<E: Surroundings>(&self, env: &E) -> Result<()> {
         let storable = |bitmap: &&Arc<DirtyBitmap>| {
-            bitmap.is_persistent() && !bitmap.is_inconsistent() && bitmap.bit_count() > 0
+            bitmap.is_persistent()
+                && !bitmap.is_inconsistent()
+                && bitmap.bit_count() > 0
+                && bitmap.is_whole()
         };
         let all = self.bitmaps.all();
         let bitmaps: Vec<_> = all.iter().filter(storable).collect();
         let differs = {
             let directory = self.directory.lock();
+            let current = directory.current();
+            let is_current = |name: &str| current.contains(name.as_bytes());
             bitmaps
                 .iter()
-                .any(|bitmap| bitmap.is_altered() || !directory.is_current(bitmap.name()))
+                .any(|bitmap| bitmap.is_altered() || !is_current(bitmap.name()))
         };
         if !differs {
             return Ok(());
@@ -447,14 +460,16 @@ impl Image {
         replaced: &mut Clusters,
         made: &mut Clusters,
     ) -> Result<()> {
+        let places = next.iter().map(|stored| stored.name.clone());
+        let places: HashMap<Vec<u8>, usize> = places.zip(0..).collect();
         for bitmap in bitmaps {
             let (table, table_size) = self.write_bits(env, bitmap, made).await?;
             let auto = match bitmap.is_enabled() {
                 true => bitmap_flags::AUTO,
                 false => 0,
             };
-            let same = |stored: &&mut Stored| stored.shown_name() == bitmap.name();
-            if let Some(stored) = next.iter_mut().find(same) {
+            let place = places.get(bitmap.name().as_bytes()).copied();
+            if let Some(stored) = place.and_then(|place| next.get_mut(place)) {
                 replaced.extend(self.clusters_of(env, stored).await?);
                 stored.table = table;
                 stored.table_size = table_size;
@@ -658,16 +673,11 @@ impl Image {
 }
 
 impl Directory {
-    fn has(&self, name: &str) -> bool {
-        self.entries
-            .iter()
-            .any(|stored| stored.shown_name() == name)
-    }
-
-    /// Whether what is stored of a bitmap misses nothing.
-    fn is_current(&self, name: &str) -> bool {
-        let mut entries = self.entries.iter();
-        entries.any(|s| s.shown_name() == name && !s.has(bitmap_flags::IN_USE))
+    /// Names of bitmaps of which what is stored misses nothing.
+    fn current(&self) -> HashSet<&[u8]> {
+        let entries = self.entries.iter();
+        let current = entries.filter(|stored| !stored.has(bitmap_flags::IN_USE));
+        current.map(|stored| &*stored.name).collect()
     }
 }
 

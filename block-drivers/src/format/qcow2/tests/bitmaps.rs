@@ -39,12 +39,30 @@ fn opened(rig: &Rig, options: BlockdevOptions) -> NodeId {
         .unwrap()
 }
 
+/// Closes the image; its file is unlocked then.
 fn closed(rig: Rig) {
-    rig.block_on(rig.layer.close_all(&rig.queue)).unwrap();
+    let top = {
+        let graph = rig.layer.graph();
+        graph.entry(graph.find("top").unwrap()).node.id()
+    };
+    rig.block_on(async {
+        for backend in rig.layer.backends() {
+            rig.layer.remove_backend(&backend).await;
+        }
+        rig.layer.remove_node(&rig.queue, top).await.unwrap();
+    });
 }
 
 fn bitmap(rig: &Rig, name: &str) -> Arc<DirtyBitmap> {
     rig.layer.dirty_bitmap(named(name)).unwrap().1
+}
+
+/// A copy of an image: the server unlocks what it serves some time after its client has left.
+fn copy_of(path: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let copy = format!("{path}.{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    std::fs::copy(path, &copy).unwrap();
+    copy
 }
 
 /// The dirty runs of a bitmap in an image, as this driver loads it.
@@ -53,20 +71,18 @@ fn dirty_here(path: &str, name: &str) -> Vec<Range<u64>> {
     let mut options = qcow2("top", path);
     options.read_only = Some(true);
     opened(&rig, options);
-    bitmap(&rig, name).runs().collect()
+    let runs = bitmap(&rig, name).runs().collect();
+    closed(rig);
+    runs
 }
 
 /// The dirty runs of a bitmap in an image, as an NBD client of `qemu-nbd` sees them.
 fn dirty_there(dir: &Scratch, path: &str, name: &str) -> Vec<Range<u64>> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let socket = dir.path(&format!("socket{number}"));
-    // A copy: the server ends, and unlocks it, some time after its client has left.
-    let copy = dir.path(&format!("copy{number}"));
-    std::fs::copy(path, &copy).unwrap();
+    let copy = copy_of(path);
+    let socket = format!("{copy}.socket");
     let status = Command::new("qemu-nbd")
         .args([
-            "--fork", "-r", "-f", "qcow2", "-B", name, "-k", &socket, path,
+            "--fork", "-r", "-f", "qcow2", "-B", name, "-k", &socket, &copy,
         ])
         .stdout(Stdio::null())
         .status()
@@ -603,6 +619,8 @@ fn bitmaps_that_somebody_changed_are_shown_and_not_used() {
     check_changed(|b, d| b[d + 15] |= 8, ["(a) b", "(a) b"]);
     check_changed(|b, d| b[d + 16] = 2, ["(a) b", "(a) b"]);
     check_changed(|b, d| b[d + SECOND + 17] = 40, ["a (b)", "a (b)"]);
+    // A name that is no text.
+    check_changed(|b, d| b[d + 24] = 0xff, ["(\u{fffd}) b", "(\u{fffd}) b"]);
     // Tables that cannot be.
     check_changed(|b, d| b[d + 11] = 2, ["(a) b", "(a) b"]);
     check_changed(|b, d| put(b, d, &[0x7f]), ["(a) b", "(a) b"]);
