@@ -26,7 +26,7 @@ fn unlock(area: &[u8], passphrase: &[u8]) -> Result<Option<SectorCipher>, LuksEr
         if let Some(active) = &slot.active {
             let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
             let material = KeyBytes::new(area[range].to_vec());
-            if let Some(cipher) = header.unlock(active, passphrase, material)? {
+            if let Some((cipher, _)) = header.unlock(active, passphrase, material)? {
                 return Ok(Some(cipher));
             }
         }
