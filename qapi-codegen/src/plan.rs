@@ -38,7 +38,7 @@ impl Plan {
         let edges = edges(schema, &nodes);
         let boxes: HashSet<Place> = knots(names.len(), &edges)
             .iter()
-            .flat_map(|knot| fewest(names.len(), knot))
+            .flat_map(|knot| fewest(knot))
             .cloned()
             .collect();
         let boxed = edges.iter().filter(|edge| boxes.contains(&edge.place));
@@ -140,33 +140,107 @@ fn components(nodes: usize, edges: &[Edge]) -> Vec<usize> {
 
 /// The fewest places without which `knot` has no cycle; branches before members, then the first
 /// in the schema.
-fn fewest<'e>(nodes: usize, knot: &[&'e Edge]) -> Vec<&'e Place> {
-    let mut places: Vec<&Place> = Vec::new();
-    for branches in [true, false] {
-        for edge in knot.iter().filter(|edge| edge.branch == branches) {
-            if !places.contains(&&edge.place) {
-                places.push(&edge.place);
-            }
-        }
-    }
+fn fewest<'e>(knot: &[&'e Edge]) -> Vec<&'e Place> {
+    let knot = Knot::new(knot);
+    let all = knot.places.len();
     let mut trials = 0;
-    for size in 0..=places.len() {
+    for size in 0..=all {
         let mut chosen: Vec<usize> = (0..size).collect();
         loop {
-            let without: Vec<&Place> = chosen.iter().map(|&at| places[at]).collect();
-            if !has_cycle(nodes, knot, &without) {
-                return without;
+            if !knot.has_cycle(&chosen) {
+                return knot.named(&chosen);
             }
             trials += 1;
             if trials > MAX_TRIALS {
-                return enough(nodes, knot, places);
+                return knot.named(&knot.enough());
             }
-            if !advance(&mut chosen, places.len()) {
+            if !advance(&mut chosen, all) {
                 break;
             }
         }
     }
-    places
+    knot.places
+}
+
+/// Types that hold each other, by numbers of their own.
+struct Knot<'e> {
+    nodes: usize,
+    /// Branches first.
+    places: Vec<&'e Place>,
+    /// From, to, and at which place.
+    edges: Vec<(usize, usize, usize)>,
+}
+
+impl<'e> Knot<'e> {
+    fn new(edges: &[&'e Edge]) -> Self {
+        let mut places: Vec<&Place> = Vec::new();
+        for branches in [true, false] {
+            for edge in edges.iter().filter(|edge| edge.branch == branches) {
+                if !places.contains(&&edge.place) {
+                    places.push(&edge.place);
+                }
+            }
+        }
+        let mut nodes: HashMap<usize, usize> = HashMap::new();
+        let mut number = |node| {
+            let next = nodes.len();
+            *nodes.entry(node).or_insert(next)
+        };
+        let edges = edges.iter().map(|edge| {
+            let place = places.iter().position(|place| **place == edge.place);
+            (
+                number(edge.from),
+                number(edge.to),
+                place.unwrap_or_default(),
+            )
+        });
+        let edges = edges.collect();
+        Self {
+            nodes: nodes.len(),
+            places,
+            edges,
+        }
+    }
+
+    fn named(&self, places: &[usize]) -> Vec<&'e Place> {
+        places.iter().map(|&at| self.places[at]).collect()
+    }
+
+    /// Whether a cycle is left when the edges at places `without` are gone: whether, when nodes that
+    /// nobody holds are taken away again and again, some stay.
+    fn has_cycle(&self, without: &[usize]) -> bool {
+        let kept = || {
+            let edges = self.edges.iter();
+            edges.filter(|(.., place)| !without.contains(place))
+        };
+        let mut gone = vec![false; self.nodes];
+        loop {
+            let mut held = vec![false; self.nodes];
+            for &(from, to, _) in kept() {
+                held[to] |= !gone[from];
+            }
+            let mut changed = false;
+            for (gone, held) in gone.iter_mut().zip(held) {
+                changed |= !held && !*gone;
+                *gone = !held;
+            }
+            if !changed {
+                return gone.contains(&false);
+            }
+        }
+    }
+
+    /// Some places without which there is no cycle, and none of which can be left out.
+    fn enough(&self) -> Vec<usize> {
+        let mut kept: Vec<usize> = (0..self.places.len()).collect();
+        for place in (0..self.places.len()).rev() {
+            let fewer: Vec<usize> = kept.iter().copied().filter(|&at| at != place).collect();
+            if !self.has_cycle(&fewer) {
+                kept = fewer;
+            }
+        }
+        kept
+    }
 }
 
 /// The next choice of as many numbers below `len`; false after the last one.
@@ -180,43 +254,6 @@ fn advance(chosen: &mut [usize], len: usize) -> bool {
         *place = value;
     }
     true
-}
-
-/// Some of `places` without which there is no cycle, and none of which can be left out.
-fn enough<'e>(nodes: usize, knot: &[&'e Edge], places: Vec<&'e Place>) -> Vec<&'e Place> {
-    let mut kept = places;
-    let mut at = kept.len();
-    while at > 0 {
-        at -= 1;
-        let place = kept.remove(at);
-        if has_cycle(nodes, knot, &kept) {
-            kept.insert(at, place);
-        }
-    }
-    kept
-}
-
-/// Whether `edges` have a cycle when those at `without` are gone.
-fn has_cycle(nodes: usize, edges: &[&Edge], without: &[&Place]) -> bool {
-    let kept = || edges.iter().filter(|edge| !without.contains(&&edge.place));
-    let mut incoming = vec![0_usize; nodes];
-    let mut next: HashMap<usize, Vec<usize>> = HashMap::new();
-    for edge in kept() {
-        incoming[edge.to] += 1;
-        next.entry(edge.from).or_default().push(edge.to);
-    }
-    let mut left = kept().count();
-    let mut free: Vec<usize> = (0..nodes).filter(|&node| incoming[node] == 0).collect();
-    while let Some(node) = free.pop() {
-        for &to in next.get(&node).map_or(&[][..], Vec::as_slice) {
-            left -= 1;
-            incoming[to] -= 1;
-            if incoming[to] == 0 {
-                free.push(to);
-            }
-        }
-    }
-    left > 0
 }
 
 fn edges(schema: &Schema, nodes: &HashMap<&str, usize>) -> Vec<Edge> {
@@ -284,7 +321,7 @@ mod tests {
         let edges: Vec<Edge> = edges.iter().map(edge).collect();
         let mut got: Vec<String> = knots(10, &edges)
             .iter()
-            .flat_map(|knot| fewest(10, knot))
+            .flat_map(|knot| fewest(knot))
             .map(|(_, name)| name.clone())
             .collect();
         got.sort();
@@ -329,13 +366,15 @@ mod tests {
             branch: place.is_ascii_uppercase(),
         };
         let edges: Vec<Edge> = edges.iter().map(edge).collect();
-        for knot in knots(10, &edges) {
-            let boxes = fewest(10, &knot);
-            assert!(!has_cycle(10, &knot, &boxes));
+        for edges in knots(10, &edges) {
+            let knot = Knot::new(&edges);
+            let boxes = knot.enough();
+            assert!(!knot.has_cycle(&boxes));
             for left_out in &boxes {
-                let fewer: Vec<_> = boxes.iter().filter(|p| p != &left_out).copied().collect();
-                assert!(has_cycle(10, &knot, &fewer), "{left_out:?}");
+                let fewer: Vec<_> = boxes.iter().copied().filter(|at| at != left_out).collect();
+                assert!(knot.has_cycle(&fewer), "{left_out:?}");
             }
+            assert!(fewest(&edges).len() <= boxes.len());
         }
     }
 }
