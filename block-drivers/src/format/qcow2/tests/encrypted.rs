@@ -362,3 +362,53 @@ fn an_image_opened_without_its_key_waits_for_it() {
     rig.block_on(layer.remove_backend(&backend));
     rig.block_on(layer.close_all(&rig.queue)).unwrap();
 }
+
+/// Cuts the power after every event of a passphrase's coming and going: the one that stays opens
+/// the image all the time.
+#[test]
+fn a_power_cut_in_a_change_of_key_slots_leaves_the_other_passphrase() {
+    use block_core::driver::KeySlotChange;
+    let (kept, passing) = (Secret::new(b"kept".to_vec()), Secret::new(b"new".to_vec()));
+    let luks = LuksOptions {
+        iter_time: std::time::Duration::from_millis(1),
+        ..LuksOptions::default()
+    };
+    let options = CreateOptions {
+        encryption: Some(CreateEncryption::Luks(luks, kept.clone())),
+        cluster_size: 4096,
+        ..sized(64 << 10)
+    };
+    let mut disk = Disk::create(&options, None);
+    disk.run("write 0+64k aa; flush");
+    let mut bytes = disk.bench.file.bytes();
+    disk.bench.file.record();
+    for change in [
+        KeySlotChange::Add {
+            // The slot that lies across the end of a sector.
+            slot: Some(6),
+            passphrase: passing.clone(),
+            iter_time: std::time::Duration::from_millis(1),
+            force: false,
+        },
+        KeySlotChange::Erase {
+            slot: None,
+            passphrase: Some(passing.clone()),
+            force: false,
+        },
+    ] {
+        block_on(disk.image.change_key_slots(&disk.bench, change)).unwrap();
+    }
+    let opens = |bytes: &[u8], key: &Secret| {
+        let bench = bench(bytes.to_vec(), None);
+        let image = block_on(Image::open(&bench, "test", small_cache())).unwrap();
+        block_on(image.unlock(&bench, key)).is_ok()
+    };
+    let events = disk.bench.file.events();
+    let mut ever = false;
+    for event in &events {
+        apply(&mut bytes, event);
+        assert!(opens(&bytes, &kept));
+        ever |= opens(&bytes, &passing);
+    }
+    assert!(ever && !opens(&bytes, &passing));
+}
