@@ -213,7 +213,7 @@ fn every_mode_of_preallocation_allocates_what_qemu_does() {
     }
 }
 
-/// Options that QEMU amends and we do not: the slots of a LUKS header.
+/// Options about the slots of a LUKS header, which `encrypted.rs` looks at.
 const KEY_SLOTS: [&str; 5] = [
     "encrypt.iter-time",
     "encrypt.keyslot",
@@ -232,8 +232,10 @@ fn every_option_of_an_amended_image_is_taken_and_read_back() {
     let known = names(&help.out);
     assert!(known.len() > 10, "{help:?}");
     for option in &known {
-        let listed = names(&ours.out).contains(option);
-        assert_eq!(listed, !KEY_SLOTS.contains(&option.as_str()), "{option}");
+        assert!(names(&ours.out).contains(option), "{option}: {ours:?}");
+        if KEY_SLOTS.contains(&option.as_str()) {
+            continue;
+        }
         bench.prepare("qemu-img", &["create", "-q", "-f", "raw", "base.raw", "1M"]);
         let created = match option.as_str() {
             "backing_file" | "backing_fmt" => "backing_file=base.raw,backing_fmt=raw",
@@ -280,13 +282,6 @@ fn every_option_of_an_amended_image_is_taken_and_read_back() {
                 "64",
             ),
             "size" => ("size=3M", &["virtual-size"], "3145728"),
-            slots if KEY_SLOTS.contains(&slots) => {
-                let change = format!("{slots}=1");
-                let said = bench.ours("qemu-img", &["amend", "-o", &change, "old.qcow2"]);
-                assert_eq!(said.code, Some(1), "{said:?}");
-                assert!(said.err.contains(slots), "{said:?}");
-                continue;
-            }
             other => panic!("nobody has said what option {other} does"),
         };
         let said = bench.ours("qemu-img", &["amend", "-o", change, "old.qcow2"]);
