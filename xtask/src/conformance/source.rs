@@ -6,6 +6,13 @@ use std::process::Command;
 /// Where Debian says which mirror this machine uses.
 const SOURCES: &str = "/etc/apt/sources.list.d/debian.sources";
 
+/// The mirror of a machine that names none.
+const MIRROR: &str = "http://deb.debian.org/debian";
+
+/// The release of Debian whose QEMU the numbers of this project are about, whatever release the
+/// machine has.
+const RELEASE: &str = "trixie";
+
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// The folder of the tree; brought and unpacked when it is not there yet.
@@ -23,7 +30,7 @@ pub(super) fn bring() -> Result<PathBuf, String> {
             .map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
     }
     let list = cache.join("source.sources");
-    let text = source_list(&std::fs::read_to_string(SOURCES).unwrap_or_default())?;
+    let text = source_list(&std::fs::read_to_string(SOURCES).unwrap_or_default());
     std::fs::write(&list, text)
         .map_err(|error| format!("cannot write {}: {error}", list.display()))?;
     let apt = |folder: &Path, arguments: &[&str]| {
@@ -47,20 +54,13 @@ pub(super) fn bring() -> Result<PathBuf, String> {
 }
 
 /// A list of source packages on the mirror that `binaries`, a list of binary ones, names first.
-fn source_list(binaries: &str) -> Result<String, String> {
-    let field = |name: &str| {
-        let mut lines = binaries.lines();
-        lines.find_map(|line| line.strip_prefix(name).map(str::trim))
-    };
-    let (Some(mirror), Some(suites)) = (field("URIs:"), field("Suites:")) else {
-        return Err(format!(
-            "{SOURCES} names no mirror: unpack QEMU's source and say `--source DIR`"
-        ));
-    };
-    let suite = suites.split_whitespace().next().unwrap_or(suites);
-    Ok(format!(
-        "Types: deb-src\nURIs: {mirror}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n"
-    ))
+fn source_list(binaries: &str) -> String {
+    let mut lines = binaries.lines();
+    let mirror = lines.find_map(|line| line.strip_prefix("URIs:"));
+    let mirror = mirror.map_or(MIRROR, str::trim);
+    format!(
+        "Types: deb-src\nURIs: {mirror}\nSuites: {RELEASE}\nComponents: main\nSigned-By: {KEYRING}\n"
+    )
 }
 
 fn archive(folder: &Path) -> Result<PathBuf, String> {
@@ -90,17 +90,19 @@ fn run(mut command: Command) -> Result<(), String> {
 mod tests {
     use super::*;
 
+    #[track_caller]
+    fn check(binaries: &str, mirror: &str) {
+        let want = format!(
+            "Types: deb-src\nURIs: {mirror}\nSuites: trixie\nComponents: main\nSigned-By: {KEYRING}\n"
+        );
+        assert_eq!(source_list(binaries), want);
+    }
+
     #[test]
     fn sources_come_from_the_mirror_of_the_binaries() {
-        let binaries = "Types: deb\nURIs: http://a.example/debian\nSuites: trixie trixie-updates\n\n\
-                        Types: deb\nURIs: http://b.example\nSuites: trixie-security\n";
-        assert_eq!(
-            source_list(binaries).unwrap(),
-            format!(
-                "Types: deb-src\nURIs: http://a.example/debian\nSuites: trixie\n\
-                 Components: main\nSigned-By: {KEYRING}\n"
-            )
-        );
-        assert!(source_list("").is_err());
+        let binaries = "Types: deb\nURIs: http://a.example/debian\nSuites: bookworm\n\n\
+                        Types: deb\nURIs: http://b.example\nSuites: bookworm-security\n";
+        check(binaries, "http://a.example/debian");
+        check("", MIRROR);
     }
 }
