@@ -48,12 +48,24 @@ struct Difference {
     why: &'static str,
 }
 
-const ON_PURPOSE: [Difference; 16] = [
+const ON_PURPOSE: [Difference; 18] = [
     Difference {
         question: Question::Opens,
         ours: "ends behind the file's",
         theirs: "",
         why: "tables must lie in the file before memory is taken for them",
+    },
+    Difference {
+        question: Question::Opens,
+        ours: "has an end behind the end of the file",
+        theirs: "",
+        why: "the same for an entry of the snapshot table",
+    },
+    Difference {
+        question: Question::Reads,
+        ours: "",
+        theirs: "all of 0 bytes",
+        why: "they leave out a sector that is not whole, and do not look at its cluster",
     },
     Difference {
         question: Question::Opens,
@@ -274,7 +286,7 @@ fn difference(
         return Some((Question::IsCorrupt, our_words, their_words));
     }
     let words = |content| match content {
-        Content::Bytes(bytes) => format!("{} bytes", bytes.len()),
+        Content::Bytes(bytes) => format!("all of {} bytes", bytes.len()),
         Content::Unreadable(said) => said,
         Content::Large => "a large disk".to_owned(),
     };
