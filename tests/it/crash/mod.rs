@@ -149,7 +149,10 @@ impl History {
         for state in sim.crash_states(whole).chain(sim.crash_states(torn)) {
             if state.cut() >= begin {
                 // Powers of two: from all of the history, and few. It wants a key to look at others.
-                let readable = self.machine.content() != Content::Encrypted;
+                let readable = matches!(
+                    self.machine.content(),
+                    Content::Plain | Content::Subclusters
+                );
                 if readable && usize::is_power_of_two(states + 1) && states < 1 << SHOWN_TO_QEMU {
                     clean_to_qemu(&state);
                 }
