@@ -2,13 +2,13 @@
 //!
 //! A test whose program is missing says so and passes, unless `QBLK_REQUIRE_INTEROP` is set.
 
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 
 use block_schema::{Object, Value};
 
-use super::rig::{Client, Rig, connect};
+use super::rig::{Client, Rig, limited};
 
 /// Says why a test does nothing.
 ///
@@ -34,19 +34,27 @@ impl Oracle {
     /// Its socket, of which nothing was read yet.
     pub(super) fn start_quietly(rig: &Rig) -> Option<(Oracle, UnixStream)> {
         let socket = rig.path("oracle.sock");
-        let chardev = format!("socket,id=c,path={socket},server=on,wait=off");
+        // It connects to us: who connects to it before its monitor is there may be greeted twice.
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let chardev = format!("socket,id=c,path={socket},server=off");
         let child = Command::new("qemu-storage-daemon")
             .args(["--chardev", &chardev, "--monitor", "chardev=c"])
             .stdin(Stdio::null())
             .spawn()
             .ok()?;
         let mut oracle = Oracle(child);
-        while !Path::new(&socket).exists() {
+        listener.set_nonblocking(true).expect("a mode of a socket");
+        let stream = loop {
+            match listener.accept() {
+                Ok((stream, _)) => break stream,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+            }
             let running = oracle.0.try_wait().expect("a child");
             assert!(running.is_none(), "qemu-storage-daemon ended at once");
             std::thread::yield_now();
-        }
-        Some((oracle, connect(Path::new(&socket))))
+        };
+        stream.set_nonblocking(false).expect("a mode of a socket");
+        Some((oracle, limited(stream)))
     }
 }
 

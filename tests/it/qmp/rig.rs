@@ -1,6 +1,6 @@
 //! A daemon in this process, and a client that speaks to it byte by byte.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::num::NonZeroUsize;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use block_core::engine::{HostEngine, HostEngineOptions, Pool, Ring};
 use block_core::export::Exports;
@@ -140,21 +140,13 @@ fn run(layer: &Layer, socket: &Path, listening: &mpsc::Sender<QueueHandle>) {
     });
 }
 
-/// Connects to a daemon that listens, or is about to.
+/// Connects to a daemon that listens.
 pub(super) fn connect(path: &Path) -> UnixStream {
-    // QEMU's daemon makes its socket a moment before it listens.
-    let give_up = Instant::now() + Duration::from_secs(20);
-    let stream = loop {
-        match UnixStream::connect(path) {
-            Err(error)
-                if error.kind() == ErrorKind::ConnectionRefused && Instant::now() < give_up =>
-            {
-                std::thread::yield_now();
-            }
-            connected => break connected.expect("the daemon listens"),
-        }
-    };
-    // A daemon that says nothing fails the test rather than hang it.
+    limited(UnixStream::connect(path).expect("the daemon listens"))
+}
+
+/// A stream on which a daemon that says nothing fails the test rather than hang it.
+pub(super) fn limited(stream: UnixStream) -> UnixStream {
     let limit = Some(Duration::from_secs(20));
     stream.set_read_timeout(limit).expect("a time limit");
     stream
