@@ -155,7 +155,7 @@ impl Image {
             .await?;
         let rebuild = found.rebuild || repair == Repair::All && found.outside;
         let compared = match repair {
-            Repair::All if rebuild => self.rebuild(env, &mut report).await?,
+            Repair::All if rebuild => self.rebuild(env, wrong_snapshots, &mut report).await?,
             Repair::Leaks if rebuild => {
                 say(
                     &mut report,
@@ -215,10 +215,12 @@ impl Image {
         Ok(())
     }
 
-    /// Writes the refcount structures anew, and checks what came of it.
+    /// Writes the refcount structures anew, and checks what came of it. The corruptions of snapshot
+    /// table entries, `wrong_snapshots`, are still to be repaired.
     async fn rebuild<E: Surroundings>(
         &self,
         env: &E,
+        wrong_snapshots: u64,
         report: &mut CheckReport,
     ) -> Result<Compared> {
         say(report, "Rebuilding refcount structure".to_owned());
@@ -233,9 +235,10 @@ impl Image {
                 &mut after,
             )
             .await?;
-        report.corruptions_fixed += report.corruptions.saturating_sub(after.corruptions);
+        let left = after.corruptions + wrong_snapshots;
+        report.corruptions_fixed += report.corruptions.saturating_sub(left);
         report.leaks_fixed += report.leaks.saturating_sub(after.leaks);
-        report.corruptions = after.corruptions;
+        report.corruptions = left;
         report.leaks = after.leaks;
         report.check_errors = after.check_errors;
         for message in after.messages {

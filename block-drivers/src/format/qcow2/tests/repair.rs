@@ -224,6 +224,25 @@ fn snapshot_tables_are_cut_where_they_are_wrong() {
     });
 }
 
+/// What a repair says is left is what the next check finds, whatever else was repaired beside it.
+#[test]
+fn a_rebuild_and_completed_snapshots_leave_the_count_of_the_rest() {
+    let disk = sound();
+    let mut bytes = disk.bench.file.bytes();
+    let p = Places::of(&bytes);
+    let entry = bytes[p.snapshots..p.snapshots + CLUSTER].to_vec();
+    bytes[p.snapshots + 36..p.snapshots + 40].fill(0);
+    bytes[p.snapshots + 40..p.snapshots + 100].copy_from_slice(&entry[64..124]);
+    bytes[p.block..p.block + CLUSTER].fill(0);
+    put(&mut bytes, p.l2, 1 << 40 | 1 << 63);
+    let bench = bench(bytes, None);
+    let image = block_on(Image::open(&bench, "test", for_check(true))).unwrap();
+    let repaired = block_on(image.check(&bench, Repair::All)).unwrap();
+    let left = block_on(image.check(&bench, Repair::None)).unwrap();
+    assert!(left.corruptions > 0, "{left:#?}");
+    assert_eq!(repaired.corruptions, left.corruptions, "{repaired:#?}");
+}
+
 /// Cuts the power after every event of a rebuild: what is left is as damaged as before, or whole.
 #[test]
 fn a_power_cut_in_a_rebuild_leaves_what_can_be_rebuilt() {
