@@ -96,7 +96,7 @@ impl Backend {
             });
         }
         match request.op {
-            Op::Write | Op::WriteCompressed | Op::WriteZeroes(_) | Op::Discard
+            Op::Write | Op::WriteCompressed | Op::WriteZeroes(_) | Op::Populate | Op::Discard
                 if self.read_only || node.is_read_only() =>
             {
                 Err(Error::ReadOnly {
@@ -108,6 +108,7 @@ impl Backend {
             | Op::Write
             | Op::WriteCompressed
             | Op::WriteZeroes(_)
+            | Op::Populate
             | Op::Discard => Ok(()),
         }
     }

@@ -121,6 +121,12 @@ pub enum Error {
         /// The name that was looked up.
         node: String,
     },
+    /// No job has this name.
+    #[error("Block job '{job}' not found")]
+    JobNotFound {
+        /// The name that was looked up.
+        job: String,
+    },
     /// The queue or layer that should do the work is shutting down.
     #[error("the block layer is shutting down")]
     ShutDown,
@@ -153,7 +159,9 @@ impl Error {
             Error::PermissionConflict { .. } => Errno::BUSY,
             Error::ImageLocked { .. } => Errno::AGAIN,
             Error::Denied { .. } | Error::Encrypted { .. } => Errno::ACCESS,
-            Error::DeviceNotFound { .. } | Error::NodeNotFound { .. } => Errno::NODEV,
+            Error::DeviceNotFound { .. }
+            | Error::NodeNotFound { .. }
+            | Error::JobNotFound { .. } => Errno::NODEV,
             Error::ShutDown => Errno::SHUTDOWN,
         }
     }
@@ -163,6 +171,7 @@ impl Error {
         match self {
             Error::DeviceNotFound { .. } => Class::DeviceNotFound,
             Error::Encrypted { .. } => Class::DeviceEncrypted,
+            Error::JobNotFound { .. } => Class::DeviceNotActive,
             Error::Io { .. }
             | Error::Open { .. }
             | Error::Corrupt { .. }
@@ -209,6 +218,7 @@ impl Error {
             | Error::Encrypted { .. }
             | Error::DeviceNotFound { .. }
             | Error::NodeNotFound { .. }
+            | Error::JobNotFound { .. }
             | Error::ShutDown => None,
         }
     }

@@ -25,6 +25,7 @@ use crate::graph::open::{NoDrivers, Registry};
 use crate::graph::perm::{Role, Use};
 use crate::graph::policy::{DenyAll, OpenPolicy};
 use crate::graph::{Draft, Edge, Graph, Node, NodeId, NodeIndex};
+use crate::job::Job;
 use crate::queue::{LocalQueue, QueueBuilder, QueueShared};
 use crate::request::announce::{ClaimKind, Reach, Reader};
 use crate::request::cx::Child;
@@ -58,6 +59,7 @@ struct Shared {
     policy: Arc<dyn OpenPolicy>,
     secrets: Secrets,
     events: Events,
+    jobs: Mutex<Vec<Arc<Job>>>,
 }
 
 impl Default for Layer {
@@ -87,6 +89,7 @@ impl Layer {
             policy,
             secrets: Secrets::default(),
             events: Events::default(),
+            jobs: Mutex::default(),
         }))
     }
 
@@ -108,6 +111,11 @@ impl Layer {
     /// Who hears what happens by itself, and where to say so.
     pub fn events(&self) -> &Events {
         &self.0.events
+    }
+
+    /// The jobs that are not over, the oldest first.
+    pub(crate) fn job_list(&self) -> &Mutex<Vec<Arc<Job>>> {
+        &self.0.jobs
     }
 
     /// Emits what a request found out about an image, the first time for each node.
@@ -332,6 +340,7 @@ impl Layer {
                 node: String::new(),
             });
         };
+        graph.entry(index).node.check_unblocked()?;
         let name = graph.entry(index).node.name().to_owned();
         let has_parent = graph
             .entries()
@@ -459,6 +468,7 @@ impl Layer {
                 node: child.node_name().to_owned(),
             });
         }
+        child.node().check_unblocked()?;
         self.check_bitmaps_resize(id, len)?;
         let _drained = self.drain(&[id]).await;
         let driver = child.node().driver();
@@ -510,6 +520,7 @@ impl Layer {
                 node: child.node_name().to_owned(),
             });
         }
+        child.node().check_unblocked()?;
         let _drained = self.drain(&[id]).await;
         let applied = matches!(change, SnapshotChange::Apply(_));
         let snapshot = child.node().driver().snapshot(&child.cx(), change).await?;
@@ -584,6 +595,7 @@ impl Layer {
 
     fn writable_node(&self, queue: &LocalQueue, id: NodeId) -> Result<Child> {
         let child = self.node(queue, id)?;
+        child.node().check_unblocked()?;
         match child.is_read_only() {
             false => Ok(child),
             true => Err(Error::ReadOnly {
@@ -638,7 +650,7 @@ impl Layer {
     }
 
     /// Waits until no queue holds a graph older than `version`.
-    async fn wait_released(&self, version: u64) {
+    pub(crate) async fn wait_released(&self, version: u64) {
         for queue in self.0.queues.load().iter() {
             queue.ask_refresh();
         }

@@ -14,6 +14,7 @@ pub mod error;
 pub mod events;
 pub mod export;
 pub mod graph;
+pub mod job;
 pub mod layer;
 pub mod limits;
 pub mod qmp;

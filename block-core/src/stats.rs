@@ -27,7 +27,7 @@ impl Kind {
     pub(crate) fn of(op: Op) -> Kind {
         match op {
             Op::Read => Kind::Read,
-            Op::Write | Op::WriteCompressed | Op::WriteZeroes(_) => Kind::Write,
+            Op::Write | Op::WriteCompressed | Op::WriteZeroes(_) | Op::Populate => Kind::Write,
             Op::Flush => Kind::Flush,
             Op::Discard => Kind::Discard,
         }

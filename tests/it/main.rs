@@ -10,6 +10,7 @@ mod events;
 mod faults;
 mod independence;
 mod interop;
+mod jobs;
 mod qmp;
 mod queues;
 mod reports;

@@ -15,12 +15,16 @@ use crate::engine::{Leaf, LeafId};
 use crate::error::{Error, Result};
 use crate::request::announce::Claims;
 use crate::request::map::{Access, EdgeIndex, Extent, Lookup, Mapping};
+use crate::request::watch::Watchers;
 
+pub(crate) mod blocker;
 pub mod info;
 pub mod open;
 pub mod perm;
 pub mod policy;
+pub(crate) mod rebase;
 
+use blocker::Blockers;
 use perm::{Perm, Role, Use};
 
 /// Names a node for the life of the process; never reused.
@@ -98,6 +102,8 @@ pub struct Node {
     driver: Box<dyn Driver>,
     bitmaps: Arc<Bitmaps>,
     pub(crate) claims: Claims,
+    pub(crate) watchers: Watchers,
+    blockers: Blockers,
     /// Somebody was told that the image is corrupt.
     corruption_told: AtomicBool,
 }
@@ -114,6 +120,8 @@ impl Node {
             bitmaps: driver.bitmaps().unwrap_or_default(),
             driver,
             claims: Claims::default(),
+            watchers: Watchers::default(),
+            blockers: Blockers::default(),
             corruption_told: AtomicBool::new(false),
         })
     }
@@ -311,7 +319,11 @@ impl Graph {
         if access == Access::Write {
             for &(passed, shift) in &entry.passed {
                 let range = range.start + shift..range.end + shift;
-                self.entry(passed).node.bitmaps.mark(&range);
+                let node = &self.entry(passed).node;
+                if node.watchers.are_there() {
+                    return Lookup::Miss;
+                }
+                node.bitmaps.mark(&range);
             }
         }
         let entry = self.entry(target);

@@ -8,7 +8,7 @@ use block_schema::{Error, commands, server, types};
 
 use super::server::Daemon;
 use super::session::Session;
-use super::{bitmap, blockdev, export, object, query, snapshot};
+use super::{bitmap, blockdev, export, job, object, query, snapshot};
 
 /// The commands as one session runs them.
 pub(super) struct Commands {
@@ -52,8 +52,40 @@ impl server::BlockCore for Commands {
         &self,
         _: commands::QueryBlockJobs,
     ) -> Result<Vec<types::BlockJobInfo>, Error> {
-        // No command starts one yet.
-        Ok(Vec::new())
+        let jobs = self.daemon.queue().layer().jobs();
+        Ok(jobs.iter().map(|job| job.info()).collect())
+    }
+
+    async fn block_stream(&self, arguments: commands::BlockStream) -> Result<(), Error> {
+        let queue = self.daemon.queue();
+        queue.layer().block_stream(queue, arguments).await?;
+        Ok(())
+    }
+
+    async fn block_job_set_speed(
+        &self,
+        arguments: commands::BlockJobSetSpeed,
+    ) -> Result<(), Error> {
+        Ok(job::set_speed(self.daemon.queue().layer(), &arguments)?)
+    }
+
+    async fn block_job_cancel(&self, arguments: commands::BlockJobCancel) -> Result<(), Error> {
+        Ok(job::cancel(self.daemon.queue().layer(), &arguments)?)
+    }
+
+    async fn block_job_pause(&self, arguments: commands::BlockJobPause) -> Result<(), Error> {
+        let job = self.daemon.queue().layer().job(&arguments.device)?;
+        Ok(job.pause()?)
+    }
+
+    async fn block_job_resume(&self, arguments: commands::BlockJobResume) -> Result<(), Error> {
+        let job = self.daemon.queue().layer().job(&arguments.device)?;
+        Ok(job.resume()?)
+    }
+
+    async fn block_job_complete(&self, arguments: commands::BlockJobComplete) -> Result<(), Error> {
+        let job = self.daemon.queue().layer().job(&arguments.device)?;
+        Ok(job.complete()?)
     }
 
     async fn blockdev_add(&self, arguments: commands::BlockdevAdd) -> Result<(), Error> {

@@ -17,7 +17,8 @@ impl From<Error> for block_schema::Error {
             Error::InvalidOption { .. }
             | Error::PermissionConflict { .. }
             | Error::DeviceNotFound { .. }
-            | Error::NodeNotFound { .. } => error.chain(),
+            | Error::NodeNotFound { .. }
+            | Error::JobNotFound { .. } => error.chain(),
             Error::Io { .. }
             | Error::Open { .. }
             | Error::Corrupt { .. }

@@ -25,6 +25,7 @@ mod blockdev;
 mod commands;
 mod error;
 mod export;
+mod job;
 mod object;
 mod outbox;
 mod query;

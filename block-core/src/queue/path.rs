@@ -21,6 +21,7 @@ use crate::layer::Obstacle;
 use crate::request::announce::Reach;
 use crate::request::cx::Cx;
 use crate::request::map::{Access, Extent, Lookup, Mapping, Piece};
+use crate::request::watch::Watch;
 use crate::request::{Op, Request, generic};
 use crate::stats::Kind;
 
@@ -115,7 +116,12 @@ impl LocalQueue {
         match request.op {
             Op::Read => {}
             Op::Write if !request.fua && snapshot.graph.plain_writes(root) => {}
-            Op::Write | Op::WriteCompressed | Op::WriteZeroes(_) | Op::Discard | Op::Flush => {
+            Op::Write
+            | Op::WriteCompressed
+            | Op::WriteZeroes(_)
+            | Op::Populate
+            | Op::Discard
+            | Op::Flush => {
                 return Fast::Slow(request);
             }
         }
@@ -229,7 +235,7 @@ impl LocalQueue {
 
     /// The long way, on a task of its own.
     async fn run_slow(&self, slot: BackendSlot, request: Request) -> Result<()> {
-        let (snapshot, root, announced) = loop {
+        let (snapshot, root, announced, watch) = loop {
             let (snapshot, root) = self.root_of(slot)?;
             let node = Arc::clone(&snapshot.graph.entry(root).node);
             self.0.backends.borrow()[slot.0 as usize].backend.admit(
@@ -237,8 +243,17 @@ impl LocalQueue {
                 &node,
                 snapshot.graph.len(root),
             )?;
+            let watch = match request.access() {
+                Access::Write if request.op != Op::Populate => {
+                    Watch::begin(&node, self, &request.range()).await?
+                }
+                Access::Read | Access::Write => Watch::NOTHING,
+            };
             match self.try_announce(&snapshot, root, &request, true).await {
-                Ok(announced) => break (snapshot, root, announced),
+                Ok(announced) if watch.is_current(&node) => {
+                    break (snapshot, root, announced, watch);
+                }
+                Ok(_) => {}
                 Err(()) => {
                     drop(snapshot);
                     self.wait_for_obstacle(&node, &request).await;
@@ -246,7 +261,9 @@ impl LocalQueue {
             }
         };
         let cx = Cx::new(self.clone(), snapshot, root, Some(Rc::new(announced)));
-        generic::perform(&cx, request).await
+        let result = generic::perform(&cx, request).await;
+        drop(cx);
+        result.and(watch.end(self).await)
     }
 
     /// Announces level by level work; an error says that something is in the way.

@@ -28,6 +28,7 @@ use crate::queue::{Announced, LocalQueue, OpFuture, Snapshot};
 use crate::request::announce::Reach;
 use crate::request::generic;
 use crate::request::map::{Access, EdgeIndex, Lookup, Mapping};
+use crate::request::watch::Watch;
 
 pub use crate::request::announce::ClaimKind;
 
@@ -359,11 +360,12 @@ impl Child {
         if range.is_empty() {
             return Ok(());
         }
-        match self.enter(Access::Read, &range, Some(&buf)).await {
-            Entered::Leaves(mapping, _announced) => {
-                self.leaves(Access::Read, offset, &mapping, &buf).await
+        match self.enter(Access::Read, &range, &buf).await {
+            Some((mapping, _announced)) => self.leaves(Access::Read, offset, &mapping, &buf).await,
+            None => {
+                let cx = self.enter_node(Access::Read, &range).await;
+                generic::read(&cx, offset, buf).await
             }
-            Entered::Node(cx) => generic::read(&cx, offset, buf).await,
         }
     }
 
@@ -376,16 +378,13 @@ impl Child {
         if range.is_empty() {
             return Ok(());
         }
-        let fast = self.snapshot.graph.plain_writes(self.index);
-        match self
-            .enter(Access::Write, &range, fast.then_some(&buf))
-            .await
+        if self.snapshot.graph.plain_writes(self.index)
+            && let Some((mapping, _announced)) = self.enter(Access::Write, &range, &buf).await
         {
-            Entered::Leaves(mapping, _announced) => {
-                self.leaves(Access::Write, offset, &mapping, &buf).await
-            }
-            Entered::Node(cx) => generic::write(&cx, offset, buf, generic::Durable::Later).await,
+            return self.leaves(Access::Write, offset, &mapping, &buf).await;
         }
+        let write = async |cx: Cx| generic::write(&cx, offset, buf, generic::Durable::Later).await;
+        self.change(&range, write).await
     }
 
     /// Writes `buf` at `offset`, compressed; see
@@ -398,8 +397,8 @@ impl Child {
         if range.is_empty() {
             return Ok(());
         }
-        let cx = self.enter_node(Access::Write, &range).await;
-        generic::write_compressed(&cx, offset, buf).await
+        let write = async |cx: Cx| generic::write_compressed(&cx, offset, buf).await;
+        self.change(&range, write).await
     }
 
     /// Makes `range` read as zeroes.
@@ -408,8 +407,8 @@ impl Child {
     /// As [`write`](Child::write).
     pub async fn write_zeroes(&self, range: Range<u64>, flags: ZeroFlags) -> Result<()> {
         let range = self.writable_range(range.start, range.end.saturating_sub(range.start))?;
-        let cx = self.enter_node(Access::Write, &range).await;
-        generic::write_zeroes(&cx, range, flags).await
+        let write = async |cx: Cx| generic::write_zeroes(&cx, range.clone(), flags).await;
+        self.change(&range, write).await
     }
 
     /// Gives `range` back.
@@ -418,8 +417,8 @@ impl Child {
     /// As [`write`](Child::write).
     pub async fn discard(&self, range: Range<u64>) -> Result<()> {
         let range = self.writable_range(range.start, range.end.saturating_sub(range.start))?;
-        let cx = self.enter_node(Access::Write, &range).await;
-        generic::discard(&cx, range).await
+        let discard = async |cx: Cx| generic::discard(&cx, range.clone()).await;
+        self.change(&range, discard).await
     }
 
     /// Makes everything durable that has completed.
@@ -510,29 +509,48 @@ impl Child {
         self.range(offset, len)
     }
 
-    /// Announces the whole way down and maps it; where that cannot be, announces this node alone.
-    async fn enter(&self, access: Access, range: &Range<u64>, buf: Option<&IoBuf>) -> Entered {
-        if let Some(buf) = buf {
-            let announced = self
-                .queue
-                .announce(self.node().id(), access, Reach::Direct, range)
-                .await;
-            let graph = &self.snapshot.graph;
-            let mut mapping = Mapping::new();
-            if self
-                .queue
+    /// Announces the whole way down and maps it; nothing where that cannot be.
+    async fn enter(
+        &self,
+        access: Access,
+        range: &Range<u64>,
+        buf: &IoBuf,
+    ) -> Option<(Mapping, Announced)> {
+        let announced = self
+            .queue
+            .announce(self.node().id(), access, Reach::Direct, range)
+            .await;
+        let graph = &self.snapshot.graph;
+        let mut mapping = Mapping::new();
+        let clear =
+            self.queue
                 .layer()
                 .obstacle(graph, self.index, access, range, Reach::Direct, false)
                 == Obstacle::None
                 && graph.walk(self.index, access, range.clone(), &mut mapping) == Lookup::Mapped
-                && self.queue.fits_leaves(&self.snapshot, &mapping, buf)
-            {
-                return Entered::Leaves(mapping, announced);
-            }
-        }
-        Entered::Node(self.enter_node(access, range).await)
+                && self.queue.fits_leaves(&self.snapshot, &mapping, buf);
+        clear.then_some((mapping, announced))
     }
 
+    /// Announces a change of this node alone, and makes it, between what its watchers do.
+    async fn change(
+        &self,
+        range: &Range<u64>,
+        change: impl AsyncFnOnce(Cx) -> Result<()>,
+    ) -> Result<()> {
+        let node = self.node();
+        let (cx, watch) = loop {
+            let watch = Watch::begin(node, &self.queue, range).await?;
+            let cx = self.enter_node(Access::Write, range).await;
+            if watch.is_current(node) {
+                break (cx, watch);
+            }
+        };
+        let result = change(cx).await;
+        result.and(watch.end(&self.queue).await)
+    }
+
+    /// Announces this node alone.
     async fn enter_node(&self, access: Access, range: &Range<u64>) -> Cx {
         let node = Arc::clone(self.node());
         let announced = loop {
@@ -588,11 +606,6 @@ impl Child {
             }),
         }
     }
-}
-
-enum Entered {
-    Leaves(Mapping, Announced),
-    Node(Cx),
 }
 
 /// Operations on a protocol driver's own descriptor. Offsets, lengths and memory have the leaf's

@@ -10,12 +10,14 @@ use crate::buffer::IoBuf;
 use crate::driver::{Status, StatusKind, ZeroFlags};
 use crate::error::Result;
 use crate::graph::DetectZeroes;
-use crate::request::cx::Cx;
+use crate::request::cx::{ClaimKind, Cx};
 use crate::request::map::{Access, Extent, Mapping};
 use crate::request::{Op, Request, align};
 
 /// Zero bytes written at a time where nothing better is there.
 const ZERO_CHUNK: u64 = 1 << 20;
+/// Bytes populated at a time.
+const POPULATE_CHUNK: u64 = 1 << 20;
 
 /// When a write has to be durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,7 @@ pub(crate) fn verb(op: Op) -> &'static str {
         Op::Read => "read",
         Op::Write | Op::WriteCompressed => "write",
         Op::WriteZeroes(_) => "write zeroes",
+        Op::Populate => "populate",
         Op::Discard => "discard",
         Op::Flush => "flush",
     }
@@ -67,6 +70,7 @@ pub(crate) async fn perform(cx: &Cx, request: Request) -> Result<()> {
                 Ok(())
             }
         }
+        Op::Populate => populate(cx, range).await,
         Op::Discard => discard(cx, range).await,
     }
 }
@@ -160,6 +164,58 @@ pub(crate) async fn write_zeroes(cx: &Cx, range: Range<u64>, mut flags: ZeroFlag
         node.driver().write_zeroes(cx, part, flags).await?;
     }
     Ok(())
+}
+
+/// Stores what shows through from the backing file, where the node has nothing yet. What is below
+/// the node stays as it is meanwhile: the caller sees to that.
+///
+/// A guest's write that comes first wins, since the node is looked at under a claim. No bitmap
+/// hears of it: the node reads as before.
+async fn populate(cx: &Cx, range: Range<u64>) -> Result<()> {
+    let unit = u64::from(cx.node().driver().limits().optimal_transfer);
+    // Claims of the driver's own writes are to lie within this one.
+    let around = range.start / unit * unit..range.end.div_ceil(unit).saturating_mul(unit);
+    let zeroes = {
+        let _claim = cx.claim(around.clone(), ClaimKind::Write).await;
+        let mut zeroes = Vec::new();
+        for gap in gaps(cx, &range).await? {
+            for part in cut(gap.start, gap.end - gap.start, POPULATE_CHUNK) {
+                let buf = IoBuf::zeroed(within(&part, part.start).len());
+                read_backing(cx, part.start, buf.clone()).await?;
+                match buf.is_zero(0..buf.len()) {
+                    true => zeroes.push(part),
+                    false => cx.node().driver().write(cx, part.start, buf).await?,
+                }
+            }
+        }
+        zeroes
+    };
+    if zeroes.is_empty() {
+        return Ok(());
+    }
+    // Making zeroes keeps readers out too, whom a copy of data does not disturb.
+    let _claim = cx.claim(around, ClaimKind::Exclusive).await;
+    for zero in zeroes {
+        for gap in gaps(cx, &zero).await? {
+            let flags = ZeroFlags::default();
+            cx.node().driver().write_zeroes(cx, gap, flags).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The parts of a range that the node itself does not have.
+async fn gaps(cx: &Cx, range: &Range<u64>) -> Result<Vec<Range<u64>>> {
+    let mut gaps = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
+        let status = cx.node().driver().status(cx, at..range.end).await?;
+        if status.kind == StatusKind::Unallocated {
+            gaps.push(at..at + status.len);
+        }
+        at += status.len;
+    }
+    Ok(gaps)
 }
 
 /// Gives a range of the node back, if the node passes discards on.

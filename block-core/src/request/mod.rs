@@ -16,6 +16,7 @@ pub mod align;
 pub(crate) mod announce;
 pub(crate) mod cx;
 pub(crate) mod generic;
+pub(crate) mod watch;
 
 /// What a request does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,9 @@ pub enum Op {
     WriteCompressed,
     /// Makes a range read as zeroes.
     WriteZeroes(ZeroFlags),
+    /// Stores what shows through from the backing file, where the node itself has nothing yet. What
+    /// the node reads as does not change.
+    Populate,
     /// Says that a range is not needed.
     Discard,
     /// Makes every completed write durable.
@@ -91,6 +95,17 @@ impl Request {
         }
     }
 
+    /// Stores what shows through from the backing file within `len` bytes at `offset`.
+    pub fn populate(offset: u64, len: u64) -> Request {
+        Request {
+            op: Op::Populate,
+            offset,
+            len,
+            fua: false,
+            buf: IoBuf::empty(),
+        }
+    }
+
     /// Gives `len` bytes at `offset` back.
     pub fn discard(offset: u64, len: u64) -> Request {
         Request {
@@ -124,7 +139,9 @@ impl Request {
     pub(crate) fn access(&self) -> Access {
         match self.op {
             Op::Read | Op::Flush => Access::Read,
-            Op::Write | Op::WriteCompressed | Op::WriteZeroes(_) | Op::Discard => Access::Write,
+            Op::Write | Op::WriteCompressed | Op::WriteZeroes(_) | Op::Populate | Op::Discard => {
+                Access::Write
+            }
         }
     }
 

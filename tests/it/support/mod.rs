@@ -1,6 +1,7 @@
 //! What the integration tests share: temporary folders, seeds, layers, images, and QEMU's tools.
 
 pub(crate) mod disks;
+pub(crate) mod load;
 pub(crate) mod machine;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,59 @@
+//! What keeps verbs off a node while a job uses it.
+//!
+//! A job blocks every node that it reads, writes or moves; verbs that would change what the node
+//! is (its length, its place in the graph, its content as a whole) ask first. Requests are never
+//! blocked. Not here: who may read and write at all (`perm`).
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::graph::Node;
+
+/// The reasons why a node must stay as it is, the oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Blockers(Mutex<Vec<Arc<str>>>);
+
+/// Keeps verbs off a node until it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Blocked {
+    node: Arc<Node>,
+    reason: Arc<str>,
+}
+
+impl Node {
+    /// Keeps verbs off the node, for a reason that is a whole phrase.
+    pub(crate) fn block(self: &Arc<Self>, reason: &Arc<str>) -> Blocked {
+        self.blockers.0.lock().push(Arc::clone(reason));
+        Blocked {
+            node: Arc::clone(self),
+            reason: Arc::clone(reason),
+        }
+    }
+
+    /// Whether a verb may change what the node is.
+    ///
+    /// # Errors
+    /// `PermissionConflict` with the first reason why not.
+    pub(crate) fn check_unblocked(&self) -> Result<()> {
+        match self.blockers.0.lock().first() {
+            None => Ok(()),
+            Some(reason) => Err(Error::PermissionConflict {
+                node: self.name().to_owned(),
+                reason: format!("Node '{}' is busy: {reason}", self.name()),
+            }),
+        }
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        let mut reasons = self.node.blockers.0.lock();
+        let own = reasons.iter().position(|r| Arc::ptr_eq(r, &self.reason));
+        if let Some(own) = own {
+            reasons.remove(own);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! A device's chain of images, as the commands of jobs name its parts.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::driver::BackingName;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Node, NodeId};
+use crate::layer::Layer;
+
+/// The images of a chain, the active one first.
+pub(super) struct Chain(Vec<Arc<Node>>);
+
+impl Chain {
+    /// The chain of a device, or of a node.
+    ///
+    /// # Errors
+    /// `DeviceNotFound`.
+    pub(super) fn of(layer: &Layer, device: &str) -> Result<Chain> {
+        let graph = layer.graph();
+        let top = match layer.backend(device) {
+            Some(backend) => graph.index_of(backend.root()),
+            None => graph.find(device),
+        };
+        let Some(top) = top else {
+            return Err(Error::DeviceNotFound {
+                device: device.to_owned(),
+            });
+        };
+        let images = std::iter::successors(Some(top), |&index| graph.backing(index));
+        let node = |index| Arc::clone(&graph.entry(index).node);
+        Ok(Chain(images.map(node).collect()))
+    }
+
+    /// All images, the active one first.
+    pub(super) fn images(&self) -> &[Arc<Node>] {
+        &self.0
+    }
+
+    /// The image that guests write.
+    pub(super) fn active(&self) -> &Arc<Node> {
+        &self.0[0]
+    }
+
+    /// How many backing files below the active image one is, by its file's name: as it was opened,
+    /// as the image above names it, or by another spelling of the same path.
+    pub(super) fn depth_of(&self, name: &str) -> Option<usize> {
+        let path = |name: &str| Path::new(name).canonicalize().ok();
+        let wanted = path(name);
+        let as_opened = |node: &Arc<Node>| {
+            let filename = &node.facts().filename;
+            filename == name || wanted.is_some() && path(filename) == wanted
+        };
+        if let Some(depth) = self.0.iter().position(as_opened) {
+            return Some(depth);
+        }
+        let as_named = |node: &Arc<Node>| {
+            let backing = node.driver().describe().backing;
+            backing.is_some_and(|backing| backing.filename == name)
+        };
+        let above = self.0.iter().position(as_named)?;
+        (above + 1 < self.0.len()).then_some(above + 1)
+    }
+}
+
+/// What an image says about a node that becomes its backing file.
+pub(super) fn name_of(node: &Node) -> BackingName {
+    BackingName {
+        filename: node.facts().filename.clone(),
+        format: Some(node.driver().format_name().to_owned()),
+    }
+}
+
+/// Checks that images are used by the chain above them alone: their content is about to change for
+/// everybody else.
+///
+/// # Errors
+/// `PermissionConflict`, naming the image.
+pub(super) fn check_only_chain(graph: &Graph, images: &[Arc<Node>]) -> Result<()> {
+    for node in images {
+        let Some(index) = graph.index_of(node.id()) else {
+            continue;
+        };
+        let edges = graph.entries().flat_map(|(_, entry)| &entry.edges);
+        if edges.filter(|edge| edge.child == index).count() > 1 {
+            let name = node.name();
+            return Err(Error::PermissionConflict {
+                node: name.to_owned(),
+                reason: format!("Node '{name}' is busy: another image needs it as it is"),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The ids of nodes.
+pub(super) fn ids(nodes: &[Arc<Node>]) -> Vec<NodeId> {
+    nodes.iter().map(|node| node.id()).collect()
+}

@@ -1,0 +1,334 @@
+//! Jobs: work on nodes that goes on while guests use them: streams, commits, mirrors, backups.
+//!
+//! A [`Job`] is what users hold: its state, its verbs, its progress. The work itself is a task of
+//! the queue that started it; it holds a [`Worker`](worker::Worker), asks it between two pieces of
+//! work whether to go on, and tells it what failed. Which verbs a state takes is in `table`.
+//!
+//! A job's requests are requests like others: announced, drained, counted. So no verb has to
+//! stop a job before it drains a node; a job that waits for a gate just waits. Verbs that would
+//! change what a job works on are kept away by `graph/blocker.rs`. Invariant: a job that is over has
+//! taken its backends, watchers and blocks away before anybody hears of its end.
+
+use std::sync::Arc;
+
+use block_schema::types::{
+    BlockDeviceIoStatus, BlockJobInfo, BlockJobType, BlockdevOnError, JobStatus,
+};
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::graph::info::signed;
+use crate::layer::Layer;
+use crate::sync::WaitList;
+
+mod chain;
+mod crew;
+mod stream;
+mod table;
+mod worker;
+
+pub use table::Verb;
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All was done.
+    Completed,
+    /// A user gave it up.
+    Cancelled,
+    /// The error's whole text.
+    Failed(String),
+}
+
+/// How far a job is, in bytes of work; `total` can grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Done.
+    pub done: u64,
+    /// To do altogether, as far as is known.
+    pub total: u64,
+}
+
+/// A user gave a job up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Cancel {
+    /// A job whose sides are equal keeps the target as it is.
+    Soft,
+    /// At once.
+    Force,
+}
+
+#[derive(Debug)]
+struct State {
+    status: JobStatus,
+    /// A user or an error wants it to stand still.
+    paused: bool,
+    /// Its worker does.
+    still: bool,
+    cancel: Option<Cancel>,
+    complete: bool,
+    /// Bytes a second; 0 is no limit.
+    speed: u64,
+    progress: Progress,
+    io_status: BlockDeviceIoStatus,
+    ending: Option<Ending>,
+}
+
+/// A job, as its users hold it; clones of the `Arc` are the same job.
+pub struct Job {
+    id: String,
+    kind: BlockJobType,
+    layer: Layer,
+    state: Mutex<State>,
+    /// Woken when anything of the state changes.
+    changed: WaitList,
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Job({} {:?})", self.kind, self.id)
+    }
+}
+
+impl Job {
+    /// Its name: the device's, unless it was given one.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What it does.
+    pub fn kind(&self) -> BlockJobType {
+        self.kind
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        self.state.lock().progress
+    }
+
+    /// Where it is in its life.
+    pub fn status(&self) -> JobStatus {
+        self.state.lock().status
+    }
+
+    /// What `query-block-jobs` shows.
+    pub fn info(&self) -> BlockJobInfo {
+        let state = self.state.lock();
+        BlockJobInfo {
+            r#type: self.kind.as_str().to_owned(),
+            device: self.id.clone(),
+            len: signed(state.progress.total),
+            offset: signed(state.progress.done),
+            busy: !state.still,
+            paused: state.paused,
+            speed: signed(state.speed),
+            io_status: state.io_status,
+            ready: Some(matches!(
+                state.status,
+                JobStatus::Ready | JobStatus::Standby
+            )),
+            status: Some(state.status),
+            auto_finalize: Some(true),
+            auto_dismiss: Some(true),
+            error: None,
+        }
+    }
+
+    /// Lets the job stand still, as soon as its requests have ended. Pausing twice is pausing once.
+    ///
+    /// # Errors
+    /// `InvalidOption` in a state that has nothing to pause.
+    pub fn pause(&self) -> Result<()> {
+        self.change(Verb::Pause, |state| {
+            state.paused = true;
+            Ok(())
+        })
+    }
+
+    /// Lets the job go on, and forgets its error. One that is running already does.
+    ///
+    /// # Errors
+    /// `InvalidOption` in a state that has nothing to resume.
+    pub fn resume(&self) -> Result<()> {
+        self.change(Verb::Resume, |state| {
+            state.paused = false;
+            state.io_status = BlockDeviceIoStatus::Ok;
+            Ok(())
+        })
+    }
+
+    /// Gives the job up; it ends soon. A job that is ready leaves a consistent copy, unless forced.
+    ///
+    /// # Errors
+    /// `InvalidOption` when the job is paused and `force` is not given, or is over.
+    pub fn cancel(&self, force: bool) -> Result<()> {
+        self.change(Verb::Cancel, |state| {
+            if state.paused && !force {
+                return Err(Error::invalid(
+                    "device",
+                    format!("The block job for device '{}' is currently paused", self.id),
+                ));
+            }
+            let how = if force { Cancel::Force } else { Cancel::Soft };
+            state.cancel = state.cancel.max(Some(how));
+            state.paused = false;
+            Ok(())
+        })
+    }
+
+    /// Lets a job whose sides are equal finish: a mirror leads its device to the target.
+    ///
+    /// # Errors
+    /// `InvalidOption` when the job is not ready, is paused, or was cancelled.
+    pub fn complete(&self) -> Result<()> {
+        self.change(Verb::Complete, |state| {
+            if state.paused || state.cancel.is_some() {
+                return Err(Error::invalid(
+                    "device",
+                    format!("The active block job '{}' cannot be completed", self.id),
+                ));
+            }
+            state.complete = true;
+            Ok(())
+        })
+    }
+
+    /// Limits the job to so many bytes a second; 0 is no limit.
+    ///
+    /// # Errors
+    /// `InvalidOption` when the job is over.
+    pub fn set_speed(&self, speed: u64) -> Result<()> {
+        self.change(Verb::SetSpeed, |state| {
+            state.speed = speed;
+            Ok(())
+        })
+    }
+
+    /// Waits for the job's end.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not touch the job.
+    pub async fn ended(&self) -> Ending {
+        let mut ending = None;
+        let has_ended = || {
+            ending.clone_from(&self.state.lock().ending);
+            ending.is_some()
+        };
+        self.changed.wait_until(has_ended).await;
+        ending.unwrap_or(Ending::Cancelled)
+    }
+
+    /// Waits until what [`info`](Job::info) shows differs from what was seen, or the job is over;
+    /// for who follows a job.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not touch the job.
+    pub async fn changed_since(&self, seen: &BlockJobInfo) {
+        let has_changed = || self.state.lock().ending.is_some() || self.info() != *seen;
+        self.changed.wait_until(has_changed).await;
+    }
+
+    fn change(&self, verb: Verb, change: impl FnOnce(&mut State) -> Result<()>) -> Result<()> {
+        {
+            let mut state = self.state.lock();
+            if !table::takes(state.status, verb) {
+                return Err(Error::invalid(
+                    "device",
+                    format!(
+                        "Job '{}' in state '{}' cannot accept command verb '{}'",
+                        self.id,
+                        state.status,
+                        verb.as_str()
+                    ),
+                ));
+            }
+            change(&mut state)?;
+        }
+        self.changed.wake_all();
+        Ok(())
+    }
+
+    fn set_status(&self, state: &mut State, next: JobStatus) {
+        debug_assert!(
+            table::follows(next, state.status),
+            "{self:?}: {} after {}",
+            next,
+            state.status
+        );
+        state.status = next;
+    }
+}
+
+/// What every job is started with.
+#[derive(Clone, Debug)]
+pub(crate) struct NewJob {
+    pub(crate) id: String,
+    pub(crate) kind: BlockJobType,
+    pub(crate) speed: u64,
+}
+
+impl Layer {
+    /// The jobs that are not over, the newest first.
+    pub fn jobs(&self) -> Vec<Arc<Job>> {
+        self.job_list().lock().iter().rev().cloned().collect()
+    }
+
+    /// The job of a name.
+    ///
+    /// # Errors
+    /// `JobNotFound`.
+    pub fn job(&self, id: &str) -> Result<Arc<Job>> {
+        let jobs = self.job_list().lock();
+        let found = jobs.iter().find(|job| job.id == id);
+        found
+            .cloned()
+            .ok_or_else(|| Error::JobNotFound { job: id.to_owned() })
+    }
+
+    /// Enters a job, which does not work yet.
+    ///
+    /// # Errors
+    /// `InvalidOption` when its name is taken, or is no name.
+    fn new_job(&self, new: NewJob) -> Result<Arc<Job>> {
+        let NewJob { id, kind, speed } = new;
+        let mut jobs = self.job_list().lock();
+        if jobs.iter().any(|job| job.id == id) {
+            let reason = format!("Job ID '{id}' already in use");
+            return Err(Error::invalid("job-id", reason));
+        }
+        let state = State {
+            status: JobStatus::Created,
+            paused: false,
+            still: false,
+            cancel: None,
+            complete: false,
+            speed,
+            progress: Progress::default(),
+            io_status: BlockDeviceIoStatus::Ok,
+            ending: None,
+        };
+        let job = Arc::new(Job {
+            id,
+            kind,
+            layer: self.clone(),
+            state: Mutex::new(state),
+            changed: WaitList::new(),
+        });
+        jobs.push(Arc::clone(&job));
+        Ok(job)
+    }
+}
+
+/// A job's `speed` as the schema has it.
+///
+/// # Errors
+/// `InvalidOption` for a negative one.
+pub(crate) fn speed_of(speed: Option<i64>) -> Result<u64> {
+    u64::try_from(speed.unwrap_or(0))
+        .map_err(|_| Error::invalid("speed", "Parameter 'speed' expects a non-negative value"))
+}
+
+/// What to do about errors, where nothing was said.
+pub(crate) fn or_report(policy: Option<BlockdevOnError>) -> BlockdevOnError {
+    policy.unwrap_or(BlockdevOnError::Report)
+}

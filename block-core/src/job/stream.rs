@@ -1,0 +1,212 @@
+//! `block-stream`: copies what shows through from backing files into the active image, so that it
+//! needs them no longer.
+//!
+//! What is copied is decided by the chain's status, range by range; the copy itself is a *populate*
+//! request, which looks again under a claim and leaves alone what a guest has written meanwhile.
+//! Invariant: the backing files do not change while the job runs; blocks on their nodes see to it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use block_schema::commands::BlockStream;
+use block_schema::types::{BlockJobType, BlockdevOnError, IoOperationType};
+
+use super::chain::{Chain, name_of};
+use super::crew::Crew;
+use super::worker::{Next, Stop, Worker};
+use super::{Job, NewJob, Progress, or_report, speed_of};
+use crate::backend::Backend;
+use crate::driver::StatusKind;
+use crate::error::{Error, Result};
+use crate::graph::rebase::NewBacking;
+use crate::graph::{Node, NodeId};
+use crate::layer::Layer;
+use crate::queue::LocalQueue;
+use crate::request::Request;
+use crate::request::status::ChainStatus;
+
+/// Bytes populated by one request.
+const CHUNK: u64 = 1 << 20;
+/// Requests at once.
+const AT_ONCE: usize = 8;
+/// Bytes whose status is asked for at a time: a pause waits for no more.
+const STATUS_CHUNK: u64 = 1 << 30;
+
+impl Layer {
+    /// Starts copying what shows through a device's image from its backing files, down to `base` or
+    /// all of it; then the image needs only `base`. The job runs on `queue`.
+    ///
+    /// # Errors
+    /// `DeviceNotFound`; `InvalidOption` for a base that is not in the chain, a negative speed, a name
+    /// in use; `ReadOnly`; `PermissionConflict` when another job is there.
+    pub async fn block_stream(
+        &self,
+        queue: &LocalQueue,
+        arguments: BlockStream,
+    ) -> Result<Arc<Job>> {
+        let BlockStream {
+            device,
+            base,
+            speed,
+            on_error,
+        } = arguments;
+        let chain = Chain::of(self, &device)?;
+        let base = base
+            .map(|name| match chain.depth_of(&name) {
+                Some(depth) if depth > 0 => Ok(depth),
+                Some(_) | None => {
+                    let reason = format!("Can't find '{name}' in the backing chain");
+                    Err(Error::invalid("base", reason))
+                }
+            })
+            .transpose()?;
+        let speed = speed_of(speed)?;
+        let images = &chain.images()[..base.unwrap_or(chain.images().len())];
+        for image in chain.images() {
+            image.check_unblocked()?;
+        }
+        let kind = BlockJobType::Stream;
+        let job = self.new_job(NewJob {
+            id: device,
+            kind,
+            speed,
+        })?;
+        let backend = match self.add_backend("", chain.active().id(), false).await {
+            Ok(backend) => backend,
+            Err(error) => {
+                job.forget();
+                return Err(error);
+            }
+        };
+        let reason: Arc<str> = "block device is in use by block job: stream".into();
+        let blocks: Vec<_> = chain.images().iter().map(|n| n.block(&reason)).collect();
+        let stream = Stream {
+            layer: self.clone(),
+            backend,
+            active: Arc::clone(chain.active()),
+            base: base.map(|depth| Arc::clone(&chain.images()[depth])),
+            depth: images.len(),
+            policy: or_report(on_error),
+        };
+        job.start(queue, move |worker| async move {
+            let mut result = stream.run(&worker).await;
+            if result.is_ok() {
+                result = stream.finish(&worker).await;
+            }
+            stream.layer.remove_backend(&stream.backend).await;
+            drop(blocks);
+            result
+        });
+        Ok(job)
+    }
+}
+
+struct Stream {
+    layer: Layer,
+    backend: Arc<Backend>,
+    active: Arc<Node>,
+    base: Option<Arc<Node>>,
+    /// Images whose content is wanted, with the active one.
+    depth: usize,
+    policy: BlockdevOnError,
+}
+
+impl Stream {
+    async fn run(&self, worker: &Worker) -> Result<(), Stop> {
+        let id = self.active.id();
+        let len = self.layer.node(worker.queue(), id)?.len();
+        worker.set_progress(Progress {
+            done: 0,
+            total: len,
+        });
+        let crew = Crew::new(worker.queue(), AT_ONCE);
+        let result = self.copy_all(worker, &crew, id, len).await;
+        crew.settle().await;
+        result?;
+        crew.finish().await?;
+        worker.check_whole()?;
+        let slot = worker.queue().attach(&self.backend);
+        let flushed = worker.queue().request(slot, Request::flush()).await;
+        flushed?;
+        Ok(())
+    }
+
+    async fn copy_all(
+        &self,
+        worker: &Worker,
+        crew: &Crew,
+        id: NodeId,
+        len: u64,
+    ) -> Result<(), Stop> {
+        let mut at = 0;
+        while at < len {
+            worker.checkpoint_idle(async || crew.settle().await).await?;
+            let range = at..len.min(at + STATUS_CHUNK);
+            let status = self
+                .layer
+                .node(worker.queue(), id)?
+                .chain_status(range)
+                .await;
+            let status = match status {
+                Ok(status) => status,
+                Err(error) => {
+                    worker
+                        .failed(IoOperationType::Read, self.policy, error)
+                        .await?;
+                    continue;
+                }
+            };
+            if !self.is_wanted(&status) {
+                worker.advance(status.len);
+                at += status.len;
+                continue;
+            }
+            let part = at..at + status.len.min(CHUNK - at % CHUNK);
+            at = part.end;
+            worker.pace(part.end - part.start).await?;
+            let piece = populate(worker.clone(), Arc::clone(&self.backend), part, self.policy);
+            crew.start(piece).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a run shows through, and would not after the stream.
+    fn is_wanted(&self, status: &ChainStatus) -> bool {
+        let depth = status.depth as usize;
+        let within = (1..self.depth).contains(&depth);
+        // Without a base, what nobody has reads as zeroes either way.
+        within && (self.base.is_some() || status.kind == StatusKind::Data)
+    }
+
+    /// Names the new backing file and lets the old ones go.
+    async fn finish(&self, worker: &Worker) -> Result<(), Stop> {
+        let new = NewBacking {
+            node: self.base.as_ref().map(|base| base.id()),
+            name: self.base.as_ref().map(|base| name_of(base)),
+        };
+        let id = self.active.id();
+        Ok(self.layer.change_backing(worker.queue(), id, new).await?)
+    }
+}
+
+/// Populates one part, for as long as the policy says so.
+async fn populate(
+    worker: Worker,
+    backend: Arc<Backend>,
+    part: Range<u64>,
+    policy: BlockdevOnError,
+) -> Result<(), Stop> {
+    let slot = worker.queue().attach(&backend);
+    loop {
+        let request = Request::populate(part.start, part.end - part.start);
+        let Err(error) = worker.queue().request(slot, request).await else {
+            break;
+        };
+        match worker.failed(IoOperationType::Read, policy, error).await? {
+            Next::Again => {}
+            Next::Skip => break,
+        }
+    }
+    worker.advance(part.end - part.start);
+    Ok(())
+}

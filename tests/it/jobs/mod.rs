@@ -1,0 +1,136 @@
+//! Jobs on a chain of images while four queues write to it, every byte verified: to their end, with
+//! pauses and changes of speed, and cancelled. The seed is printed.
+
+mod stream;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use block_core::engine::Ring;
+use block_core::job::{Ending, Job};
+use block_core::{Backend, Error, Layer, Queue};
+
+use crate::support::load::{BACKING, DISK, Enough, Load, Worker, engine, verify};
+use crate::support::{self, Random, Scratch};
+
+/// What a user does to a job while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meddling {
+    /// Waits for its end.
+    None,
+    /// Pauses it, lets it go on, and limits its speed, again and again.
+    Verbs,
+    /// Gives it up at some moment.
+    Cancel,
+}
+
+/// A disk of a raw base, an image over it, and an active image on top, all by their files' names.
+struct Chain {
+    dir: Scratch,
+    layer: Layer,
+    queue: Queue,
+    disk: Arc<Backend>,
+    seed: u64,
+}
+
+const RINGS: (Ring, &str) = (Ring::Auto, "io_uring");
+const POOL: (Ring, &str) = (Ring::Off, "threads");
+
+impl Chain {
+    fn new(name: &str, (ring, aio): (Ring, &'static str)) -> Chain {
+        let seed = support::seed(name);
+        let dir = Scratch::new(name);
+        let path = |file: &str| dir.path(file);
+        std::fs::write(path("base.img"), vec![BACKING; support::usize(DISK)]).expect("a base");
+        let layer = support::layer();
+        let queue = layer.new_queue(engine(ring)).start();
+        let (base, middle) = (path("base.img"), path("middle.qcow2"));
+        support::create_qcow2(&queue, &middle, DISK, Some((&base, "raw")));
+        support::create_qcow2(&queue, &path("top.qcow2"), DISK, Some((&middle, "qcow2")));
+        let json = format!(
+            r#"{{"driver": "qcow2", "id": "disk", "node-name": "top", "discard": "unmap",
+                "file": {{"driver": "file", "filename": "{}", "aio": "{aio}"}}}}"#,
+            path("top.qcow2").display(),
+        );
+        let disk = support::open(&queue, &json, "disk");
+        Chain {
+            dir,
+            layer,
+            queue,
+            disk,
+            seed,
+        }
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.dir.path(file)
+    }
+
+    /// Runs the load until the job has ended, and a little longer.
+    fn load(&self, ring: Ring, job: Arc<Job>, meddling: Meddling) -> (Vec<Worker>, Ending) {
+        let mut random = Random::new(self.seed);
+        let mut ending = None;
+        let load = Load {
+            ring,
+            threads: 4,
+            requests: 400_000,
+            seed: self.seed,
+        };
+        let workers = load.run(&self.layer, &self.disk, || {
+            self.queue.wait(Some(Duration::from_millis(5)));
+            let ended = pin!(job.ended());
+            let mut context = Context::from_waker(Waker::noop());
+            if let Poll::Ready(how) = ended.poll(&mut context) {
+                ending = Some(how);
+                return Enough::Yes;
+            }
+            meddle(&job, meddling, &mut random);
+            Enough::No
+        });
+        job.resume().ok();
+        job.set_speed(0).ok();
+        let ending = ending.unwrap_or_else(|| self.queue.block_on(job.ended()));
+        (workers, ending)
+    }
+
+    /// Compares the disk with the model; closes it, and lets QEMU look at the image.
+    fn verify(self, workers: &[Worker]) -> Scratch {
+        let Chain {
+            dir,
+            layer,
+            queue,
+            disk,
+            ..
+        } = self;
+        verify(&queue, &disk, workers);
+        assert!(layer.jobs().is_empty());
+        let closed = queue.block_on(layer.close_all(&queue));
+        closed.expect("a clean close");
+        drop((disk, queue, layer));
+        if let Some(qemu) = support::qemu_img() {
+            let top = dir.path("top.qcow2");
+            qemu.run(&["check", "-q", &top.display().to_string()]);
+        }
+        dir
+    }
+}
+
+/// Does something to a job now and then. A verb that comes too late is refused.
+fn meddle(job: &Job, meddling: Meddling, random: &mut Random) {
+    let result: Result<(), Error> = match (meddling, random.below(12)) {
+        (Meddling::None, _) => Ok(()),
+        (Meddling::Verbs, 0) => job.pause(),
+        (Meddling::Verbs, 1) => job.set_speed(64 << 20),
+        (Meddling::Verbs, 2 | 3) => job.set_speed(0),
+        (Meddling::Verbs, _) => job.resume(),
+        (Meddling::Cancel, 0) => job.cancel(true),
+        (Meddling::Cancel, _) => Ok(()),
+    };
+    if let Err(error) = result {
+        println!("{}", error.chain());
+    }
+}
