@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
+use crate::graph::perm::{Perm, Use};
 use crate::graph::{Node, NodeId};
 use crate::request::{Op, Request};
 use crate::stats::{Counters, Kind, Totals};
@@ -18,17 +19,17 @@ use crate::stats::{Counters, Kind, Totals};
 #[derive(Debug)]
 pub struct Backend {
     name: String,
-    read_only: bool,
+    access: Use,
     root: AtomicU32,
     counters: Mutex<Vec<Arc<Counters>>>,
 }
 
 impl Backend {
-    pub(crate) fn new(name: String, root: NodeId, read_only: bool) -> Arc<Backend> {
+    pub(crate) fn new(name: String, root: NodeId, access: Use) -> Arc<Backend> {
         let counters = Mutex::default();
         Arc::new(Backend {
             name,
-            read_only,
+            access,
             root: AtomicU32::new(root.0),
             counters,
         })
@@ -41,7 +42,13 @@ impl Backend {
 
     /// Whether this user may not write, whatever its node allows.
     pub fn is_read_only(&self) -> bool {
-        self.read_only
+        let outside = self.access.outside();
+        !outside.need.contains(Perm::WRITE)
+    }
+
+    /// What it does with its node.
+    pub(crate) fn access(&self) -> Use {
+        self.access
     }
 
     /// The node it uses.
@@ -97,7 +104,7 @@ impl Backend {
         }
         match request.op {
             Op::Write | Op::WriteCompressed | Op::WriteZeroes(_) | Op::Populate | Op::Discard
-                if self.read_only || node.is_read_only() =>
+                if self.is_read_only() || node.is_read_only() =>
             {
                 Err(Error::ReadOnly {
                     node: node.name().to_owned(),

@@ -312,7 +312,16 @@ impl Layer {
         read_only: bool,
     ) -> Result<Arc<Backend>> {
         let change = self.change().await;
-        change.add_backend(name, root, read_only)
+        change.add_backend(name, root, Use::backend(read_only))
+    }
+
+    /// Adds a job as a user of a node.
+    ///
+    /// # Errors
+    /// As [`add_backend`](Layer::add_backend).
+    pub(crate) async fn add_user(&self, root: NodeId, access: Use) -> Result<Arc<Backend>> {
+        let change = self.change().await;
+        change.add_backend("", root, access)
     }
 
     /// Removes a user; its requests are finished first.
@@ -699,7 +708,7 @@ impl Change<'_> {
             } else {
                 b.name()
             };
-            Some((index, who.to_owned(), Use::backend(b.is_read_only())))
+            Some((index, who.to_owned(), b.access()))
         };
         backends.iter().filter_map(root).collect()
     }
@@ -731,7 +740,7 @@ impl Change<'_> {
         &self,
         name: &str,
         root: NodeId,
-        read_only: bool,
+        access: Use,
     ) -> Result<Arc<Backend>> {
         let layer = &self.layer.0;
         let draft = Draft::from(&layer.graph.load());
@@ -741,7 +750,8 @@ impl Change<'_> {
             });
         };
         let node = &draft.graph().entry(index).node;
-        if !read_only && node.is_read_only() {
+        let backend = Backend::new(name.to_owned(), root, access);
+        if !backend.is_read_only() && node.is_read_only() {
             return Err(Error::ReadOnly {
                 node: node.name().to_owned(),
             });
@@ -752,9 +762,8 @@ impl Change<'_> {
                 format!("Duplicate ID '{name}' for block device"),
             ));
         }
-        let backend = Backend::new(name.to_owned(), root, read_only);
         let mut roots = self.roots(&draft);
-        roots.push((index, name.to_owned(), Use::backend(read_only)));
+        roots.push((index, name.to_owned(), access));
         self.permit(&draft, &roots)?;
         layer.backends.lock().push(Arc::clone(&backend));
         Ok(backend)

@@ -475,7 +475,7 @@ impl Draft {
     /// the graph in force uses them for.
     pub fn check_permissions(&self, roots: &[(NodeIndex, String, Use)]) -> Result<()> {
         for (entry, total) in self.graph.entries.iter().zip(self.uses(roots)?).rev() {
-            entry.node.driver.set_permissions(total)?;
+            entry.node.driver.set_permissions(total.outside())?;
         }
         Ok(())
     }
@@ -531,6 +531,7 @@ fn combine(node: &str, users: &[(String, Use)]) -> Result<Use> {
         total = Use {
             need: total.need | wanted.need,
             share: total.share & wanted.share,
+            unseen: total.unseen | wanted.unseen,
         };
     }
     Ok(total)

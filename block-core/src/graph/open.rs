@@ -20,7 +20,7 @@ use crate::buffer::AlignedBuf;
 use crate::driver::{Driver, Pending};
 use crate::engine::Aio;
 use crate::error::{Error, Result};
-use crate::graph::perm::Role;
+use crate::graph::perm::{Role, Use};
 use crate::graph::policy::{Decision, ImplicitOpen, protocol_of};
 use crate::graph::{CacheMode, DetectZeroes, Draft, Edge, Node, NodeFacts, NodeId, NodeIndex};
 use crate::layer::Layer;
@@ -613,7 +613,7 @@ impl Layer {
         change.permit(&draft, &change.roots(&draft))?;
         change.publish(draft);
         if let Some(id) = id {
-            let added = change.add_backend(&id, node.id(), node.is_read_only());
+            let added = change.add_backend(&id, node.id(), Use::backend(node.is_read_only()));
             if let Err(error) = added {
                 drop(change);
                 self.remove_node(queue, node.id()).await.ok();

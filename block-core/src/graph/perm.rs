@@ -91,6 +91,9 @@ pub struct Use {
     pub need: Perm,
     /// What it lets others do at the same time.
     pub share: Perm,
+    /// What it does besides, where nobody in this graph can see it: what a commit writes to a base
+    /// image is what the images above it read as already. Only other processes must allow it.
+    pub unseen: Perm,
 }
 
 impl Use {
@@ -98,7 +101,24 @@ impl Use {
     pub const NOTHING: Use = Use {
         need: Perm::NONE,
         share: Perm::ALL,
+        unseen: Perm::NONE,
     };
+
+    /// A commit on its base: the images above read as before.
+    pub(crate) const COMMIT_BASE: Use = Use {
+        need: Perm(Perm::CONSISTENT_READ.0 | Perm::WRITE_UNCHANGED.0),
+        share: Perm::ALL,
+        unseen: Perm(Perm::WRITE.0 | Perm::RESIZE.0),
+    };
+
+    /// As other processes see it.
+    pub(crate) fn outside(self) -> Use {
+        Use {
+            need: self.need | self.unseen,
+            unseen: Perm::NONE,
+            ..self
+        }
+    }
 
     /// A guest device, job or export on a root node: others may do the same.
     pub fn backend(read_only: bool) -> Use {
@@ -109,7 +129,7 @@ impl Use {
         };
         Use {
             need,
-            share: Perm::ALL,
+            ..Use::NOTHING
         }
     }
 }
@@ -143,11 +163,13 @@ impl Role {
                 Use {
                     need,
                     share: Perm::CONSISTENT_READ | Perm::WRITE_UNCHANGED,
+                    unseen: Perm::NONE,
                 }
             }
             Role::Cow => Use {
                 need: Perm::CONSISTENT_READ,
                 share: Perm::CONSISTENT_READ | Perm::WRITE_UNCHANGED,
+                unseen: Perm::NONE,
             },
         }
     }
@@ -170,6 +192,14 @@ mod tests {
         let reader = Role::Image.child_use(Use::backend(true), true);
         assert_eq!(conflict(reader, reader), None);
         assert_eq!(conflict(format, reader), Some(Perm::WRITE | Perm::RESIZE));
+    }
+
+    #[test]
+    fn a_commit_writes_below_those_who_read_through() {
+        let below = Role::Cow.child_use(Use::backend(false), false);
+        assert_eq!(conflict(Use::COMMIT_BASE, below), None);
+        assert_eq!(conflict(Use::backend(false), below), Some(Perm::WRITE));
+        assert!(Use::COMMIT_BASE.outside().need.contains(Perm::WRITE));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::driver::BackingName;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Node, NodeId};
+use crate::graph::{Graph, Node};
 use crate::layer::Layer;
 
 /// The images of a chain, the active one first.
@@ -91,9 +91,4 @@ pub(super) fn check_only_chain(graph: &Graph, images: &[Arc<Node>]) -> Result<()
         }
     }
     Ok(())
-}
-
-/// The ids of nodes.
-pub(super) fn ids(nodes: &[Arc<Node>]) -> Vec<NodeId> {
-    nodes.iter().map(|node| node.id()).collect()
 }

@@ -72,6 +72,7 @@ pub fn create(options: &CreateOptions) -> Result<()> {
     let wanted = Use {
         need: Perm::WRITE | Perm::RESIZE,
         share: !Perm::RESIZE,
+        unseen: Perm::NONE,
     };
     lock.change(fd.as_fd(), wanted)?;
     let filled = fill(fd.as_fd(), options).map_err(refused);

@@ -91,10 +91,7 @@ impl ImageLock {
         } else {
             wanted.share
         };
-        let wanted = Use {
-            need: wanted.need,
-            share,
-        };
+        let wanted = Use { share, ..wanted };
         let mut held = self.held.lock();
         let next = Held::of(wanted);
         let added = next.without(*held);

@@ -390,7 +390,7 @@ fn descriptors_must_allow_what_the_node_does() {
 
 const READER: Use = Use {
     need: Perm::CONSISTENT_READ,
-    share: Perm::ALL,
+    ..Use::NOTHING
 };
 
 /// What a format does that writes.
@@ -440,8 +440,8 @@ fn locking_off_and_force_share_keep_nobody_out() {
     options.read_only = true;
     let shared = FileDriver::open(options).unwrap();
     let reader = Use {
-        need: Perm::NONE,
         share: Perm::CONSISTENT_READ,
+        ..Use::NOTHING
     };
     assert_eq!(change(&shared, reader), "granted");
 }
