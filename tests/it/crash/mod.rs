@@ -4,6 +4,7 @@
 //! disk held then.
 
 mod bitmaps;
+mod jobs;
 mod requests;
 mod subclusters;
 mod verbs;
@@ -100,7 +101,7 @@ impl History {
             step.apply(&mut moment.disk);
         }
         match verb {
-            None | Some(Verb::Check(_)) => {}
+            None | Some(Verb::Check(_) | Verb::Stream) => {}
             Some(Verb::Take(name)) => {
                 let held = Held(before.disk, moment.disk.clone());
                 moment.snapshots.insert(name, held);
@@ -151,7 +152,7 @@ impl History {
                 // Powers of two: from all of the history, and few. It wants a key to look at others.
                 let readable = matches!(
                     self.machine.content(),
-                    Content::Plain | Content::Subclusters
+                    Content::Plain | Content::Subclusters | Content::Named
                 );
                 if readable && usize::is_power_of_two(states + 1) && states < 1 << SHOWN_TO_QEMU {
                     clean_to_qemu(&state);
@@ -242,6 +243,8 @@ fn clean_to_qemu(state: &CrashState) {
     let folder = Scratch::new("crash");
     let path = folder.path("image");
     std::fs::write(&path, state.contents(SimFile(0))).expect("room for an image");
+    let base = state.contents(SimFile(1));
+    std::fs::write(folder.path("base"), base).expect("room for what an image may name");
     let output = Command::new("qemu-img")
         .args(["check", "-f", "qcow2"])
         .arg(&path)

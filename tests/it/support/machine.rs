@@ -13,10 +13,12 @@ use block_core::driver::{
 use block_core::engine::SimFile;
 use block_core::engine::sim::{Sim, SimEngine};
 use block_core::graph::{Node, NodeFacts, NodeId};
+use block_core::job::Ending;
 use block_core::secret::Secret;
 use block_core::{BackendSlot, IoBuf, Layer, LocalQueue, Queue, Request, Result};
 use block_drivers::format::qcow2;
 use block_drivers::protocol::file::FileDriver;
+use block_schema::commands::BlockStream;
 use block_schema::types::SnapshotInfo;
 
 use super::Random;
@@ -54,13 +56,19 @@ pub(crate) enum Content {
     DataFile,
     /// As it is, with refcounts that are written late.
     Lazy,
+    /// As it is, and the image itself says whether it has a backing file.
+    Named,
 }
 
 impl Content {
     /// Bytes of a cluster.
     pub(crate) fn cluster(self) -> u64 {
         match self {
-            Content::Plain | Content::Encrypted | Content::DataFile | Content::Lazy => CLUSTER,
+            Content::Plain
+            | Content::Encrypted
+            | Content::DataFile
+            | Content::Lazy
+            | Content::Named => CLUSTER,
             Content::Subclusters => 4 * CLUSTER,
         }
     }
@@ -127,7 +135,7 @@ impl Machine {
             }
         }
         let special = match self.content {
-            Content::Plain | Content::Subclusters => "",
+            Content::Plain | Content::Subclusters | Content::Named => "",
             Content::DataFile => r#""data-file": "data","#,
             Content::Lazy => r#""lazy-refcounts": true,"#,
             Content::Encrypted => r#""encrypt": {"format": "aes", "key-secret": "key"},"#,
@@ -136,7 +144,18 @@ impl Machine {
             r#"{{"driver": "qcow2", "id": "disk", "node-name": "top", "discard": "unmap",
                  {special} "file": "file", "backing": "base"}}"#
         );
-        let backend = super::try_open(self.queue(), &json, "disk")?;
+        let mut backend = super::try_open(self.queue(), &json, "disk")?;
+        if self.content == Content::Named
+            && self.disk().node().driver().describe().backing.is_none()
+        {
+            let work = async {
+                self.layer.remove_backend(&backend).await;
+                self.layer.remove_node(self.queue(), backend.root()).await
+            };
+            self.queue().block_on(work)?;
+            let json = json.replace(r#""backing": "base""#, r#""backing": null"#);
+            backend = super::try_open(self.queue(), &json, "disk")?;
+        }
         Ok(self.queues.iter().map(|q| q.attach(&backend)).collect())
     }
 
@@ -255,8 +274,14 @@ pub(crate) fn fresh_with(seed: u64, content: Content) -> Sim {
         cluster_size: content.cluster(),
         extended_l2: content == Content::Subclusters,
         data_file: (content == Content::DataFile).then(|| "data".to_owned()),
+        backing_file: (content == Content::Named).then(|| "base".to_owned()),
+        backing_format: (content == Content::Named).then(|| "raw".to_owned()),
         encryption: match content {
-            Content::Plain | Content::Subclusters | Content::DataFile | Content::Lazy => None,
+            Content::Plain
+            | Content::Subclusters
+            | Content::DataFile
+            | Content::Lazy
+            | Content::Named => None,
             Content::Encrypted => Some(qcow2::CreateEncryption::Aes(key())),
         },
         ..qcow2::CreateOptions::default()
@@ -269,7 +294,11 @@ pub(crate) fn fresh_with(seed: u64, content: Content) -> Sim {
                 let files = (file.clone(), data.clone());
                 qcow2::create_with_data_file(machine.queue(), files.0, files.1, &options).await?;
             }
-            Content::Plain | Content::Encrypted | Content::Subclusters | Content::Lazy => {
+            Content::Plain
+            | Content::Encrypted
+            | Content::Subclusters
+            | Content::Lazy
+            | Content::Named => {
                 qcow2::create(machine.queue(), file.clone(), &options).await?;
             }
         }
@@ -375,6 +404,8 @@ pub(crate) enum Verb {
     Resize(u64),
     /// Checks and repairs.
     Check(Repair),
+    /// Copies the backing file into the image, which needs it no longer.
+    Stream,
 }
 
 impl Verb {
@@ -393,6 +424,11 @@ impl Verb {
             Verb::Delete(name) => SnapshotChange::Delete(key(name)),
             Verb::Resize(len) => return layer.resize(queue, top, len, Preallocation::Off).await,
             Verb::Check(repair) => return layer.check(queue, top, repair).await.map(drop),
+            Verb::Stream => {
+                let job = layer.block_stream(queue, BlockStream::new("disk")).await?;
+                assert_eq!(job.ended().await, Ending::Completed);
+                return Ok(());
+            }
         };
         layer.snapshot(queue, top, change).await.map(drop)
     }
