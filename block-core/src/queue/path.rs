@@ -137,14 +137,16 @@ impl LocalQueue {
             .in_flight
             .announce(place, node.id(), access, Reach::Direct, &range);
         let mut mapping = Mapping::new();
-        let clear = self.0.layer.version() == snapshot.graph.version()
-            && self
-                .0
+        // First the gate, then the version: whoever finds a gate open that a verb had closed sees
+        // the graph that the verb published behind it.
+        let clear =
+            self.0
                 .layer
                 .obstacle(&snapshot.graph, root, access, &range, Reach::Direct, true)
                 == Obstacle::None
-            && snapshot.graph.walk(root, access, range, &mut mapping) == Lookup::Mapped
-            && self.fits(&snapshot, &mapping, &request.buf);
+                && self.0.layer.version() == snapshot.graph.version()
+                && snapshot.graph.walk(root, access, range, &mut mapping) == Lookup::Mapped
+                && self.fits(&snapshot, &mapping, &request.buf);
         if !clear {
             self.leave(place);
             return Fast::Slow(request);
@@ -284,7 +286,6 @@ impl LocalQueue {
             )
             .await;
         let graph = &snapshot.graph;
-        let current = !gated || self.0.layer.version() == graph.version();
         let obstacle = self.0.layer.obstacle(
             graph,
             index,
@@ -293,6 +294,8 @@ impl LocalQueue {
             Reach::Indirect,
             gated,
         );
+        // Behind the gate, as on the short way.
+        let current = !gated || self.0.layer.version() == graph.version();
         if current && obstacle == Obstacle::None {
             Ok(announced)
         } else {

@@ -64,6 +64,42 @@ pub fn a_drain_or_the_request_gives_way() {
     });
 }
 
+/// A request that took a graph before a verb drained, and finds the gate open after it, sees that
+/// the graph is no longer the current one.
+pub fn an_open_gate_shows_the_graph_behind_it() {
+    explore(|| {
+        let queue = Arc::new(InFlight::with_places(1));
+        let claims = Arc::new(Claims::default());
+        let version = Arc::new(AtomicU64::new(1));
+        let (other, gate, current) = (
+            Arc::clone(&queue),
+            Arc::clone(&claims),
+            Arc::clone(&version),
+        );
+        let request = thread::spawn(move || {
+            let taken = current.load(Ordering::Acquire);
+            other.announce(0, NODE, Access::Write, Reach::Direct, &(0..4));
+            let passed = !gate.is_quiesced() && current.load(Ordering::Acquire) == taken;
+            if !passed {
+                other.leave(0);
+            }
+            (passed, taken)
+        });
+        claims.quiesce();
+        fence(Ordering::SeqCst);
+        let quiet = !queue.any(|a| a.node == NODE);
+        if quiet {
+            version.store(2, Ordering::Release);
+        }
+        claims.resume();
+        let (went_on, taken) = request.join().expect("the request's thread");
+        assert!(
+            !(quiet && went_on && taken == 1),
+            "a request runs on a graph that was replaced"
+        );
+    });
+}
+
 /// A reader that looked an entry up before it was changed is found, until it has left, by who
 /// changed the entry: what the entry said is not used for anything else before.
 pub fn what_is_given_up_waits_for_its_readers() {
