@@ -5,7 +5,6 @@
 //! Not here: which graph snapshot a request runs on (`queue`), throttling.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
@@ -20,8 +19,17 @@ use crate::stats::{Counters, Kind, Totals};
 pub struct Backend {
     name: String,
     access: Use,
-    root: AtomicU32,
+    root: Mutex<Root>,
     counters: Mutex<Vec<Arc<Counters>>>,
+}
+
+/// The node that a backend uses: one in the graph of a version and later ones, another before.
+/// Without this a queue could see the new node's name while its graph has no such node.
+#[derive(Debug)]
+struct Root {
+    now: NodeId,
+    since: u64,
+    before: NodeId,
 }
 
 impl Backend {
@@ -30,7 +38,11 @@ impl Backend {
         Arc::new(Backend {
             name,
             access,
-            root: AtomicU32::new(root.0),
+            root: Mutex::new(Root {
+                now: root,
+                since: 0,
+                before: root,
+            }),
             counters,
         })
     }
@@ -53,12 +65,25 @@ impl Backend {
 
     /// The node it uses.
     pub fn root(&self) -> NodeId {
-        NodeId(self.root.load(Ordering::Acquire))
+        self.root.lock().now
     }
 
-    /// Leads the backend to another node; the caller has drained both and publishes after this.
-    pub(crate) fn set_root(&self, root: NodeId) {
-        self.root.store(root.0, Ordering::Release);
+    /// The node it uses in the graph of a version: one that somebody holds now.
+    pub(crate) fn root_in(&self, version: u64) -> NodeId {
+        let root = self.root.lock();
+        if version < root.since {
+            root.before
+        } else {
+            root.now
+        }
+    }
+
+    /// Leads the backend to another node from the graph of a version on, which is to be published
+    /// next. The node used until now is drained, so that nobody asks for a still older one.
+    pub(crate) fn set_root(&self, now: NodeId, since: u64) {
+        let mut root = self.root.lock();
+        let before = root.now;
+        *root = Root { now, since, before };
     }
 
     /// What this backend did so far, on all queues together.

@@ -408,7 +408,7 @@ impl Layer {
         change.permit(&draft, &roots)?;
         let _drained = self.drain(&[from, to]).await;
         for backend in self.backends().iter().filter(|b| b.root() == from) {
-            backend.set_root(to);
+            backend.set_root(to, draft.version());
         }
         change.publish(draft);
         Ok(())

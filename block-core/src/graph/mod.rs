@@ -392,6 +392,11 @@ impl Draft {
         &self.graph
     }
 
+    /// The version that the finished graph will have.
+    pub(crate) fn version(&self) -> u64 {
+        self.graph.version + 1
+    }
+
     /// Adds a node over children that are in the draft already.
     ///
     /// # Errors
@@ -508,7 +513,7 @@ impl Draft {
 
     /// The finished graph.
     pub fn finish(mut self) -> Graph {
-        self.graph.version += 1;
+        self.graph.version = self.version();
         self.graph
     }
 }

@@ -138,7 +138,7 @@ impl LocalQueue {
         if known == version {
             return Ok((snapshot, root));
         }
-        let Some(root) = snapshot.graph.index_of(attached.backend.root()) else {
+        let Some(root) = snapshot.graph.index_of(attached.backend.root_in(version)) else {
             return Err(Error::DeviceNotFound {
                 device: attached.backend.name().to_owned(),
             });
