@@ -13,4 +13,5 @@ mod interop;
 mod jobs;
 mod qmp;
 mod queues;
+mod reopen;
 mod reports;

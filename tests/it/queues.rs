@@ -1,6 +1,7 @@
 //! Many queues, each on its thread, work on one warm qcow2 overlay over a backing chain at once:
 //! reads, overwrites, allocating writes, write zeroes, discards and flushes, on both engines, every
-//! byte verified; and again while internal snapshots are taken and deleted. The seed is printed.
+//! byte verified; and again while verbs change the image or the graph below them. The seed is
+//! printed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,8 +9,7 @@ use std::time::Duration;
 
 use block_core::driver::{SnapshotChange, SnapshotKey};
 use block_core::engine::Ring;
-use block_core::graph::NodeId;
-use block_core::{Backend, IoBuf, Layer, Queue, Request};
+use block_core::{Backend, IoBuf, LocalQueue, Queue, Request};
 
 use block_schema::types::SnapshotInfo;
 
@@ -25,9 +25,11 @@ struct Shape {
     aio: &'static str,
     threads: u64,
     requests: u64,
-    /// Whether internal snapshots come and go all the while.
-    snapshots: bool,
+    /// What the control plane does all the while, again and again, with the count.
+    meanwhile: Option<Verb>,
 }
+
+type Verb = fn(&LocalQueue, &Backend, &Scratch, u64);
 
 fn check(shape: &Shape) {
     let seed = support::seed("queues");
@@ -53,7 +55,7 @@ fn check_once(shape: &Shape, seed: u64) {
     );
     let backend = support::open(&queue, &json, "disk");
     warm(&queue, &backend);
-    let mut taken = 0;
+    let mut count = 0;
     let load = Load {
         ring: shape.ring,
         threads: shape.threads,
@@ -61,15 +63,15 @@ fn check_once(shape: &Shape, seed: u64) {
         seed,
     };
     let workers = load.run(&layer, &backend, || {
-        if shape.snapshots {
-            snapshot(&layer, &queue, backend.root(), taken);
-            taken += 1;
+        if let Some(verb) = shape.meanwhile {
+            verb(&queue, &backend, &dir, count);
+            count += 1;
         }
-        // A snapshot stops all others: between two of them they must get something done.
+        // A verb stops all others: between two of them they must get something done.
         queue.wait(Some(Duration::from_millis(20)));
         Enough::No
     });
-    println!("{taken} snapshots");
+    println!("{count} verbs");
     verify(&queue, &backend, &workers);
     queue
         .block_on(layer.close_all(&queue))
@@ -80,7 +82,8 @@ fn check_once(shape: &Shape, seed: u64) {
 }
 
 /// Takes snapshot `number`, and deletes the one before the last.
-fn snapshot(layer: &Layer, queue: &Queue, node: NodeId, number: u64) {
+fn snapshot(queue: &LocalQueue, backend: &Backend, _dir: &Scratch, number: u64) {
+    let (layer, node) = (queue.layer(), backend.root());
     let name = |number: u64| format!("s{number}");
     let create = SnapshotInfo::new(String::new(), name(number), 0, 0, 0, 0, 0);
     queue.block_on(async {
@@ -99,6 +102,19 @@ fn snapshot(layer: &Layer, queue: &Queue, node: NodeId, number: u64) {
                 .unwrap_or_else(|error| panic!("{}", error.chain()));
         }
     });
+}
+
+/// Lets the backing file be written, and no longer, in turn.
+fn other_mode(queue: &LocalQueue, backend: &Backend, _dir: &Scratch, number: u64) {
+    let (layer, graph) = (queue.layer(), queue.layer().graph());
+    let top = graph.index_of(backend.root()).expect("it is there");
+    let middle = graph.backing(top).expect("it has a backing file");
+    let middle = graph.entry(middle).node.id();
+    drop(graph);
+    let read_only = number % 2 == 1;
+    queue
+        .block_on(layer.set_read_only(queue, middle, read_only))
+        .unwrap_or_else(|error| panic!("{}", error.chain()));
 }
 
 /// Loads the tables, so that the threads meet hits as well as allocations.
@@ -120,33 +136,42 @@ fn clean(image: &Path) {
 const RINGS: (Ring, &str) = (Ring::Auto, "io_uring");
 const POOL: (Ring, &str) = (Ring::Off, "threads");
 
-fn queues(threads: u64, (ring, aio): (Ring, &'static str), snapshots: bool) {
+fn queues(threads: u64, (ring, aio): (Ring, &'static str), meanwhile: Option<Verb>) {
     check(&Shape {
         ring,
         aio,
         threads,
         // Each snapshot makes every cluster shared again, and the next write to it a copy.
-        requests: if snapshots { REQUESTS / 5 } else { REQUESTS },
-        snapshots,
+        requests: if meanwhile.is_some() {
+            REQUESTS / 5
+        } else {
+            REQUESTS
+        },
+        meanwhile,
     });
 }
 
 #[test]
 fn four_queues_on_rings_see_every_byte() {
-    queues(4, RINGS, false);
+    queues(4, RINGS, None);
 }
 
 #[test]
 fn four_queues_on_threads_see_every_byte() {
-    queues(4, POOL, false);
+    queues(4, POOL, None);
 }
 
 #[test]
 fn eight_queues_on_rings_see_every_byte_while_snapshots_come_and_go() {
-    queues(8, RINGS, true);
+    queues(8, RINGS, Some(snapshot));
 }
 
 #[test]
 fn eight_queues_on_threads_see_every_byte_while_snapshots_come_and_go() {
-    queues(8, POOL, true);
+    queues(8, POOL, Some(snapshot));
+}
+
+#[test]
+fn four_queues_see_every_byte_while_the_backing_file_changes_its_mode() {
+    queues(4, RINGS, Some(other_mode));
 }

@@ -493,6 +493,16 @@ impl Bitmaps {
         self.change(|list| list.retain(|bitmap| bitmap.name != name));
     }
 
+    /// Takes over those of another instance of the node that only memory holds. Nobody uses this
+    /// instance yet.
+    pub(crate) fn adopt(&self, other: &Bitmaps) {
+        let all = other.all();
+        let kept = all.iter().filter(|bitmap| !bitmap.is_persistent());
+        for bitmap in kept.filter(|bitmap| self.find(bitmap.name()).is_none()) {
+            self.add(Arc::clone(bitmap));
+        }
+    }
+
     fn change(&self, change: impl FnOnce(&mut Vec<Arc<DirtyBitmap>>)) {
         let mut list = Vec::clone(&self.list.load());
         change(&mut list);

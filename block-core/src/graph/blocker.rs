@@ -19,16 +19,16 @@ pub(crate) struct Blockers(Mutex<Vec<Arc<str>>>);
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Blocked {
-    node: Arc<Node>,
+    blockers: Arc<Blockers>,
     reason: Arc<str>,
 }
 
 impl Node {
     /// Keeps verbs off the node, for a reason that is a whole phrase.
-    pub(crate) fn block(self: &Arc<Self>, reason: &Arc<str>) -> Blocked {
+    pub(crate) fn block(&self, reason: &Arc<str>) -> Blocked {
         self.blockers.0.lock().push(Arc::clone(reason));
         Blocked {
-            node: Arc::clone(self),
+            blockers: Arc::clone(&self.blockers),
             reason: Arc::clone(reason),
         }
     }
@@ -50,7 +50,7 @@ impl Node {
 
 impl Drop for Blocked {
     fn drop(&mut self) {
-        let mut reasons = self.node.blockers.0.lock();
+        let mut reasons = self.blockers.0.lock();
         let own = reasons.iter().position(|r| Arc::ptr_eq(r, &self.reason));
         if let Some(own) = own {
             reasons.remove(own);

@@ -23,8 +23,10 @@ pub mod open;
 pub mod perm;
 pub mod policy;
 pub(crate) mod rebase;
+pub(crate) mod reopen;
 
 use blocker::Blockers;
+use open::Origin;
 use perm::{Perm, Role, Use};
 
 /// Names a node for the life of the process; never reused.
@@ -96,21 +98,35 @@ impl Default for CacheMode {
 }
 
 /// One driver instance with its name and its claims.
+///
+/// A node that is opened again is another `Node` of the same id: all that others know it by, and
+/// all that they have left at it, moves along.
 pub struct Node {
     id: NodeId,
     facts: NodeFacts,
     driver: Box<dyn Driver>,
     bitmaps: Arc<Bitmaps>,
-    pub(crate) claims: Claims,
-    pub(crate) watchers: Watchers,
-    blockers: Blockers,
+    pub(crate) claims: Arc<Claims>,
+    pub(crate) watchers: Arc<Watchers>,
+    blockers: Arc<Blockers>,
+    /// How it was opened, if that can be done again.
+    origin: Option<Origin>,
     /// Somebody was told that the image is corrupt.
     corruption_told: AtomicBool,
 }
 
 impl Node {
-    /// Wraps an opened driver.
+    /// Wraps an opened driver. Such a node cannot be opened again: nobody knows how.
     pub fn new(facts: NodeFacts, driver: Box<dyn Driver>) -> Arc<Node> {
+        Node::opened(facts, driver, None)
+    }
+
+    /// Wraps a driver that was opened by options.
+    pub(crate) fn opened(
+        facts: NodeFacts,
+        driver: Box<dyn Driver>,
+        origin: Option<Origin>,
+    ) -> Arc<Node> {
         // 0 is never a node, so that an empty announcement names none.
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let id = NodeId(NEXT.fetch_add(1, Ordering::Relaxed));
@@ -119,11 +135,44 @@ impl Node {
             facts,
             bitmaps: driver.bitmaps().unwrap_or_default(),
             driver,
-            claims: Claims::default(),
-            watchers: Watchers::default(),
-            blockers: Blockers::default(),
+            claims: Arc::default(),
+            watchers: Arc::default(),
+            blockers: Arc::default(),
+            origin,
             corruption_told: AtomicBool::new(false),
         })
+    }
+
+    /// The same node with a driver that was opened anew. Bitmaps that live in memory move along;
+    /// those that are stored have been, and were loaded again.
+    pub(crate) fn opened_again(
+        &self,
+        facts: NodeFacts,
+        driver: Box<dyn Driver>,
+        origin: Origin,
+    ) -> Arc<Node> {
+        let bitmaps = match driver.bitmaps() {
+            None => Arc::clone(&self.bitmaps),
+            Some(loaded) => {
+                loaded.adopt(&self.bitmaps);
+                loaded
+            }
+        };
+        Arc::new(Node {
+            id: self.id,
+            facts,
+            driver,
+            bitmaps,
+            claims: Arc::clone(&self.claims),
+            watchers: Arc::clone(&self.watchers),
+            blockers: Arc::clone(&self.blockers),
+            origin: Some(origin),
+            corruption_told: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
     }
 
     /// The node's identity.
@@ -182,6 +231,14 @@ pub struct Edge {
     pub role: Role,
     /// The child.
     pub child: NodeIndex,
+}
+
+/// A link from a node to a child that stands nowhere yet, or elsewhere in another snapshot.
+#[derive(Clone, Debug)]
+pub(crate) struct NamedChild {
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    pub(crate) child: NodeId,
 }
 
 /// A node in a snapshot.
@@ -429,6 +486,44 @@ impl Draft {
         Ok(index)
     }
 
+    /// Puts a node that was opened again, with the children that it has now, in the place of what
+    /// has its id. Places may change.
+    pub(crate) fn put_again(&mut self, node: Arc<Node>, children: Vec<NamedChild>) -> Result<()> {
+        let edges = self.edges(children)?;
+        let Some(index) = self.graph.index_of(node.id) else {
+            return Err(Error::NodeNotFound {
+                node: node.name().to_owned(),
+            });
+        };
+        let own = node.id;
+        if edges.iter().any(|edge| {
+            self.graph
+                .reaches(self.graph.entry(edge.child).node.id, own)
+        }) {
+            return Err(Error::invalid(
+                "node",
+                "Making a node its own descendant is not possible",
+            ));
+        }
+        let entry = &mut self.graph.entries[index.usize()];
+        entry.node = node;
+        entry.edges = edges;
+        self.graph.sort();
+        self.graph.resolve_all();
+        Ok(())
+    }
+
+    /// Edges to nodes of the draft, as they stand there now.
+    pub(crate) fn edges(&self, children: Vec<NamedChild>) -> Result<Vec<Edge>> {
+        let edge = |NamedChild { name, role, child }: NamedChild| {
+            let child = self.graph.index_of(child).ok_or(Error::NodeNotFound {
+                node: String::new(),
+            })?;
+            Ok(Edge { name, role, child })
+        };
+        children.into_iter().map(edge).collect()
+    }
+
     /// Takes a node out that no other node uses.
     pub fn remove(&mut self, id: NodeId) {
         let Some(gone) = self.graph.index_of(id) else {
@@ -479,14 +574,23 @@ impl Draft {
     /// anything. Or what a driver answers: then some have, and the caller tells them again what
     /// the graph in force uses them for.
     pub fn check_permissions(&self, roots: &[(NodeIndex, String, Use)]) -> Result<()> {
-        for (entry, total) in self.graph.entries.iter().zip(self.uses(roots)?).rev() {
+        let uses = self.uses(roots, &Node::is_read_only)?;
+        for (entry, total) in self.graph.entries.iter().zip(uses).rev() {
             entry.node.driver.set_permissions(total.outside())?;
         }
         Ok(())
     }
 
-    /// What each node is used for, all its users together, in the order of the entries.
-    fn uses(&self, roots: &[(NodeIndex, String, Use)]) -> Result<Vec<Use>> {
+    /// What each node is used for, all its users together, in the order of the entries, where
+    /// `read_only` says which of them refuse writes.
+    ///
+    /// # Errors
+    /// `PermissionConflict`, naming the node and who is in the way.
+    pub(crate) fn uses(
+        &self,
+        roots: &[(NodeIndex, String, Use)],
+        read_only: &dyn Fn(&Node) -> bool,
+    ) -> Result<Vec<Use>> {
         let entries = &self.graph.entries;
         let mut users: Vec<Vec<(String, Use)>> = vec![Vec::new(); entries.len()];
         for (index, name, wanted) in roots {
@@ -497,7 +601,10 @@ impl Draft {
         // is known when the node is looked at.
         for (index, entry) in entries.iter().enumerate().rev() {
             let total = combine(entry.node.name(), &users[index])?;
-            let parent_read_only = entry.node.is_read_only();
+            let parent_read_only = read_only(&entry.node);
+            if parent_read_only {
+                check_writers(&entry.node, total)?;
+            }
             for edge in &entry.edges {
                 let mut wanted = edge.role.child_use(total, parent_read_only);
                 if entry.node.facts.force_share {
@@ -516,6 +623,23 @@ impl Draft {
         self.graph.version = self.version();
         self.graph
     }
+}
+
+/// Checks that nobody writes a node that is read-only, or is about to be.
+fn check_writers(node: &Node, total: Use) -> Result<()> {
+    if (total.need & (Perm::WRITE | Perm::WRITE_UNCHANGED)).is_empty() {
+        return Ok(());
+    }
+    let name = node.name();
+    let reason = if node.is_read_only() {
+        "Block node is read-only".to_owned()
+    } else {
+        format!("Read-only block node '{name}' cannot support read-write users")
+    };
+    Err(Error::PermissionConflict {
+        node: name.to_owned(),
+        reason,
+    })
 }
 
 /// All users of a node as one, if they can be there together.

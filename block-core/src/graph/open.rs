@@ -22,7 +22,10 @@ use crate::engine::Aio;
 use crate::error::{Error, Result};
 use crate::graph::perm::{Role, Use};
 use crate::graph::policy::{Decision, ImplicitOpen, protocol_of};
-use crate::graph::{CacheMode, DetectZeroes, Draft, Edge, Node, NodeFacts, NodeId, NodeIndex};
+use crate::graph::reopen::Again;
+use crate::graph::{
+    CacheMode, DetectZeroes, Draft, NamedChild, Node, NodeFacts, NodeId, NodeIndex,
+};
 use crate::layer::Layer;
 use crate::queue::LocalQueue;
 use crate::request::cx::Child;
@@ -94,7 +97,7 @@ impl Registry for NoDrivers {
 
 /// What children take over from the node that opens them.
 #[derive(Clone, Debug)]
-struct Inherited {
+pub(super) struct Inherited {
     read_only: bool,
     cache: CacheMode,
     aio: Aio,
@@ -121,6 +124,13 @@ impl Default for Inherited {
     }
 }
 
+/// How a node was opened: what it takes to do so again.
+#[derive(Clone)]
+pub(crate) struct Origin {
+    pub(super) options: BlockdevOptions,
+    pub(super) inherited: Inherited,
+}
+
 /// A name that an image holds, with what it says about it.
 #[derive(Clone, Copy, Debug)]
 pub struct ImplicitRef<'a> {
@@ -137,7 +147,9 @@ pub struct Opener {
     draft: Rc<RefCell<Draft>>,
     facts: NodeFacts,
     inherited: Inherited,
-    edges: Vec<Edge>,
+    edges: Vec<NamedChild>,
+    /// What the node was until now, if it is opened again.
+    again: Option<Again>,
 }
 
 impl Opener {
@@ -196,7 +208,10 @@ impl Opener {
     /// # Errors
     /// What opening the child answers; `InvalidOption` for an unknown reference.
     pub async fn child(&mut self, name: &str, role: Role, child: BlockdevRef) -> Result<EdgeIndex> {
-        let index = match child {
+        if let Some(id) = self.child_again(name, role, Some(&child)).await? {
+            return Ok(self.add_edge(name, role, id));
+        }
+        let id = match child {
             BlockdevRef::Reference(reference) => self.referred(&reference)?,
             BlockdevRef::Null(_) => {
                 let reason = format!("Invalid parameter type for '{name}', expected: BlockdevRef");
@@ -216,11 +231,70 @@ impl Opener {
                     Rc::clone(&self.draft),
                     *options,
                     inherited,
+                    None,
                 );
                 opening.await?
             }
         };
-        Ok(self.add_edge(name, role, index))
+        Ok(self.add_edge(name, role, id))
+    }
+
+    /// Opens the backing file: the one in the options, none for `null` or an empty name, else the
+    /// one that the image names, if it does.
+    ///
+    /// # Errors
+    /// As [`child`](Opener::child) and [`implicit_child`](Opener::implicit_child).
+    pub async fn backing(
+        &mut self,
+        option: Option<BlockdevRef>,
+        named: Option<ImplicitRef<'_>>,
+    ) -> Result<Option<EdgeIndex>> {
+        const NAME: &str = "backing";
+        if let Some(again) = &self.again
+            && again.keeps_backing(option.is_some(), named.is_some())?
+        {
+            let kept = self.child_again(NAME, Role::Cow, None).await?;
+            return Ok(kept.map(|id| self.add_edge(NAME, Role::Cow, id)));
+        }
+        match (option, named) {
+            (Some(BlockdevRef::Null(_)), _) => Ok(None),
+            (Some(BlockdevRef::Reference(name)), _) if name.is_empty() => Ok(None),
+            (Some(backing), _) => self.child(NAME, Role::Cow, backing).await.map(Some),
+            (None, Some(named)) => {
+                let opened = self.implicit_child(NAME, Role::Cow, named).await;
+                opened.map(Some)
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The child of this name that the node had until now, opened again where it goes along.
+    async fn child_again(
+        &mut self,
+        name: &str,
+        role: Role,
+        given: Option<&BlockdevRef>,
+    ) -> Result<Option<NodeId>> {
+        let Some(again) = &self.again else {
+            return Ok(None);
+        };
+        let Some((id, opened)) = again.child(&self.draft.borrow(), name, role, given)? else {
+            return Ok(None);
+        };
+        if let Some((options, again)) = opened {
+            again.close().await?;
+            let inherited = self.inherited_by(role);
+            let opening = open_node(
+                self.layer.clone(),
+                self.queue.clone(),
+                Rc::clone(&self.draft),
+                options,
+                inherited,
+                Some(again),
+            );
+            opening.await?;
+        }
+        Ok(Some(id))
     }
 
     /// Opens what the image names, if the policy of the layer lets it.
@@ -233,6 +307,9 @@ impl Opener {
         role: Role,
         wanted: ImplicitRef<'_>,
     ) -> Result<EdgeIndex> {
+        if let Some(id) = self.child_again(name, role, None).await? {
+            return Ok(self.add_edge(name, role, id));
+        }
         let decision = self.layer.policy().decide(ImplicitOpen {
             referrer: &self.facts.filename,
             name: wanted.name,
@@ -276,9 +353,13 @@ impl Opener {
     /// The children opened so far, to read before there is a node.
     pub fn children(&self) -> Vec<Child> {
         let graph = Arc::new(self.draft.borrow().graph().clone());
+        let places = self.edges.iter().map(|edge| graph.index_of(edge.child));
+        let places: Vec<NodeIndex> = places
+            .map(|place| place.expect("an opened child is in the draft"))
+            .collect();
         let snapshot = self.queue.hold(graph);
-        let child = |e: &Edge| Child::new(self.queue.clone(), Rc::clone(&snapshot), e.child);
-        self.edges.iter().map(child).collect()
+        let child = |index| Child::new(self.queue.clone(), Rc::clone(&snapshot), index);
+        places.into_iter().map(child).collect()
     }
 
     /// A child opened so far.
@@ -302,21 +383,16 @@ impl Opener {
         &self.queue
     }
 
-    fn add_edge(&mut self, name: &str, role: Role, child: NodeIndex) -> EdgeIndex {
+    fn add_edge(&mut self, name: &str, role: Role, child: NodeId) -> EdgeIndex {
         if matches!(role, Role::Image | Role::Filtered) && self.facts.filename.is_empty() {
-            let filename = &self
-                .draft
-                .borrow()
-                .graph()
-                .entry(child)
-                .node
-                .facts()
-                .filename
-                .clone();
-            self.facts.filename.clone_from(filename);
+            let draft = self.draft.borrow();
+            if let Some(index) = draft.graph().index_of(child) {
+                let facts = draft.graph().entry(index).node.facts();
+                self.facts.filename.clone_from(&facts.filename);
+            }
         }
         let index = u8::try_from(self.edges.len()).unwrap_or(u8::MAX);
-        self.edges.push(Edge {
+        self.edges.push(NamedChild {
             name: name.to_owned(),
             role,
             child,
@@ -324,16 +400,12 @@ impl Opener {
         EdgeIndex(index)
     }
 
-    fn referred(&self, reference: &str) -> Result<NodeIndex> {
+    fn referred(&self, reference: &str) -> Result<NodeId> {
         let draft = self.draft.borrow();
-        let by_backend = || {
-            let root = self.layer.backend(reference)?.root();
-            draft.graph().index_of(root)
-        };
-        draft
-            .graph()
-            .find(reference)
-            .or_else(by_backend)
+        let by_name = draft.graph().find(reference);
+        by_name
+            .map(|index| draft.graph().entry(index).node.id())
+            .or_else(|| Some(self.layer.backend(reference)?.root()))
             .ok_or_else(|| {
                 let reason =
                     format!("Cannot find device='{reference}' nor node-name='{reference}'");
@@ -390,6 +462,7 @@ impl Opener {
             },
             inherited: self.inherited_by(role),
             edges: Vec::new(),
+            again: None,
         };
         opener.facts.read_only = true;
         let edge = Box::pin(opener.child("file", Role::Filtered, file.clone())).await?;
@@ -423,14 +496,19 @@ fn plain(driver: BlockdevOptionsBranch) -> BlockdevOptions {
 }
 
 /// What the options say, over what is inherited.
-fn facts_of(options: &BlockdevOptions, inherited: &mut Inherited) -> Result<NodeFacts> {
+fn facts_of(
+    options: &BlockdevOptions,
+    inherited: &mut Inherited,
+    again: Option<&Again>,
+) -> Result<NodeFacts> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let name = match &options.node_name {
-        Some(name) => {
+    let name = match (&options.node_name, again) {
+        (_, Some(again)) => again.name().to_owned(),
+        (Some(name), None) => {
             check_name(name)?;
             name.clone()
         }
-        None => format!("#block{:03}", NEXT.fetch_add(1, Ordering::Relaxed)),
+        (None, None) => format!("#block{:03}", NEXT.fetch_add(1, Ordering::Relaxed)),
     };
     let mut cache = inherited.cache;
     if let Some(given) = &options.cache {
@@ -508,13 +586,14 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 /// Opens one node and what is below it into the draft.
-fn open_node(
+pub(super) fn open_node(
     layer: Layer,
     queue: LocalQueue,
     draft: Rc<RefCell<Draft>>,
     options: BlockdevOptions,
     mut inherited: Inherited,
-) -> Pending<'static, NodeIndex> {
+    again: Option<Again>,
+) -> Pending<'static, NodeId> {
     Box::pin(async move {
         if inherited.depth > MAX_DEPTH {
             return Err(Error::invalid(
@@ -522,8 +601,12 @@ fn open_node(
                 "The chain of images is too long, or names itself",
             ));
         }
-        let facts = facts_of(&options, &mut inherited)?;
-        if draft.borrow().graph().find(&facts.name).is_some() {
+        let origin = Origin {
+            options: options.clone(),
+            inherited: inherited.clone(),
+        };
+        let facts = facts_of(&options, &mut inherited, again.as_ref())?;
+        if again.is_none() && draft.borrow().graph().find(&facts.name).is_some() {
             return Err(Error::invalid(
                 "node-name",
                 format!("Duplicate nodes with node-name='{}'", facts.name),
@@ -538,11 +621,21 @@ fn open_node(
             facts,
             inherited,
             edges: Vec::new(),
+            again,
         };
         let driver = registry.open(&mut opener, options.driver).await?;
-        let node = Node::new(opener.facts, driver);
-        let index = draft_here.borrow_mut().add(node, opener.edges)?;
-        Ok(index)
+        let mut draft = draft_here.borrow_mut();
+        if let Some(again) = opener.again {
+            let node = again.finish(opener.facts, driver, origin);
+            let id = node.id();
+            draft.put_again(node, opener.edges)?;
+            return Ok(id);
+        }
+        let node = Node::opened(opener.facts, driver, Some(origin));
+        let id = node.id();
+        let edges = draft.edges(opener.edges)?;
+        draft.add(node, edges)?;
+        Ok(id)
     })
 }
 
@@ -590,8 +683,8 @@ impl Layer {
                 "'id' and/or 'node-name' need to be specified for the root node",
             ));
         }
-        let id = options.id.clone();
-        if let Some(id) = &id
+        let device = options.id.clone();
+        if let Some(id) = &device
             && (self.backend(id).is_some() || self.graph().find(id).is_some())
         {
             return Err(Error::invalid(
@@ -606,13 +699,17 @@ impl Layer {
             Rc::clone(&draft),
             options,
             inherited,
+            None,
         );
-        let index = opening.await?;
-        let draft = draft.borrow().clone();
+        let id = opening.await?;
+        let draft = draft.take();
+        let Some(index) = draft.graph().index_of(id) else {
+            return Err(Error::ShutDown);
+        };
         let node = Arc::clone(&draft.graph().entry(index).node);
         change.permit(&draft, &change.roots(&draft))?;
         change.publish(draft);
-        if let Some(id) = id {
+        if let Some(id) = device {
             let added = change.add_backend(&id, node.id(), Use::backend(node.is_read_only()));
             if let Err(error) = added {
                 drop(change);

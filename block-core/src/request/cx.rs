@@ -21,7 +21,7 @@ use crate::buffer::{AlignedBuf, IoBuf};
 use crate::driver::{Pending, Preallocation, Status, ZeroFlags};
 use crate::engine::{Completion, Fallocate, Leaf, Operation, Seek};
 use crate::error::{Error, Result};
-use crate::graph::{Node, NodeIndex};
+use crate::graph::{Node, NodeId, NodeIndex};
 use crate::layer::{Obstacle, Readers};
 use crate::limits::Limits;
 use crate::queue::{Announced, LocalQueue, OpFuture, Snapshot};
@@ -339,6 +339,20 @@ impl Child {
     pub fn child(&self, edge: EdgeIndex) -> Child {
         let index = self.snapshot.graph.entry(self.index).edges[usize::from(edge.0)].child;
         Child::new(self.queue.clone(), Rc::clone(&self.snapshot), index)
+    }
+
+    /// Another node of the same snapshot.
+    pub(crate) fn neighbour(&self, id: NodeId) -> Result<Child> {
+        match self.snapshot.graph.index_of(id) {
+            Some(index) => Ok(Child::new(
+                self.queue.clone(),
+                Rc::clone(&self.snapshot),
+                index,
+            )),
+            None => Err(Error::NodeNotFound {
+                node: String::new(),
+            }),
+        }
     }
 
     /// The backing file, if the node has one.

@@ -176,31 +176,18 @@ async fn open_data_file(
     }
 }
 
-/// Opens the backing file: the one in the options, none for `null` or an empty name, else the
-/// image's own.
+/// Opens the backing file that the options or the image name.
 async fn open_backing(
     opener: &mut Opener,
     option: Option<BlockdevRef>,
     header: &Header,
 ) -> Result<()> {
-    match option {
-        Some(BlockdevRef::Null(_)) => {}
-        Some(BlockdevRef::Reference(name)) if name.is_empty() => {}
-        Some(backing) => {
-            opener.child("backing", Role::Cow, backing).await?;
-        }
-        None => {
-            let Some(name) = &header.backing_file else {
-                return Ok(());
-            };
-            let format = header.backing_format();
-            let wanted = ImplicitRef {
-                name,
-                format: format.as_deref(),
-            };
-            opener.implicit_child("backing", Role::Cow, wanted).await?;
-        }
-    }
+    let format = header.backing_format();
+    let named = header.backing_file.as_ref().map(|name| ImplicitRef {
+        name,
+        format: format.as_deref(),
+    });
+    opener.backing(option, named).await?;
     Ok(())
 }
 
