@@ -63,10 +63,57 @@ impl Chain {
     }
 }
 
+/// How a command names the image at the lower end.
+pub(super) struct BaseName<'a> {
+    pub(super) file: Option<&'a str>,
+    pub(super) node: Option<&'a str>,
+}
+
+impl Chain {
+    /// Where the image at the lower end is, at or below `from`; nothing when it is not named.
+    ///
+    /// # Errors
+    /// `InvalidOption` when it is named twice, or is not in the chain; `NodeNotFound`.
+    pub(super) fn base(
+        &self,
+        layer: &Layer,
+        base: &BaseName<'_>,
+        from: usize,
+    ) -> Result<Option<usize>> {
+        match (base.file, base.node) {
+            (None, None) => Ok(None),
+            (Some(_), Some(_)) => Err(Error::invalid(
+                "base",
+                "'base' and 'base-node' cannot be specified at the same time",
+            )),
+            (Some(file), None) => match self.depth_of(file).filter(|&depth| depth >= from) {
+                Some(depth) => Ok(Some(depth)),
+                None => {
+                    let reason = format!("Can't find '{file}' in the backing chain");
+                    Err(Error::invalid("base", reason))
+                }
+            },
+            (None, Some(name)) => {
+                let depth = self.0.iter().position(|node| node.name() == name);
+                if let Some(depth) = depth.filter(|&depth| depth >= from) {
+                    return Ok(Some(depth));
+                }
+                if layer.graph().find(name).is_none() {
+                    let node = name.to_owned();
+                    return Err(Error::NodeNotFound { node });
+                }
+                let active = self.active().name();
+                let reason = format!("Node '{name}' is not a backing image of '{active}'");
+                Err(Error::invalid("base-node", reason))
+            }
+        }
+    }
+}
+
 /// What an image says about a node that becomes its backing file.
-pub(super) fn name_of(node: &Node) -> BackingName {
+pub(super) fn name_of(node: &Node, given: Option<String>) -> BackingName {
     BackingName {
-        filename: node.facts().filename.clone(),
+        filename: given.unwrap_or_else(|| node.facts().filename.clone()),
         format: Some(node.driver().format_name().to_owned()),
     }
 }

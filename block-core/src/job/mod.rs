@@ -22,6 +22,7 @@ use crate::layer::Layer;
 use crate::sync::WaitList;
 
 mod chain;
+mod commit;
 mod crew;
 mod stream;
 mod table;

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use block_schema::commands::BlockStream;
 use block_schema::types::{BlockJobType, BlockdevOnError, IoOperationType};
 
-use super::chain::{Chain, name_of};
+use super::chain::{BaseName, Chain, name_of};
 use super::crew::Crew;
 use super::worker::{Next, Stop, Worker};
 use super::{Job, NewJob, Progress, or_report, speed_of};
 use crate::backend::Backend;
-use crate::driver::StatusKind;
+use crate::driver::{BackingName, StatusKind};
 use crate::error::{Error, Result};
 use crate::graph::rebase::NewBacking;
 use crate::graph::{Node, NodeId};
@@ -45,21 +45,24 @@ impl Layer {
         arguments: BlockStream,
     ) -> Result<Arc<Job>> {
         let BlockStream {
+            job_id,
             device,
             base,
+            base_node,
+            backing_file,
             speed,
             on_error,
         } = arguments;
         let chain = Chain::of(self, &device)?;
-        let base = base
-            .map(|name| match chain.depth_of(&name) {
-                Some(depth) if depth > 0 => Ok(depth),
-                Some(_) | None => {
-                    let reason = format!("Can't find '{name}' in the backing chain");
-                    Err(Error::invalid("base", reason))
-                }
-            })
-            .transpose()?;
+        let base = BaseName {
+            file: base.as_deref(),
+            node: base_node.as_deref(),
+        };
+        let base = chain.base(self, &base, 1)?;
+        if backing_file.is_some() && base.is_none() {
+            let reason = "backing file specified, but streaming the entire chain";
+            return Err(Error::invalid("backing-file", reason));
+        }
         let speed = speed_of(speed)?;
         let images = &chain.images()[..base.unwrap_or(chain.images().len())];
         for image in chain.images() {
@@ -67,7 +70,7 @@ impl Layer {
         }
         let kind = BlockJobType::Stream;
         let job = self.new_job(NewJob {
-            id: device,
+            id: job_id.unwrap_or(device),
             kind,
             speed,
         })?;
@@ -84,7 +87,8 @@ impl Layer {
             layer: self.clone(),
             backend,
             active: Arc::clone(chain.active()),
-            base: base.map(|depth| Arc::clone(&chain.images()[depth])),
+            base: base.map(|depth| chain.images()[depth].id()),
+            name: base.map(|depth| name_of(&chain.images()[depth], backing_file)),
             depth: images.len(),
             policy: or_report(on_error),
         };
@@ -105,7 +109,9 @@ struct Stream {
     layer: Layer,
     backend: Arc<Backend>,
     active: Arc<Node>,
-    base: Option<Arc<Node>>,
+    base: Option<NodeId>,
+    /// What the image will say about it.
+    name: Option<BackingName>,
     /// Images whose content is wanted, with the active one.
     depth: usize,
     policy: BlockdevOnError,
@@ -181,8 +187,8 @@ impl Stream {
     /// Names the new backing file and lets the old ones go.
     async fn finish(&self, worker: &Worker) -> Result<(), Stop> {
         let new = NewBacking {
-            node: self.base.as_ref().map(|base| base.id()),
-            name: self.base.as_ref().map(|base| name_of(base)),
+            node: self.base,
+            name: self.name.clone(),
         };
         let id = self.active.id();
         Ok(self.layer.change_backing(worker.queue(), id, new).await?)

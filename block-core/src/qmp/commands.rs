@@ -62,6 +62,12 @@ impl server::BlockCore for Commands {
         Ok(())
     }
 
+    async fn block_commit(&self, arguments: commands::BlockCommit) -> Result<(), Error> {
+        let queue = self.daemon.queue();
+        queue.layer().block_commit(queue, arguments).await?;
+        Ok(())
+    }
+
     async fn block_job_set_speed(
         &self,
         arguments: commands::BlockJobSetSpeed,

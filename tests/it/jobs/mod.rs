@@ -1,10 +1,11 @@
 //! Jobs on a chain of images while four queues write to it, every byte verified: to their end, with
 //! pauses and changes of speed, and cancelled. The seed is printed.
 
+mod commit;
 mod stream;
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use block_core::engine::Ring;
 use block_core::job::{Ending, Job};
-use block_core::{Backend, Error, Layer, Queue};
+use block_core::{Backend, Error, IoBuf, Layer, Queue, Request};
 
 use crate::support::load::{BACKING, DISK, Enough, Load, Worker, engine, verify};
 use crate::support::{self, Random, Scratch};
@@ -37,6 +38,9 @@ struct Chain {
     seed: u64,
 }
 
+/// Bytes of the base that show, and that are hidden, by turns.
+const STRETCH: usize = 192 << 10;
+
 const RINGS: (Ring, &str) = (Ring::Auto, "io_uring");
 const POOL: (Ring, &str) = (Ring::Off, "threads");
 
@@ -45,11 +49,12 @@ impl Chain {
         let seed = support::seed(name);
         let dir = Scratch::new(name);
         let path = |file: &str| dir.path(file);
-        std::fs::write(path("base.img"), vec![BACKING; support::usize(DISK)]).expect("a base");
+        std::fs::write(path("base.img"), base()).expect("a base");
         let layer = support::layer();
         let queue = layer.new_queue(engine(ring)).start();
         let (base, middle) = (path("base.img"), path("middle.qcow2"));
         support::create_qcow2(&queue, &middle, DISK, Some((&base, "raw")));
+        fill(&queue, &middle);
         support::create_qcow2(&queue, &path("top.qcow2"), DISK, Some((&middle, "qcow2")));
         let json = format!(
             r#"{{"driver": "qcow2", "id": "disk", "node-name": "top", "discard": "unmap",
@@ -117,6 +122,36 @@ impl Chain {
         }
         dir
     }
+}
+
+/// What the base holds: every other stretch of it is hidden by the image in the middle.
+fn base() -> Vec<u8> {
+    let mut bytes = vec![BACKING; support::usize(DISK)];
+    for stretch in bytes.chunks_mut(2 * STRETCH) {
+        stretch[..STRETCH].fill(0x11);
+    }
+    bytes
+}
+
+/// Writes what hides the base's.
+fn fill(queue: &Queue, middle: &Path) {
+    let json = format!(
+        r#"{{"driver": "qcow2", "id": "middle",
+            "file": {{"driver": "file", "filename": "{}"}}}}"#,
+        middle.display()
+    );
+    let backend = support::open(queue, &json, "middle");
+    let slot = queue.attach(&backend);
+    let work = async {
+        for at in (0..DISK).step_by(2 * STRETCH) {
+            let buf = IoBuf::copy_of(&[BACKING; STRETCH]);
+            queue.request(slot, Request::write(at, buf)).await?;
+        }
+        let layer = queue.layer();
+        layer.remove_backend(&backend).await;
+        layer.remove_node(queue, backend.root()).await
+    };
+    queue.block_on(work).expect("a filled image");
 }
 
 /// Does something to a job now and then. A verb that comes too late is refused.

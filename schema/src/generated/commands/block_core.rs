@@ -262,7 +262,7 @@ impl runtime::Command for BlockdevSnapshotSync {
 /// Merges images downwards: writes what is in those from `top` down into `base`.
 #[derive(Clone, PartialEq)]
 pub struct BlockCommit {
-    /// The device.
+    /// The device, or a node.
     pub device: String,
     /// File name of the image to write into; the lowest of the chain if absent.
     pub base: Option<String>,
@@ -270,12 +270,29 @@ pub struct BlockCommit {
     pub top: String,
     /// Limit in bytes a second; none if absent.
     pub speed: Option<i64>,
+    /// The job's name; the device's if absent.
+    pub job_id: Option<String>,
+    /// The same by the node's name.
+    pub base_node: Option<String>,
+    /// What the image above `top` then says its backing file is; the base's file name if absent.
+    pub backing_file: Option<String>,
+    /// What to do when a request fails; `report` if absent.
+    pub on_error: Option<types::BlockdevOnError>,
 }
 
 impl BlockCommit {
     /// One with its required members alone.
     pub fn new(device: impl Into<String>, top: impl Into<String>) -> Self {
-        Self { device: device.into(), top: top.into(), base: None, speed: None }
+        Self {
+            device: device.into(),
+            top: top.into(),
+            base: None,
+            speed: None,
+            job_id: None,
+            base_node: None,
+            backing_file: None,
+            on_error: None,
+        }
     }
 
     /// Sets `base`.
@@ -291,6 +308,34 @@ impl BlockCommit {
         self.speed = Some(value);
         self
     }
+
+    /// Sets `job-id`.
+    #[must_use]
+    pub fn job_id(mut self, value: impl Into<String>) -> Self {
+        self.job_id = Some(value.into());
+        self
+    }
+
+    /// Sets `base-node`.
+    #[must_use]
+    pub fn base_node(mut self, value: impl Into<String>) -> Self {
+        self.base_node = Some(value.into());
+        self
+    }
+
+    /// Sets `backing-file`.
+    #[must_use]
+    pub fn backing_file(mut self, value: impl Into<String>) -> Self {
+        self.backing_file = Some(value.into());
+        self
+    }
+
+    /// Sets `on-error`.
+    #[must_use]
+    pub fn on_error(mut self, value: types::BlockdevOnError) -> Self {
+        self.on_error = Some(value);
+        self
+    }
 }
 
 impl std::fmt::Debug for BlockCommit {
@@ -301,8 +346,16 @@ impl std::fmt::Debug for BlockCommit {
 
 impl runtime::Fields for BlockCommit {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        let (device, base, top, speed) = members.take(["device", "base", "top", "speed"])?;
-        Ok(Self { device, base, top, speed })
+        let (device, base, top, speed, job_id, base_node) = members.take([
+            "device",
+            "base",
+            "top",
+            "speed",
+            "job-id",
+            "base-node",
+        ])?;
+        let (backing_file, on_error) = members.take(["backing-file", "on-error"])?;
+        Ok(Self { device, base, top, speed, job_id, base_node, backing_file, on_error })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -310,6 +363,10 @@ impl runtime::Fields for BlockCommit {
         object.put_opt("base", &self.base);
         object.put("top", &self.top);
         object.put_opt("speed", &self.speed);
+        object.put_opt("job-id", &self.job_id);
+        object.put_opt("base-node", &self.base_node);
+        object.put_opt("backing-file", &self.backing_file);
+        object.put_opt("on-error", &self.on_error);
     }
 }
 
@@ -730,7 +787,7 @@ impl runtime::Command for BlockSetIoThrottle {
 /// Merges images upwards: copies into a device's image what it reads from those below it.
 #[derive(Clone, PartialEq)]
 pub struct BlockStream {
-    /// The device.
+    /// The device, or a node.
     pub device: String,
     /// File name of the image that stays its backing file; none if absent.
     pub base: Option<String>,
@@ -738,12 +795,26 @@ pub struct BlockStream {
     pub speed: Option<i64>,
     /// What to do when a request fails; `report` if absent.
     pub on_error: Option<types::BlockdevOnError>,
+    /// The job's name; the device's if absent.
+    pub job_id: Option<String>,
+    /// The same by the node's name.
+    pub base_node: Option<String>,
+    /// What the image then says its backing file is; the base's file name if absent.
+    pub backing_file: Option<String>,
 }
 
 impl BlockStream {
     /// One with its required members alone.
     pub fn new(device: impl Into<String>) -> Self {
-        Self { device: device.into(), base: None, speed: None, on_error: None }
+        Self {
+            device: device.into(),
+            base: None,
+            speed: None,
+            on_error: None,
+            job_id: None,
+            base_node: None,
+            backing_file: None,
+        }
     }
 
     /// Sets `base`.
@@ -766,6 +837,27 @@ impl BlockStream {
         self.on_error = Some(value);
         self
     }
+
+    /// Sets `job-id`.
+    #[must_use]
+    pub fn job_id(mut self, value: impl Into<String>) -> Self {
+        self.job_id = Some(value.into());
+        self
+    }
+
+    /// Sets `base-node`.
+    #[must_use]
+    pub fn base_node(mut self, value: impl Into<String>) -> Self {
+        self.base_node = Some(value.into());
+        self
+    }
+
+    /// Sets `backing-file`.
+    #[must_use]
+    pub fn backing_file(mut self, value: impl Into<String>) -> Self {
+        self.backing_file = Some(value.into());
+        self
+    }
 }
 
 impl std::fmt::Debug for BlockStream {
@@ -776,8 +868,16 @@ impl std::fmt::Debug for BlockStream {
 
 impl runtime::Fields for BlockStream {
     fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
-        let (device, base, speed, on_error) = members.take(["device", "base", "speed", "on-error"])?;
-        Ok(Self { device, base, speed, on_error })
+        let (device, base, speed, on_error, job_id, base_node) = members.take([
+            "device",
+            "base",
+            "speed",
+            "on-error",
+            "job-id",
+            "base-node",
+        ])?;
+        let backing_file = members.opt("backing-file")?;
+        Ok(Self { device, base, speed, on_error, job_id, base_node, backing_file })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -785,6 +885,9 @@ impl runtime::Fields for BlockStream {
         object.put_opt("base", &self.base);
         object.put_opt("speed", &self.speed);
         object.put_opt("on-error", &self.on_error);
+        object.put_opt("job-id", &self.job_id);
+        object.put_opt("base-node", &self.base_node);
+        object.put_opt("backing-file", &self.backing_file);
     }
 }
 

@@ -1,0 +1,351 @@
+//! `block-commit`: writes what images of a chain hold into an image below them, and takes them out
+//! of the chain. Here for images below the active one; the active one's commit is a mirror.
+//!
+//! The images from `top` down do not change meanwhile. What is written to `base` is what everything
+//! above it reads as already, so guests may read on, and a commit that ends half-way, by an error, a
+//! cancel or a power cut, leaves the chain as it was: `base` alone has then another content, which
+//! nothing shows. At the end `base` is flushed, the image above `top` names it durably, and only
+//! then the graph changes.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use block_schema::commands::BlockCommit;
+use block_schema::types::{BlockJobType, BlockdevOnError, IoOperationType};
+
+use super::chain::{BaseName, Chain, check_only_chain, name_of};
+use super::crew::Crew;
+use super::worker::{Next, Stop, Worker};
+use super::{Job, NewJob, Progress, or_report, speed_of};
+use crate::backend::Backend;
+use crate::buffer::IoBuf;
+use crate::driver::{BackingName, Preallocation, StatusKind, ZeroFlags};
+use crate::error::{Error, Result};
+use crate::graph::NodeId;
+use crate::graph::perm::Use;
+use crate::graph::rebase::NewBacking;
+use crate::layer::Layer;
+use crate::queue::LocalQueue;
+use crate::request::Request;
+
+/// Bytes copied by one request.
+const CHUNK: u64 = 1 << 20;
+/// Copies at once.
+const AT_ONCE: usize = 8;
+/// Bytes whose status is asked for at a time: a pause waits for no more.
+const STATUS_CHUNK: u64 = 1 << 30;
+
+/// Places in a chain, the active image being 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) top: usize,
+    pub(super) base: usize,
+}
+
+impl Layer {
+    /// Starts writing what a device's images from `top` down hold into `base`. The job runs on
+    /// `queue`. One of the active image becomes ready, and waits to be completed.
+    ///
+    /// # Errors
+    /// `DeviceNotFound`; `InvalidOption` when `top` or `base` is not in the chain, they are the same,
+    /// for a negative speed, a name in use; `PermissionConflict` when another job is there, or
+    /// another image needs one of them as it is.
+    pub async fn block_commit(
+        &self,
+        queue: &LocalQueue,
+        arguments: BlockCommit,
+    ) -> Result<Arc<Job>> {
+        let chain = Chain::of(self, &arguments.device)?;
+        let speed = speed_of(arguments.speed)?;
+        let span = span(self, &chain, &arguments)?;
+        for image in chain.images() {
+            image.check_unblocked()?;
+        }
+        // The top image itself may have other users: its content is not touched.
+        check_only_chain(&self.graph(), &chain.images()[span.top + 1..=span.base])?;
+        let new = NewJob {
+            id: arguments.job_id.unwrap_or(arguments.device),
+            kind: BlockJobType::Commit,
+            speed,
+        };
+        let base = &chain.images()[span.base];
+        let ends = Ends {
+            name: name_of(base, arguments.backing_file.clone()),
+            policy: or_report(arguments.on_error),
+        };
+        if span.top == 0 {
+            if arguments.backing_file.is_some() {
+                let reason = "'backing-file' specified, but 'top' is the active layer";
+                return Err(Error::invalid("backing-file", reason));
+            }
+            return Err(Error::Unsupported {
+                node: chain.active().name().to_owned(),
+                what: "committing the active image".to_owned(),
+            });
+        }
+        self.commit_below(queue, &chain, span, new, ends).await
+    }
+
+    async fn commit_below(
+        &self,
+        queue: &LocalQueue,
+        chain: &Chain,
+        span: Span,
+        new: NewJob,
+        ends: Ends,
+    ) -> Result<Arc<Job>> {
+        let id = |depth: usize| chain.images()[depth].id();
+        let job = self.new_job(new)?;
+        let mut commit = Commit {
+            layer: self.clone(),
+            above: id(span.top - 1),
+            top: id(span.top),
+            base: id(span.base),
+            depth: span.base - span.top,
+            ends,
+            source: None,
+            target: None,
+            made_writable: Vec::new(),
+        };
+        if let Err(error) = commit.prepare(queue).await {
+            commit.give_back(queue).await;
+            job.forget();
+            return Err(error);
+        }
+        let reason: Arc<str> = "block device is in use by block job: commit".into();
+        let graph = self.graph();
+        let nodes = chain.images().iter().filter_map(|n| graph.index_of(n.id()));
+        let nodes = nodes.map(|index| Arc::clone(&graph.entry(index).node));
+        let blocks: Vec<_> = nodes.map(|node| node.block(&reason)).collect();
+        job.start(queue, move |worker| async move {
+            let mut result = commit.run(&worker).await;
+            commit.release().await;
+            if result.is_ok() {
+                result = commit.finish(&worker).await;
+            }
+            commit.give_back(worker.queue()).await;
+            drop(blocks);
+            result
+        });
+        Ok(job)
+    }
+}
+
+/// Which images are meant.
+fn span(layer: &Layer, chain: &Chain, arguments: &BlockCommit) -> Result<Span> {
+    let top = chain.depth_of(&arguments.top).ok_or_else(|| {
+        let reason = format!("Top image file {} not found", arguments.top);
+        Error::invalid("top", reason)
+    })?;
+    let last = chain.images().len() - 1;
+    let base = BaseName {
+        file: arguments.base.as_deref(),
+        node: arguments.base_node.as_deref(),
+    };
+    let base = chain.base(layer, &base, top)?.unwrap_or(last);
+    if top == base {
+        return Err(Error::invalid("base", "cannot commit an image into itself"));
+    }
+    Ok(Span { top, base })
+}
+
+/// What becomes of the image above, and of errors.
+struct Ends {
+    /// What that image will say about its backing file.
+    name: BackingName,
+    policy: BlockdevOnError,
+}
+
+struct Commit {
+    layer: Layer,
+    /// The image whose backing file `top` is.
+    above: NodeId,
+    top: NodeId,
+    base: NodeId,
+    /// Images from `top` on whose content is wanted.
+    depth: usize,
+    ends: Ends,
+    source: Option<Arc<Backend>>,
+    target: Option<Arc<Backend>>,
+    /// What has to become read-only again.
+    made_writable: Vec<NodeId>,
+}
+
+impl Commit {
+    /// Makes the base writable and as long as the top, and becomes a user of both.
+    async fn prepare(&mut self, queue: &LocalQueue) -> Result<()> {
+        self.make_writable(queue, self.base).await?;
+        self.make_writable(queue, self.above).await?;
+        let top = self.layer.node(queue, self.top)?.len();
+        if self.layer.node(queue, self.base)?.len() < top {
+            let off = Preallocation::Off;
+            self.layer.resize(queue, self.base, top, off).await?;
+        }
+        let source = self.layer.add_user(self.top, Use::backend(true)).await?;
+        self.source = Some(source);
+        let target = self.layer.add_user(self.base, Use::COMMIT_BASE).await?;
+        self.target = Some(target);
+        Ok(())
+    }
+
+    async fn make_writable(&mut self, queue: &LocalQueue, id: NodeId) -> Result<()> {
+        if self.layer.node(queue, id)?.is_read_only() {
+            self.layer.set_read_only(queue, id, false).await?;
+            self.made_writable.push(id);
+        }
+        Ok(())
+    }
+
+    /// Is no user of the images any more.
+    async fn release(&mut self) {
+        for backend in [self.source.take(), self.target.take()]
+            .into_iter()
+            .flatten()
+        {
+            self.layer.remove_backend(&backend).await;
+        }
+    }
+
+    /// Leaves the images that are still there as they were found.
+    async fn give_back(&mut self, queue: &LocalQueue) {
+        self.release().await;
+        for id in self.made_writable.drain(..) {
+            if let Err(error) = self.layer.set_read_only(queue, id, true).await {
+                tracing::warn!("a base stays writable: {}", error.chain());
+            }
+        }
+    }
+
+    async fn run(&self, worker: &Worker) -> Result<(), Stop> {
+        let (Some(source), Some(target)) = (&self.source, &self.target) else {
+            return Err(Stop::Cancelled);
+        };
+        let copier = Copier {
+            source: Arc::clone(source),
+            target: Arc::clone(target),
+            policy: self.ends.policy,
+        };
+        let crew = Crew::new(worker.queue(), AT_ONCE);
+        let result = self.copy_all(worker, &crew, &copier).await;
+        crew.settle().await;
+        result?;
+        crew.finish().await?;
+        worker.check_whole()?;
+        let slot = worker.queue().attach(target);
+        worker.queue().request(slot, Request::flush()).await?;
+        Ok(())
+    }
+
+    async fn copy_all(&self, worker: &Worker, crew: &Crew, copier: &Copier) -> Result<(), Stop> {
+        let queue = worker.queue();
+        let len = self.layer.node(queue, self.top)?.len();
+        worker.set_progress(Progress {
+            done: 0,
+            total: len,
+        });
+        let mut at = 0;
+        while at < len {
+            worker.checkpoint_idle(async || crew.settle().await).await?;
+            let range = at..len.min(at + STATUS_CHUNK);
+            let status = self.layer.node(queue, self.top)?.chain_status(range).await;
+            let status = match status {
+                Ok(status) => status,
+                Err(error) => {
+                    let read = IoOperationType::Read;
+                    worker.failed(read, self.ends.policy, error).await?;
+                    continue;
+                }
+            };
+            // What ends above the base hides it, also where that is nothing but the end of an image.
+            if status.depth as usize >= self.depth {
+                worker.advance(status.len);
+                at += status.len;
+                continue;
+            }
+            let part = match status.kind {
+                StatusKind::Data => at..at + status.len.min(CHUNK - at % CHUNK),
+                StatusKind::Zero | StatusKind::Unallocated => at..at + status.len,
+            };
+            at = part.end;
+            let piece = match status.kind {
+                StatusKind::Data => {
+                    worker.pace(part.end - part.start).await?;
+                    Piece::Data
+                }
+                StatusKind::Zero | StatusKind::Unallocated => Piece::Zeroes,
+            };
+            crew.start(copier.clone().copy(worker.clone(), part, piece))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the images out of the chain.
+    async fn finish(&self, worker: &Worker) -> Result<(), Stop> {
+        let new = NewBacking {
+            node: Some(self.base),
+            name: Some(self.ends.name.clone()),
+        };
+        let layer = &self.layer;
+        Ok(layer
+            .change_backing(worker.queue(), self.above, new)
+            .await?)
+    }
+}
+
+/// What a piece of work copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Piece {
+    Data,
+    Zeroes,
+}
+
+#[derive(Clone)]
+struct Copier {
+    source: Arc<Backend>,
+    target: Arc<Backend>,
+    policy: BlockdevOnError,
+}
+
+impl Copier {
+    /// Copies one part, for as long as the policy says so.
+    async fn copy(self, worker: Worker, part: Range<u64>, piece: Piece) -> Result<(), Stop> {
+        loop {
+            let copied = self.try_copy(worker.queue(), &part, piece).await;
+            let Err((operation, error)) = copied else {
+                break;
+            };
+            match worker.failed(operation, self.policy, error).await? {
+                Next::Again => {}
+                Next::Skip => break,
+            }
+        }
+        worker.advance(part.end - part.start);
+        Ok(())
+    }
+
+    async fn try_copy(
+        &self,
+        queue: &LocalQueue,
+        part: &Range<u64>,
+        piece: Piece,
+    ) -> Result<(), (IoOperationType, Error)> {
+        let (source, target) = (queue.attach(&self.source), queue.attach(&self.target));
+        let len = part.end - part.start;
+        let write = match piece {
+            Piece::Zeroes => Request::write_zeroes(part.start, len, ZeroFlags::default()),
+            Piece::Data => {
+                let buf = IoBuf::zeroed(usize::try_from(len).unwrap_or(usize::MAX));
+                let read = queue.request(source, Request::read(part.start, buf)).await;
+                let buf = read.map_err(|error| (IoOperationType::Read, error))?;
+                match buf.is_zero(0..buf.len()) {
+                    true => Request::write_zeroes(part.start, len, ZeroFlags::default()),
+                    false => Request::write(part.start, buf),
+                }
+            }
+        };
+        let written = queue.request(target, write).await;
+        written.map_err(|error| (IoOperationType::Write, error))?;
+        Ok(())
+    }
+}
