@@ -112,22 +112,26 @@ impl Files {
                 self.sparse(*pieces)
             }
             Work::Nbd { .. } => self.make_full_as("raw")?,
-            Work::Convert { source, .. } => {
-                self.make_mixed()?;
-                let path = self.mixed(*source);
-                if !path.exists() {
-                    let options: &[&str] = match source {
-                        Source::Raw => &[],
-                        Source::Qcow2 => &["-O", "qcow2"],
-                        Source::ZlibQcow2 => &["-O", "qcow2", "-c"],
-                        Source::ZstdQcow2 => &["-O", "qcow2", "-c", "-o", "compression_type=zstd"],
-                    };
-                    qemu_img_convert(&self.mixed(Source::Raw), "raw", &path, options)?;
-                }
-                path
-            }
+            Work::Job { .. } => self.make_mixed_as(Source::Qcow2)?,
+            Work::Convert { source, .. } => self.make_mixed_as(*source)?,
         };
         read_through(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+    }
+
+    /// The mixed image in one of its forms.
+    fn make_mixed_as(&self, source: Source) -> Result<PathBuf, String> {
+        self.make_mixed()?;
+        let path = self.mixed(source);
+        if !path.exists() {
+            let options: &[&str] = match source {
+                Source::Raw => &[],
+                Source::Qcow2 => &["-O", "qcow2"],
+                Source::ZlibQcow2 => &["-O", "qcow2", "-c"],
+                Source::ZstdQcow2 => &["-O", "qcow2", "-c", "-o", "compression_type=zstd"],
+            };
+            qemu_img_convert(&self.mixed(Source::Raw), "raw", &path, options)?;
+        }
+        Ok(path)
     }
 
     /// The full image in a format.

@@ -8,6 +8,7 @@
 //! Not here: what single functions cost (`benches/`).
 
 mod files;
+mod jobs;
 mod measure;
 mod rows;
 mod schema;

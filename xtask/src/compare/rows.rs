@@ -50,6 +50,8 @@ pub(super) enum Work {
         /// More arguments, for both.
         options: &'static [&'static str],
     },
+    /// A job of a daemon on the mixed image.
+    Job { kind: Kind, cache: Cache },
     /// Reads through a server on a Unix socket; what the server costs counts.
     Nbd {
         pattern: &'static str,
@@ -57,6 +59,15 @@ pub(super) enum Work {
         depth: u32,
         seconds: u32,
     },
+}
+
+/// What a job does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Stream,
+    Commit,
+    Mirror,
+    Backup,
 }
 
 /// What is written to.
@@ -160,6 +171,7 @@ impl Work {
             }
             Work::Queues { .. } => &["qemu-img"],
             Work::AgainstFio { .. } => &["qemu-img", "fio"],
+            Work::Job { .. } => &["qemu-img", "qemu-storage-daemon"],
             Work::Nbd { .. } => &["qemu-img", "qemu-nbd", "fio"],
         }
     }
@@ -175,7 +187,7 @@ impl Work {
                 block_size: "4k", ..
             } => "requests/s",
             Work::Tool { .. } => "runs/s",
-            Work::Convert { .. } | Work::Nbd { .. } => "MiB/s",
+            Work::Convert { .. } | Work::Job { .. } | Work::Nbd { .. } => "MiB/s",
         }
     }
 }
@@ -248,6 +260,7 @@ pub(super) fn rows(size: Size) -> Vec<Row> {
             },
         });
     }
+    rows.extend(job_rows());
     let served = [
         ("randread", "4k", 1, Aim::PerCpuSecond(1.3)),
         ("randread", "4k", 64, Aim::PerCpuSecond(1.3)),
@@ -343,6 +356,29 @@ fn tool_rows() -> Vec<Row> {
                 name: format!("1tib-{}/{name}", pieces.name()),
                 aim: Aim::PerSecond(1.0),
                 work: Work::Tool { verb, pieces },
+            });
+        }
+    }
+    rows
+}
+
+fn job_rows() -> Vec<Row> {
+    let kinds = [
+        (Kind::Stream, "stream"),
+        (Kind::Commit, "commit"),
+        (Kind::Mirror, "mirror"),
+        (Kind::Backup, "backup"),
+    ];
+    let mut rows = Vec::new();
+    for (cache, cache_name) in [(Cache::Hot, "hot"), (Cache::Direct, "direct")] {
+        for (kind, name) in kinds {
+            rows.push(Row {
+                name: format!("job/{name}/{cache_name}"),
+                aim: match cache {
+                    Cache::Hot => Aim::PerSecond(2.0),
+                    Cache::Direct => Aim::PerCpuSecond(2.0),
+                },
+                work: Work::Job { kind, cache },
             });
         }
     }

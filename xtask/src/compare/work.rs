@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::files::Files;
 use super::measure::{self, Cost, Server};
 use super::rows::{Cache, Work};
-use super::{tools, writes};
+use super::{jobs, tools, writes};
 
 /// From one read of `bench` to the next: a prime number of blocks, so that all of the image is
 /// read, and hardly anything twice in a row.
@@ -70,6 +70,7 @@ pub(super) fn run_once(work: &Work, programs: &Programs, files: &Files) -> Resul
         Work::Queues { requests } => writes::queues(*requests, programs, files),
         Work::Tool { verb, pieces } => tools::run_verb(*verb, *pieces, programs, files),
         Work::Convert { .. } => convert(work, programs, files),
+        Work::Job { kind, cache } => jobs::run_job(*kind, *cache, programs, files),
         Work::Nbd { .. } => serve(work, programs, files),
     }
 }
