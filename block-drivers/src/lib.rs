@@ -1,5 +1,6 @@
 //! Image formats, protocols, filters and exports for block-core.
 
+pub(crate) mod create;
 pub mod export;
 pub mod format;
 #[doc(hidden)]

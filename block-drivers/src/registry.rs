@@ -4,17 +4,19 @@
 //! schema names and this list does not is an error of the compiler. One that nobody wrote yet
 //! stands under `absent` and answers that it is not built in.
 
-use block_core::Result;
 use block_core::driver::{Driver, Pending};
 use block_core::error::Error;
+use block_core::graph::create::NewImage;
 use block_core::graph::open::{Opener, Registry};
 use block_core::graph::policy::protocol_of;
+use block_core::{LocalQueue, Result};
 use block_schema::types::{
     BlockdevDriver, BlockdevOptionsBranch, BlockdevOptionsFile, BlockdevOptionsGenericCOWFormat,
     BlockdevOptionsGenericFormat, BlockdevOptionsQcow, BlockdevOptionsQcow2, BlockdevOptionsRaw,
     BlockdevRef,
 };
 
+use crate::create;
 use crate::format::{qcow2, raw};
 use crate::protocol::{file, nbd};
 
@@ -138,6 +140,10 @@ impl Registry for Drivers {
                 format!("Unknown protocol '{protocol}'"),
             )),
         }
+    }
+
+    fn create<'a>(&'a self, queue: &'a LocalQueue, image: NewImage) -> Pending<'a> {
+        Box::pin(create::create(self, queue, image))
     }
 }
 

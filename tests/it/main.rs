@@ -5,6 +5,7 @@ mod support;
 mod alloc;
 mod cli;
 mod crash;
+mod create;
 mod detach;
 mod events;
 mod faults;

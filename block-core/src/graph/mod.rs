@@ -18,6 +18,7 @@ use crate::request::map::{Access, EdgeIndex, Extent, Lookup, Mapping};
 use crate::request::watch::Watchers;
 
 pub(crate) mod blocker;
+pub mod create;
 pub mod info;
 pub mod open;
 pub mod perm;

@@ -20,6 +20,7 @@ use crate::buffer::AlignedBuf;
 use crate::driver::{Driver, Pending};
 use crate::engine::Aio;
 use crate::error::{Error, Result};
+use crate::graph::create::NewImage;
 use crate::graph::perm::{Role, Use};
 use crate::graph::policy::{Decision, ImplicitOpen, protocol_of};
 use crate::graph::reopen::Again;
@@ -63,6 +64,13 @@ pub trait Registry: Send + Sync {
     /// # Errors
     /// `InvalidOption` when no driver understands it.
     fn parse_filename(&self, name: &str) -> Result<BlockdevOptionsBranch>;
+
+    /// Makes an empty image, durable when this returns; what was in the file is lost.
+    ///
+    /// # Errors
+    /// `InvalidOption` when the format or the protocol makes no such images; `Open` and
+    /// `ImageLocked` for the file.
+    fn create<'a>(&'a self, queue: &'a LocalQueue, image: NewImage) -> Pending<'a>;
 }
 
 /// A registry without drivers.
@@ -93,6 +101,16 @@ impl Registry for NoDrivers {
             format!("Unknown protocol '{protocol}'"),
         ))
     }
+
+    fn create<'a>(&'a self, _queue: &'a LocalQueue, image: NewImage) -> Pending<'a> {
+        Box::pin(async move { Err(cannot_create(image.format)) })
+    }
+}
+
+/// Says that a format makes no images.
+pub fn cannot_create(format: BlockdevDriver) -> Error {
+    let reason = format!("Format driver '{format}' does not support image creation");
+    Error::invalid("format", reason)
 }
 
 /// What children take over from the node that opens them.
