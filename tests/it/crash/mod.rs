@@ -101,7 +101,7 @@ impl History {
             step.apply(&mut moment.disk);
         }
         match verb {
-            None | Some(Verb::Check(_) | Verb::Stream) => {}
+            None | Some(Verb::Check(_) | Verb::Stream | Verb::Commit) => {}
             Some(Verb::Take(name)) => {
                 let held = Held(before.disk, moment.disk.clone());
                 moment.snapshots.insert(name, held);
@@ -152,7 +152,7 @@ impl History {
                 // Powers of two: from all of the history, and few. It wants a key to look at others.
                 let readable = matches!(
                     self.machine.content(),
-                    Content::Plain | Content::Subclusters | Content::Named
+                    Content::Plain | Content::Subclusters | Content::Named | Content::Chain
                 );
                 if readable && usize::is_power_of_two(states + 1) && states < 1 << SHOWN_TO_QEMU {
                     clean_to_qemu(&state);
@@ -245,6 +245,8 @@ fn clean_to_qemu(state: &CrashState) {
     std::fs::write(&path, state.contents(SimFile(0))).expect("room for an image");
     let base = state.contents(SimFile(1));
     std::fs::write(folder.path("base"), base).expect("room for what an image may name");
+    let middle = state.contents(SimFile(2));
+    std::fs::write(folder.path("middle"), middle).expect("room for what an image may name");
     let output = Command::new("qemu-img")
         .args(["check", "-f", "qcow2"])
         .arg(&path)

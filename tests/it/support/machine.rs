@@ -18,7 +18,7 @@ use block_core::secret::Secret;
 use block_core::{BackendSlot, IoBuf, Layer, LocalQueue, Queue, Request, Result};
 use block_drivers::format::qcow2;
 use block_drivers::protocol::file::FileDriver;
-use block_schema::commands::BlockStream;
+use block_schema::commands::{BlockCommit, BlockStream};
 use block_schema::types::SnapshotInfo;
 
 use super::Random;
@@ -58,6 +58,9 @@ pub(crate) enum Content {
     Lazy,
     /// As it is, and the image itself says whether it has a backing file.
     Named,
+    /// As it is, over another image in the middle, which hides what the base holds in its first
+    /// clusters; the image itself says which of them is its backing file.
+    Chain,
 }
 
 impl Content {
@@ -68,7 +71,8 @@ impl Content {
             | Content::Encrypted
             | Content::DataFile
             | Content::Lazy
-            | Content::Named => CLUSTER,
+            | Content::Named
+            | Content::Chain => CLUSTER,
             Content::Subclusters => 4 * CLUSTER,
         }
     }
@@ -130,12 +134,17 @@ impl Machine {
         if self.layer.graph().find("file").is_none() {
             self.add_file("file", IMAGE);
             self.add_file("base", BASE);
-            if self.content == Content::DataFile {
+            if matches!(self.content, Content::DataFile | Content::Chain) {
                 self.add_file("data", DATA);
+            }
+            if self.content == Content::Chain {
+                let middle = r#"{"driver": "qcow2", "node-name": "middle", "file": "data",
+                    "backing": "base"}"#;
+                super::add_node(self.queue(), middle)?;
             }
         }
         let special = match self.content {
-            Content::Plain | Content::Subclusters | Content::Named => "",
+            Content::Plain | Content::Subclusters | Content::Named | Content::Chain => "",
             Content::DataFile => r#""data-file": "data","#,
             Content::Lazy => r#""lazy-refcounts": true,"#,
             Content::Encrypted => r#""encrypt": {"format": "aes", "key-secret": "key"},"#,
@@ -145,15 +154,20 @@ impl Machine {
                  {special} "file": "file", "backing": "base"}}"#
         );
         let mut backend = super::try_open(self.queue(), &json, "disk")?;
-        if self.content == Content::Named
-            && self.disk().node().driver().describe().backing.is_none()
-        {
+        let named = self.disk().node().driver().describe().backing;
+        let backing = match (self.content, named) {
+            (Content::Named, None) => Some("null"),
+            (Content::Chain, Some(named)) if named.filename == "middle" => Some(r#""middle""#),
+            _ => None,
+        };
+        if let Some(backing) = backing {
             let work = async {
                 self.layer.remove_backend(&backend).await;
                 self.layer.remove_node(self.queue(), backend.root()).await
             };
             self.queue().block_on(work)?;
-            let json = json.replace(r#""backing": "base""#, r#""backing": null"#);
+            let backing = format!(r#""backing": {backing}"#);
+            let json = json.replace(r#""backing": "base""#, &backing);
             backend = super::try_open(self.queue(), &json, "disk")?;
         }
         Ok(self.queues.iter().map(|q| q.attach(&backend)).collect())
@@ -264,7 +278,7 @@ pub(crate) fn fresh(seed: u64) -> Sim {
 pub(crate) fn fresh_with(seed: u64, content: Content) -> Sim {
     let sim = Sim::new(seed);
     sim.create_file(&[]);
-    sim.create_file(&vec![BACKING; super::usize(SIZE)]);
+    sim.create_file(&base_of(content));
     let machine = Machine::new(sim.clone(), 1);
     let node = machine.add_file("file", IMAGE);
     sim.create_file(&[]);
@@ -274,14 +288,23 @@ pub(crate) fn fresh_with(seed: u64, content: Content) -> Sim {
         cluster_size: content.cluster(),
         extended_l2: content == Content::Subclusters,
         data_file: (content == Content::DataFile).then(|| "data".to_owned()),
-        backing_file: (content == Content::Named).then(|| "base".to_owned()),
-        backing_format: (content == Content::Named).then(|| "raw".to_owned()),
+        backing_file: match content {
+            Content::Named => Some("base".to_owned()),
+            Content::Chain => Some("middle".to_owned()),
+            _ => None,
+        },
+        backing_format: match content {
+            Content::Named => Some("raw".to_owned()),
+            Content::Chain => Some("qcow2".to_owned()),
+            _ => None,
+        },
         encryption: match content {
             Content::Plain
             | Content::Subclusters
             | Content::DataFile
             | Content::Lazy
-            | Content::Named => None,
+            | Content::Named
+            | Content::Chain => None,
             Content::Encrypted => Some(qcow2::CreateEncryption::Aes(key())),
         },
         ..qcow2::CreateOptions::default()
@@ -298,16 +321,53 @@ pub(crate) fn fresh_with(seed: u64, content: Content) -> Sim {
             | Content::Encrypted
             | Content::Subclusters
             | Content::Lazy
-            | Content::Named => {
+            | Content::Named
+            | Content::Chain => {
                 qcow2::create(machine.queue(), file.clone(), &options).await?;
             }
+        }
+        if content == Content::Chain {
+            let middle = qcow2::CreateOptions {
+                backing_file: Some("base".to_owned()),
+                backing_format: Some("raw".to_owned()),
+                ..options.clone()
+            };
+            qcow2::create(machine.queue(), data.clone(), &middle).await?;
         }
         data.flush().await?;
         file.flush().await
     };
     machine.queue().block_on(work).expect("a new image");
     drop(machine);
+    if content == Content::Chain {
+        hide(&sim);
+    }
     sim
+}
+
+/// Bytes of the base that the image in the middle hides.
+const HIDDEN: u64 = 24 * CLUSTER;
+
+/// Writes to the image in the middle what hides the base's.
+fn hide(sim: &Sim) {
+    let machine = Machine::new(sim.clone(), 1);
+    machine.add_file("data", DATA);
+    let json = r#"{"driver": "qcow2", "id": "middle", "file": "data", "backing": null}"#;
+    let opened = super::try_open(machine.queue(), json, "middle");
+    let backend = opened.unwrap_or_else(|error| panic!("{}", error.chain()));
+    let slots = [machine.queue().attach(&backend)];
+    let bytes = vec![BACKING; super::usize(HIDDEN)];
+    let written = machine.request(&slots, Request::write(0, IoBuf::copy_of(&bytes)));
+    written.and_then(|_| machine.close()).expect("a full image");
+}
+
+/// What the base holds.
+fn base_of(content: Content) -> Vec<u8> {
+    let mut base = vec![BACKING; super::usize(SIZE)];
+    if content == Content::Chain {
+        base[..super::usize(HIDDEN)].fill(0x11);
+    }
+    base
 }
 
 /// A simulator with a fresh image made so, over a backing file.
@@ -406,6 +466,8 @@ pub(crate) enum Verb {
     Check(Repair),
     /// Copies the backing file into the image, which needs it no longer.
     Stream,
+    /// Writes what the image in the middle holds into the base, and takes it out of the chain.
+    Commit,
 }
 
 impl Verb {
@@ -426,6 +488,13 @@ impl Verb {
             Verb::Check(repair) => return layer.check(queue, top, repair).await.map(drop),
             Verb::Stream => {
                 let job = layer.block_stream(queue, BlockStream::new("disk")).await?;
+                assert_eq!(job.ended().await, Ending::Completed);
+                return Ok(());
+            }
+            Verb::Commit => {
+                let mut arguments = BlockCommit::new("disk", "middle");
+                arguments.backing_file = Some("base".to_owned());
+                let job = layer.block_commit(queue, arguments).await?;
                 assert_eq!(job.ended().await, Ending::Completed);
                 return Ok(());
             }

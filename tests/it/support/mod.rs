@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use block_core::driver::Preallocation;
 use block_core::graph::policy::LocalFiles;
-use block_core::graph::{Node, NodeFacts};
+use block_core::graph::{Node, NodeFacts, NodeId};
 use block_core::{Backend, Layer, LocalQueue};
 use block_drivers::Drivers;
 use block_drivers::format::qcow2;
@@ -106,11 +106,17 @@ pub(crate) fn try_open(
     json: &str,
     id: &str,
 ) -> block_core::Result<Arc<Backend>> {
+    add_node(queue, json)?;
+    let backend = queue.layer().backend(id);
+    Ok(backend.expect("the options have an id"))
+}
+
+/// Opens a node by JSON options.
+pub(crate) fn add_node(queue: &LocalQueue, json: &str) -> block_core::Result<NodeId> {
     let value = Value::from_json(json).expect("valid JSON");
     let options = BlockdevOptions::decode(value, Unknown::Refuse).expect("valid options");
     let layer = queue.layer().clone();
-    queue.block_on(layer.blockdev_add(queue, options))?;
-    Ok(layer.backend(id).expect("the options have an id"))
+    queue.block_on(layer.blockdev_add(queue, options))
 }
 
 /// Makes an empty qcow2 with clusters of 64 KiB.
