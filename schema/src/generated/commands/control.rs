@@ -483,6 +483,36 @@ impl runtime::Command for BlockdevSnapshotDeleteInternalSync {
     type Ok = types::SnapshotInfo;
 }
 
+/// Copies a device's content as it is now to a node, while the guest goes on.
+#[derive(Clone, PartialEq)]
+pub struct BlockdevBackup(
+    /// Its members.
+    pub types::BlockdevBackup,
+);
+
+impl std::fmt::Debug for BlockdevBackup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevBackup", self, f)
+    }
+}
+
+impl runtime::Fields for BlockdevBackup {
+    fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        runtime::Fields::take(members).map(Self)
+    }
+
+    fn put(&self, object: &mut runtime::Object) {
+        runtime::Fields::put(&self.0, object);
+    }
+}
+
+impl runtime::Command for BlockdevBackup {
+    const NAME: &'static str = "blockdev-backup";
+    const ALLOW_OOB: bool = false;
+
+    type Ok = ();
+}
+
 /// Tells the schema: commands and events, then the types that they use.
 #[derive(Clone, PartialEq, Default)]
 pub struct QueryQmpSchema {}

@@ -132,6 +132,15 @@ pub trait Control {
         std::future::ready(Err(runtime::not_built_in("blockdev-snapshot-delete-internal-sync")))
     }
 
+    /// Copies a device's content as it is now to a node, while the guest goes on.
+    fn blockdev_backup(
+        &self,
+        arguments: commands::BlockdevBackup,
+    ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
+        let _ = arguments;
+        std::future::ready(Err(runtime::not_built_in("blockdev-backup")))
+    }
+
     /// Tells the schema: commands and events, then the types that they use.
     fn query_qmp_schema(
         &self,

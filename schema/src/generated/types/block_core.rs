@@ -2016,11 +2016,21 @@ pub enum MirrorSyncMode {
     Full,
     /// Nothing: new writes only.
     None,
+    /// What a bitmap says is dirty; a backup that succeeds clears it.
+    Incremental,
+    /// What a bitmap says is dirty.
+    Bitmap,
 }
 
 impl MirrorSyncMode {
     /// Every value of the schema, in its order.
-    pub const VARIANTS: &'static [Self] = &[Self::Top, Self::Full, Self::None];
+    pub const VARIANTS: &'static [Self] = &[
+        Self::Top,
+        Self::Full,
+        Self::None,
+        Self::Incremental,
+        Self::Bitmap,
+    ];
 
     /// Its name on the wire.
     pub fn as_str(self) -> &'static str {
@@ -2028,6 +2038,8 @@ impl MirrorSyncMode {
             Self::Top => "top",
             Self::Full => "full",
             Self::None => "none",
+            Self::Incremental => "incremental",
+            Self::Bitmap => "bitmap",
         }
     }
 }
@@ -2395,6 +2407,14 @@ pub struct DriveBackup {
     pub on_source_error: Option<BlockdevOnError>,
     /// What to do when a write fails; `report` if absent.
     pub on_target_error: Option<BlockdevOnError>,
+    /// Name of the job; the device's if absent.
+    pub job_id: Option<String>,
+    /// A bitmap of the device's image: what is to be copied, or is to begin anew with this copy.
+    pub bitmap: Option<String>,
+    /// What becomes of the bitmap.
+    pub bitmap_mode: Option<super::BitmapSyncMode>,
+    /// Write the copy compressed; off if absent.
+    pub compress: Option<bool>,
 }
 
 impl DriveBackup {
@@ -2409,6 +2429,10 @@ impl DriveBackup {
             speed: None,
             on_source_error: None,
             on_target_error: None,
+            job_id: None,
+            bitmap: None,
+            bitmap_mode: None,
+            compress: None,
         }
     }
 
@@ -2446,6 +2470,34 @@ impl DriveBackup {
         self.on_target_error = Some(value);
         self
     }
+
+    /// Sets `job-id`.
+    #[must_use]
+    pub fn job_id(mut self, value: impl Into<String>) -> Self {
+        self.job_id = Some(value.into());
+        self
+    }
+
+    /// Sets `bitmap`.
+    #[must_use]
+    pub fn bitmap(mut self, value: impl Into<String>) -> Self {
+        self.bitmap = Some(value.into());
+        self
+    }
+
+    /// Sets `bitmap-mode`.
+    #[must_use]
+    pub fn bitmap_mode(mut self, value: super::BitmapSyncMode) -> Self {
+        self.bitmap_mode = Some(value);
+        self
+    }
+
+    /// Sets `compress`.
+    #[must_use]
+    pub fn compress(mut self, value: bool) -> Self {
+        self.compress = Some(value);
+        self
+    }
 }
 
 impl std::fmt::Debug for DriveBackup {
@@ -2464,8 +2516,28 @@ impl runtime::Fields for DriveBackup {
             "mode",
             "speed",
         ])?;
-        let (on_source_error, on_target_error) = members.take(["on-source-error", "on-target-error"])?;
-        Ok(Self { device, target, format, sync, mode, speed, on_source_error, on_target_error })
+        let (on_source_error, on_target_error, job_id, bitmap, bitmap_mode, compress) = members.take([
+            "on-source-error",
+            "on-target-error",
+            "job-id",
+            "bitmap",
+            "bitmap-mode",
+            "compress",
+        ])?;
+        Ok(Self {
+            device,
+            target,
+            format,
+            sync,
+            mode,
+            speed,
+            on_source_error,
+            on_target_error,
+            job_id,
+            bitmap,
+            bitmap_mode,
+            compress,
+        })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -2477,6 +2549,10 @@ impl runtime::Fields for DriveBackup {
         object.put_opt("speed", &self.speed);
         object.put_opt("on-source-error", &self.on_source_error);
         object.put_opt("on-target-error", &self.on_target_error);
+        object.put_opt("job-id", &self.job_id);
+        object.put_opt("bitmap", &self.bitmap);
+        object.put_opt("bitmap-mode", &self.bitmap_mode);
+        object.put_opt("compress", &self.compress);
     }
 }
 

@@ -231,6 +231,202 @@ impl runtime::Fields for BlockDirtyBitmapMerge {
     }
 }
 
+/// What becomes of a bitmap when a backup that uses it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BitmapSyncMode {
+    /// It holds what was written since the copy's moment, if all was copied; else it stays as
+    /// if there had been no backup.
+    OnSuccess,
+    /// It stays as if there had been no backup.
+    Never,
+    /// It holds what was written since the copy's moment, and what was not copied.
+    Always,
+}
+
+impl BitmapSyncMode {
+    /// Every value of the schema, in its order.
+    pub const VARIANTS: &'static [Self] = &[Self::OnSuccess, Self::Never, Self::Always];
+
+    /// Its name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OnSuccess => "on-success",
+            Self::Never => "never",
+            Self::Always => "always",
+        }
+    }
+}
+
+impl std::fmt::Display for BitmapSyncMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for BitmapSyncMode {
+    type Err = runtime::UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, runtime::UnknownName> {
+        runtime::find_name(text, Self::VARIANTS, Self::as_str)
+    }
+}
+
+impl runtime::Wire for BitmapSyncMode {
+    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
+        runtime::read_name(value, context, Self::VARIANTS, Self::as_str)
+    }
+
+    fn encode(&self) -> runtime::Value {
+        runtime::Value::from(self.as_str())
+    }
+}
+
+/// A backup to make, to a node that is there.
+#[derive(Clone, PartialEq)]
+pub struct BlockdevBackup {
+    /// Name of the job; the device's if absent.
+    pub job_id: Option<String>,
+    /// The device or node to copy.
+    pub device: String,
+    /// The node to copy to, of the same length.
+    pub target: String,
+    /// What to copy.
+    pub sync: super::MirrorSyncMode,
+    /// Limit in bytes a second; none if absent.
+    pub speed: Option<i64>,
+    /// A bitmap of the node: what is to be copied, or is to begin anew with this copy.
+    pub bitmap: Option<String>,
+    /// What becomes of the bitmap.
+    pub bitmap_mode: Option<BitmapSyncMode>,
+    /// Write the copy compressed; off if absent.
+    pub compress: Option<bool>,
+    /// What to do when a read fails; `report` if absent.
+    pub on_source_error: Option<super::BlockdevOnError>,
+    /// What to do when a write fails; `report` if absent.
+    pub on_target_error: Option<super::BlockdevOnError>,
+}
+
+impl BlockdevBackup {
+    /// One with its required members alone.
+    pub fn new(
+        device: impl Into<String>,
+        target: impl Into<String>,
+        sync: super::MirrorSyncMode,
+    ) -> Self {
+        Self {
+            device: device.into(),
+            target: target.into(),
+            sync,
+            job_id: None,
+            speed: None,
+            bitmap: None,
+            bitmap_mode: None,
+            compress: None,
+            on_source_error: None,
+            on_target_error: None,
+        }
+    }
+
+    /// Sets `job-id`.
+    #[must_use]
+    pub fn job_id(mut self, value: impl Into<String>) -> Self {
+        self.job_id = Some(value.into());
+        self
+    }
+
+    /// Sets `speed`.
+    #[must_use]
+    pub fn speed(mut self, value: i64) -> Self {
+        self.speed = Some(value);
+        self
+    }
+
+    /// Sets `bitmap`.
+    #[must_use]
+    pub fn bitmap(mut self, value: impl Into<String>) -> Self {
+        self.bitmap = Some(value.into());
+        self
+    }
+
+    /// Sets `bitmap-mode`.
+    #[must_use]
+    pub fn bitmap_mode(mut self, value: BitmapSyncMode) -> Self {
+        self.bitmap_mode = Some(value);
+        self
+    }
+
+    /// Sets `compress`.
+    #[must_use]
+    pub fn compress(mut self, value: bool) -> Self {
+        self.compress = Some(value);
+        self
+    }
+
+    /// Sets `on-source-error`.
+    #[must_use]
+    pub fn on_source_error(mut self, value: super::BlockdevOnError) -> Self {
+        self.on_source_error = Some(value);
+        self
+    }
+
+    /// Sets `on-target-error`.
+    #[must_use]
+    pub fn on_target_error(mut self, value: super::BlockdevOnError) -> Self {
+        self.on_target_error = Some(value);
+        self
+    }
+}
+
+impl std::fmt::Debug for BlockdevBackup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevBackup", self, f)
+    }
+}
+
+impl runtime::Fields for BlockdevBackup {
+    fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (job_id, device, target, sync, speed, bitmap) = members.take([
+            "job-id",
+            "device",
+            "target",
+            "sync",
+            "speed",
+            "bitmap",
+        ])?;
+        let (bitmap_mode, compress, on_source_error, on_target_error) = members.take([
+            "bitmap-mode",
+            "compress",
+            "on-source-error",
+            "on-target-error",
+        ])?;
+        Ok(Self {
+            job_id,
+            device,
+            target,
+            sync,
+            speed,
+            bitmap,
+            bitmap_mode,
+            compress,
+            on_source_error,
+            on_target_error,
+        })
+    }
+
+    fn put(&self, object: &mut runtime::Object) {
+        object.put_opt("job-id", &self.job_id);
+        object.put("device", &self.device);
+        object.put("target", &self.target);
+        object.put("sync", &self.sync);
+        object.put_opt("speed", &self.speed);
+        object.put_opt("bitmap", &self.bitmap);
+        object.put_opt("bitmap-mode", &self.bitmap_mode);
+        object.put_opt("compress", &self.compress);
+        object.put_opt("on-source-error", &self.on_source_error);
+        object.put_opt("on-target-error", &self.on_target_error);
+    }
+}
+
 /// What an entry of the schema defines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SchemaMetaType {
