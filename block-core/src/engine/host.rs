@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
 use slab::Slab;
 
 use super::mailbox::{Mailbox, Posted};
@@ -526,6 +527,13 @@ impl Engine for HostEngine {
 
     fn bell(&self) -> Arc<dyn Bell> {
         Arc::clone(&self.ledger.mailbox) as Arc<dyn Bell>
+    }
+
+    fn now(&self) -> Duration {
+        // Fails only for a time before the clock's start.
+        clock_gettime(ClockId::Monotonic)
+            .try_into()
+            .unwrap_or_default()
     }
 }
 

@@ -221,6 +221,9 @@ pub trait Engine: Send {
 
     /// A handle that wakes this engine's thread.
     fn bell(&self) -> Arc<dyn Bell>;
+
+    /// The time that its timers go by, since a moment that is the same for all engines of its kind.
+    fn now(&self) -> Duration;
 }
 
 #[cfg(test)]

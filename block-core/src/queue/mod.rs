@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -135,7 +135,7 @@ pub(crate) struct Inner {
     /// Some announcement left since the layer's waiters were last told.
     left: Cell<bool>,
     main_ready: Cell<bool>,
-    now: Cell<Option<Instant>>,
+    now: Cell<Option<Duration>>,
     notifier: OnceCell<OwnedFd>,
 }
 

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -56,7 +56,7 @@ pub(super) struct RequestState {
     pub(super) op: Op,
     pub(super) offset: u64,
     pub(super) len: u64,
-    pub(super) started: Instant,
+    pub(super) started: Duration,
     pub(super) buf: IoBuf,
 }
 
@@ -441,7 +441,7 @@ impl LocalQueue {
             self.leave(slot);
         }
         request.snapshot = None;
-        let time = self.now().saturating_duration_since(request.started);
+        let time = self.now().saturating_sub(request.started);
         if let Some(attached) = self.0.backends.borrow().get(request.backend.0 as usize) {
             let kind = Kind::of(request.op);
             let counters = &attached.counters;
@@ -475,12 +475,12 @@ impl LocalQueue {
         }
     }
 
-    /// The time, read once a batch.
-    fn now(&self) -> Instant {
+    /// The time by the engine's clock, read once a batch.
+    pub(crate) fn now(&self) -> Duration {
         match self.0.now.get() {
             Some(now) => now,
             None => {
-                let now = Instant::now();
+                let now = self.0.engine.borrow().now();
                 self.0.now.set(Some(now));
                 now
             }

@@ -235,4 +235,8 @@ impl Engine for SimEngine {
     fn bell(&self) -> Arc<dyn Bell> {
         Arc::clone(&self.bell) as Arc<dyn Bell>
     }
+
+    fn now(&self) -> Duration {
+        self.sim.now()
+    }
 }
