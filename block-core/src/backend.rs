@@ -1,8 +1,8 @@
 //! The handle by which a guest device, job or export uses a root node: its name, whether it
-//! writes, and its counters.
+//! writes, its limits, and its counters.
 //!
 //! Queues hold backends and check every request against them before anything else happens.
-//! Not here: which graph snapshot a request runs on (`queue`), throttling.
+//! Not here: which graph snapshot a request runs on (`queue`), how limits are kept (`throttle`).
 
 use std::sync::Arc;
 
@@ -13,6 +13,10 @@ use crate::graph::perm::{Perm, Use};
 use crate::graph::{Node, NodeId};
 use crate::request::{Op, Request};
 use crate::stats::{Counters, Kind, Totals};
+use crate::throttle::{Rates, Throttle};
+
+/// No node ever has this id.
+const NOWHERE: NodeId = NodeId(0);
 
 /// A named user of a root node.
 #[derive(Debug)]
@@ -21,6 +25,7 @@ pub struct Backend {
     access: Use,
     root: Mutex<Root>,
     counters: Mutex<Vec<Arc<Counters>>>,
+    throttle: Throttle,
 }
 
 /// The node that a backend uses: one in the graph of a version and later ones, another before.
@@ -44,6 +49,7 @@ impl Backend {
                 before: root,
             }),
             counters,
+            throttle: Throttle::default(),
         })
     }
 
@@ -84,6 +90,30 @@ impl Backend {
         let mut root = self.root.lock();
         let before = root.now;
         *root = Root { now, since, before };
+    }
+
+    /// As [`set_root`](Backend::set_root), to no node, for good: its user is gone.
+    pub(crate) fn retire(&self, since: u64) {
+        self.set_root(NOWHERE, since);
+    }
+
+    /// Whether its user is gone.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.root() == NOWHERE
+    }
+
+    /// Whether a guest uses it: stopping the machine and errors concern its requests.
+    pub(crate) fn is_device(&self) -> bool {
+        !self.name.is_empty()
+    }
+
+    /// Its limits.
+    pub fn limits(&self) -> Rates {
+        self.throttle.rates()
+    }
+
+    pub(crate) fn throttle(&self) -> &Throttle {
+        &self.throttle
     }
 
     /// What this backend did so far, on all queues together.

@@ -26,12 +26,13 @@ use crate::graph::perm::{Role, Use};
 use crate::graph::policy::{DenyAll, OpenPolicy};
 use crate::graph::{Draft, Edge, Graph, Node, NodeId, NodeIndex};
 use crate::job::Job;
-use crate::queue::{LocalQueue, QueueBuilder, QueueShared};
+use crate::queue::{Entry, LocalQueue, QueueBuilder, QueueShared};
 use crate::request::announce::{ClaimKind, Reach, Reader};
 use crate::request::cx::Child;
 use crate::request::map::{Access, EdgeIndex};
 use crate::secret::{Secret, Secrets};
 use crate::sync::{AsyncMutex, WaitList};
+use crate::throttle::Rates;
 
 /// Whether a request may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,8 +187,8 @@ impl Layer {
         self.0.obstacles.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Whether a claim or, for a request from outside (`gated`), a drain keeps a request out. The
-    /// caller has announced it.
+    /// Whether a claim or, for a request from outside, a drain keeps a request out. The caller has
+    /// announced it.
     pub(crate) fn obstacle(
         &self,
         graph: &Graph,
@@ -195,11 +196,12 @@ impl Layer {
         access: Access,
         range: &Range<u64>,
         reach: Reach,
-        gated: bool,
+        entry: Entry,
     ) -> Obstacle {
         if self.0.obstacles.load(Ordering::Acquire) == 0 {
             return Obstacle::None;
         }
+        let gated = entry != Entry::Inside;
         let node = &graph.entry(index).node;
         let mut in_the_way =
             node.claims.keeps_out(access, Some(range)) || gated && node.claims.is_quiesced();
@@ -324,14 +326,20 @@ impl Layer {
         change.add_backend("", root, access)
     }
 
-    /// Removes a user; its requests are finished first.
+    /// Removes a user; its requests are finished first, those that come later end with
+    /// `DeviceNotFound`.
     pub async fn remove_backend(&self, backend: &Arc<Backend>) {
         let change = self.change().await;
+        backend.throttle().set(Rates::default());
+        backend.throttle().passed_by_all().await;
         let drained = self.drain(&[backend.root()]).await;
         self.0.backends.lock().retain(|b| !Arc::ptr_eq(b, backend));
         // The users that are left always agree: they did with one more.
         let draft = Draft::from(&self.graph());
         draft.check_permissions(&change.roots(&draft)).ok();
+        // Queues know where the root was in the graph as it was.
+        backend.retire(draft.version());
+        change.publish(draft);
         drop(drained);
     }
 

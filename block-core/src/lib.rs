@@ -8,6 +8,7 @@ pub mod atomic;
 pub mod backend;
 pub mod bitmap;
 pub mod buffer;
+pub mod device;
 pub mod driver;
 pub mod engine;
 pub mod error;
@@ -23,6 +24,7 @@ pub mod request;
 pub mod secret;
 pub mod stats;
 pub mod sync;
+pub mod throttle;
 
 pub use backend::Backend;
 pub use buffer::{AlignedBuf, GuestMemory, IoBuf};

@@ -7,6 +7,7 @@ mod cli;
 mod crash;
 mod create;
 mod detach;
+mod devices;
 mod events;
 mod faults;
 mod independence;

@@ -102,6 +102,17 @@ impl server::BlockCore for Commands {
         Ok(blockdev::passwd(self.daemon.queue(), arguments).await?)
     }
 
+    async fn block_set_io_throttle(
+        &self,
+        arguments: commands::BlockSetIoThrottle,
+    ) -> Result<(), Error> {
+        Ok(self
+            .daemon
+            .queue()
+            .layer()
+            .block_set_io_throttle(&arguments)?)
+    }
+
     async fn block_resize(&self, arguments: commands::BlockResize) -> Result<(), Error> {
         Ok(blockdev::resize(self.daemon.queue(), arguments).await?)
     }

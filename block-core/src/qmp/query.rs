@@ -53,7 +53,12 @@ pub(super) async fn devices(queue: &LocalQueue) -> Result<Vec<BlockInfo>> {
         let mut info = BlockInfo::new(backend.name().to_owned(), "unknown".to_owned(), true, false);
         if let Some(root) = graph.index_of(backend.root()) {
             info.dirty_bitmaps = bitmap::shown(&graph.entry(root).node);
-            info.inserted = Some(node_info(queue, &graph, root, Below::Backing).await?);
+            let mut inserted = node_info(queue, &graph, root, Below::Backing).await?;
+            let limits = backend.limits();
+            limits.show(&mut inserted);
+            // QEMU's devices share limits in groups; one that nobody named is called so.
+            inserted.group = (!limits.is_unlimited()).then(|| backend.name().to_owned());
+            info.inserted = Some(inserted);
         }
         devices.push(info);
     }

@@ -75,12 +75,16 @@ impl LocalQueue {
                     return value;
                 }
             }
-            self.wait(None);
+            // Requests that have ended and nobody reaps are no news here.
+            if !self.run() {
+                self.sleep_for_news(None);
+            }
         }
     }
 
     /// Finishes every request of this queue and lets go of the graph, so that nobody waits for a
     /// thread that is about to stop polling. The next submission takes the queue up again.
+    /// Requests that wait for a limit or for the machine to go on stay: they hold nothing.
     pub fn park(&self) {
         loop {
             self.turn();
@@ -96,6 +100,7 @@ impl LocalQueue {
             }
             self.wait_for_engine();
         }
+        self.give_turns_up();
         self.0.snapshot.take();
         self.notify_left();
     }
@@ -137,6 +142,7 @@ impl LocalQueue {
     /// Reaps and runs tasks until none is ready; says whether there was anything to do.
     pub(super) fn run(&self) -> bool {
         let _running = self.enter();
+        self.take_turns_again();
         let mut any = false;
         loop {
             let mut progress = self.reap_engine();

@@ -33,6 +33,7 @@ use crate::graph::NodeIndex;
 use crate::layer::Layer;
 use crate::request::Request;
 use crate::request::announce::{ANNOUNCEMENTS, InFlight};
+use crate::throttle::QueueKey;
 
 mod path;
 mod snapshot;
@@ -40,12 +41,13 @@ mod snapshot;
 mod executor;
 
 mod future;
+mod gate;
 mod handle;
 
 pub(crate) use future::OpFuture;
 pub use future::RequestFuture;
 pub use handle::{QueueHandle, block_on_thread};
-pub(crate) use path::Announced;
+pub(crate) use path::{Announced, Entry};
 pub(crate) use snapshot::Snapshot;
 
 use executor::{CURRENT, Task, TaskKind};
@@ -122,7 +124,12 @@ pub(crate) struct Inner {
     ops: RefCell<Slab<OpState>>,
     requests: RefCell<Slab<RequestState>>,
     tasks: RefCell<Slab<Task>>,
+    /// Tasks of requests that park waits for: those that are not at the gate.
     request_tasks: Cell<usize>,
+    /// The queue is being dropped: whoever waits at the gate goes on.
+    ending: Cell<bool>,
+    at_gate: crate::sync::WaitList,
+    parked: Cell<bool>,
     done: RefCell<VecDeque<Done>>,
     completions: RefCell<Vec<Completion>>,
     ready: RefCell<Vec<u32>>,
@@ -188,6 +195,9 @@ impl QueueBuilder {
             requests: RefCell::new(Slab::with_capacity(256)),
             tasks: RefCell::default(),
             request_tasks: Cell::new(0),
+            ending: Cell::new(false),
+            at_gate: crate::sync::WaitList::new(),
+            parked: Cell::new(false),
             done: RefCell::new(VecDeque::with_capacity(256)),
             completions: RefCell::new(Vec::with_capacity(256)),
             ready: RefCell::default(),
@@ -205,7 +215,8 @@ impl QueueBuilder {
     }
 }
 
-/// A running queue. Dropping it finishes every request first, then ends its other tasks.
+/// A running queue. Dropping it finishes every request first, then ends its other tasks. Requests
+/// that wait for a limit go on at once, those that wait for the machine to go on end with an error.
 pub struct Queue(LocalQueue);
 
 impl std::ops::Deref for Queue {
@@ -218,6 +229,8 @@ impl std::ops::Deref for Queue {
 impl Drop for Queue {
     fn drop(&mut self) {
         let inner = &self.0.0;
+        inner.ending.set(true);
+        inner.at_gate.wake_all();
         if !std::thread::panicking() {
             self.0.park();
         }
@@ -318,9 +331,13 @@ impl LocalQueue {
             // What ran may be what the caller waits for.
             return;
         }
-        let idle = self.0.done.borrow().is_empty()
-            && !self.0.main_ready.get()
-            && !self.0.shared.news.load(Ordering::Acquire);
+        if self.0.done.borrow().is_empty() {
+            self.sleep_for_news(timeout);
+        }
+    }
+
+    fn sleep_for_news(&self, timeout: Option<Duration>) {
+        let idle = !self.0.main_ready.get() && !self.0.shared.news.load(Ordering::Acquire);
         if idle {
             self.0.now.set(None);
             if let Err(error) = self.0.engine.borrow_mut().wait(timeout) {
@@ -427,6 +444,16 @@ impl LocalQueue {
             .lock()
             .take()
             .ok_or_else(|| io::Error::from(Errno::CANCELED))
+    }
+
+    /// The time by the engine's clock, read anew.
+    pub(crate) fn clock(&self) -> Duration {
+        self.0.engine.borrow().now()
+    }
+
+    /// Tells this queue from others.
+    pub(crate) fn key(&self) -> QueueKey {
+        QueueKey(Arc::as_ptr(&self.0.shared).addr())
     }
 
     /// Gives an operation to the engine.

@@ -11,8 +11,10 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::executor::TaskKind;
+use super::gate::Toll;
 use super::snapshot::Snapshot;
 use super::{BackendSlot, Done, LocalQueue, OpFuture};
+use crate::backend::Backend;
 use crate::buffer::IoBuf;
 use crate::engine::{Completion, LeafId, Operation, Token};
 use crate::error::{Error, Result};
@@ -83,11 +85,11 @@ impl LocalQueue {
                 self.0.requests.borrow_mut()[index].buf = buf;
                 self.finish(index, result);
             }
-            Fast::Slow(request) => {
+            Fast::Slow(request, toll) => {
                 let queue = self.clone();
                 let task = async move {
                     let buf = request.buf.clone();
-                    let result = queue.run_slow(slot, request).await;
+                    let result = queue.run_slow(index, slot, request, toll).await;
                     queue.0.requests.borrow_mut()[index].buf = buf;
                     queue.finish(index, result);
                 };
@@ -104,16 +106,18 @@ impl LocalQueue {
             Err(error) => return Fast::Ended(Err(error), request.buf),
         };
         let node = &snapshot.graph.entry(root).node;
-        let admitted = self.0.backends.borrow()[slot.0 as usize].backend.admit(
-            &request,
-            node,
-            snapshot.graph.len(root),
-        );
-        if let Err(error) = admitted {
-            return Fast::Ended(Err(error), request.buf);
-        }
+        let (entry, toll) = {
+            let backends = self.0.backends.borrow();
+            let backend = &backends[slot.0 as usize].backend;
+            let end = snapshot.graph.len(root);
+            if let Err(error) = backend.admit(&request, node, end) {
+                return Fast::Ended(Err(error), request.buf);
+            }
+            (Entry::of(backend), self.pay_at_once(backend, &request))
+        };
         let access = request.access();
         match request.op {
+            _ if toll == Toll::Due => return Fast::Slow(request, toll),
             Op::Read => {}
             Op::Write if !request.fua && snapshot.graph.plain_writes(root) => {}
             Op::Write
@@ -122,7 +126,7 @@ impl LocalQueue {
             | Op::Populate
             | Op::Discard
             | Op::Flush => {
-                return Fast::Slow(request);
+                return Fast::Slow(request, toll);
             }
         }
         if request.len == 0 {
@@ -130,7 +134,7 @@ impl LocalQueue {
         }
         let range = request.range();
         let Some(place) = self.0.free_announcements.borrow_mut().pop() else {
-            return Fast::Slow(request);
+            return Fast::Slow(request, toll);
         };
         self.0
             .shared
@@ -142,14 +146,14 @@ impl LocalQueue {
         let clear =
             self.0
                 .layer
-                .obstacle(&snapshot.graph, root, access, &range, Reach::Direct, true)
+                .obstacle(&snapshot.graph, root, access, &range, Reach::Direct, entry)
                 == Obstacle::None
                 && self.0.layer.version() == snapshot.graph.version()
                 && snapshot.graph.walk(root, access, range, &mut mapping) == Lookup::Mapped
                 && self.fits(&snapshot, &mapping, &request.buf);
         if !clear {
             self.leave(place);
-            return Fast::Slow(request);
+            return Fast::Slow(request, toll);
         }
         {
             let mut requests = self.0.requests.borrow_mut();
@@ -236,29 +240,38 @@ impl LocalQueue {
     }
 
     /// The long way, on a task of its own.
-    async fn run_slow(&self, slot: BackendSlot, request: Request) -> Result<()> {
+    async fn run_slow(
+        &self,
+        index: usize,
+        slot: BackendSlot,
+        request: Request,
+        mut toll: Toll,
+    ) -> Result<()> {
+        let backend = Arc::clone(&self.0.backends.borrow()[slot.0 as usize].backend);
+        let entry = Entry::of(&backend);
         let (snapshot, root, announced, watch) = loop {
             let (snapshot, root) = self.root_of(slot)?;
             let node = Arc::clone(&snapshot.graph.entry(root).node);
-            self.0.backends.borrow()[slot.0 as usize].backend.admit(
-                &request,
-                &node,
-                snapshot.graph.len(root),
-            )?;
+            backend.admit(&request, &node, snapshot.graph.len(root))?;
+            if std::mem::replace(&mut toll, Toll::Paid) == Toll::Due {
+                drop(snapshot);
+                self.pay(index, &backend, &request).await;
+                continue;
+            }
             let watch = match request.access() {
                 Access::Write if request.op != Op::Populate => {
                     Watch::begin(&node, self, &request.range()).await?
                 }
                 Access::Read | Access::Write => Watch::NOTHING,
             };
-            match self.try_announce(&snapshot, root, &request, true).await {
+            match self.try_announce(&snapshot, root, &request, entry).await {
                 Ok(announced) if watch.is_current(&node) => {
                     break (snapshot, root, announced, watch);
                 }
                 Ok(_) => {}
                 Err(()) => {
                     drop(snapshot);
-                    self.wait_for_obstacle(&node, &request).await;
+                    self.wait_for_obstacle(&node, &request, entry).await;
                 }
             }
         };
@@ -274,7 +287,7 @@ impl LocalQueue {
         snapshot: &Rc<Snapshot>,
         index: NodeIndex,
         request: &Request,
-        gated: bool,
+        entry: Entry,
     ) -> Result<Announced, ()> {
         let node = &snapshot.graph.entry(index).node;
         let announced = self
@@ -292,10 +305,10 @@ impl LocalQueue {
             request.access(),
             &request.range(),
             Reach::Indirect,
-            gated,
+            entry,
         );
         // Behind the gate, as on the short way.
-        let current = !gated || self.0.layer.version() == graph.version();
+        let current = self.0.layer.version() == graph.version();
         if current && obstacle == Obstacle::None {
             Ok(announced)
         } else {
@@ -303,7 +316,7 @@ impl LocalQueue {
         }
     }
 
-    async fn wait_for_obstacle(&self, node: &crate::graph::Node, request: &Request) {
+    async fn wait_for_obstacle(&self, node: &crate::graph::Node, request: &Request, entry: Entry) {
         let (access, range) = (request.access(), request.range());
         let layer = self.0.layer.clone();
         node.claims
@@ -313,7 +326,7 @@ impl LocalQueue {
                 let Some(index) = graph.index_of(node.id()) else {
                     return true;
                 };
-                layer.obstacle(&graph, index, access, &range, Reach::Indirect, true)
+                layer.obstacle(&graph, index, access, &range, Reach::Indirect, entry)
                     == Obstacle::None
             })
             .await;
@@ -533,7 +546,28 @@ enum Fast {
     /// It is over already.
     Ended(Result<()>, IoBuf),
     /// It needs a task.
-    Slow(Request),
+    Slow(Request, Toll),
+}
+
+/// How a request comes to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// From a guest.
+    Device,
+    /// From an export or a job.
+    Client,
+    /// From the node above.
+    Inside,
+}
+
+impl Entry {
+    fn of(backend: &Backend) -> Entry {
+        if backend.is_device() {
+            Entry::Device
+        } else {
+            Entry::Client
+        }
+    }
 }
 
 /// An announcement of a task; leaves when dropped.

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Node, NodeId, NodeIndex};
 use crate::layer::{Obstacle, Readers};
 use crate::limits::Limits;
-use crate::queue::{Announced, LocalQueue, OpFuture, Snapshot};
+use crate::queue::{Announced, Entry, LocalQueue, OpFuture, Snapshot};
 use crate::request::announce::Reach;
 use crate::request::generic;
 use crate::request::map::{Access, EdgeIndex, Lookup, Mapping};
@@ -536,13 +536,16 @@ impl Child {
             .await;
         let graph = &self.snapshot.graph;
         let mut mapping = Mapping::new();
-        let clear =
-            self.queue
-                .layer()
-                .obstacle(graph, self.index, access, range, Reach::Direct, false)
-                == Obstacle::None
-                && graph.walk(self.index, access, range.clone(), &mut mapping) == Lookup::Mapped
-                && self.queue.fits_leaves(&self.snapshot, &mapping, buf);
+        let clear = self.queue.layer().obstacle(
+            graph,
+            self.index,
+            access,
+            range,
+            Reach::Direct,
+            Entry::Inside,
+        ) == Obstacle::None
+            && graph.walk(self.index, access, range.clone(), &mut mapping) == Lookup::Mapped
+            && self.queue.fits_leaves(&self.snapshot, &mapping, buf);
         clear.then_some((mapping, announced))
     }
 

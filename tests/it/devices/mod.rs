@@ -1,0 +1,5 @@
+//! What a device promises: its limits, what becomes of its errors, its options and its queries; on
+//! the simulator, whose time is virtual.
+
+mod rig;
+mod throttle;
