@@ -325,6 +325,14 @@ pub trait Driver: Send + Sync + 'static {
         unsupported(cx, "reading transformed data")
     }
 
+    /// Sees to storage behind `range`, and lengthens a node that can grow to its end. No byte
+    /// changes, whatever is written there meanwhile. The default does nothing.
+    ///
+    /// A hint: only protocol drivers whose limits say [`grows_slowly`](Limits::grows_slowly) need it.
+    fn allocate<'a>(&'a self, _cx: &'a Cx, _range: Range<u64>) -> Pending<'a> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// Writes `buf` at `offset`: allocates, copies on write, and exposes the new data in the
     /// order that the driver's README gives. The node is writable.
     fn write<'a>(&'a self, cx: &'a Cx, _offset: u64, _buf: IoBuf) -> Pending<'a> {

@@ -17,6 +17,9 @@ pub struct Limits {
     /// Requests of this multiple are cheapest: the cluster size of a format. A driver that asks for
     /// an alignment claims no more than whole units of this around a request.
     pub optimal_transfer: u32,
+    /// Writes behind the end wait for one another: who appends does well to ask for storage before,
+    /// by [`Driver::allocate`](crate::driver::Driver::allocate).
+    pub grows_slowly: bool,
 }
 
 impl Default for Limits {
@@ -28,6 +31,7 @@ impl Default for Limits {
             max_write_zeroes: u64::MAX,
             max_discard: u64::MAX,
             optimal_transfer: 4096,
+            grows_slowly: false,
         }
     }
 }

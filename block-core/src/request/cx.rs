@@ -425,6 +425,17 @@ impl Child {
         self.change(&range, write).await
     }
 
+    /// Sees to storage behind `range`; see [`Driver::allocate`](crate::driver::Driver::allocate).
+    ///
+    /// # Errors
+    /// As [`write`](Child::write).
+    pub async fn allocate(&self, range: Range<u64>) -> Result<()> {
+        let range = self.writable_range(range.start, range.end.saturating_sub(range.start))?;
+        // No byte changes: no claim has to wait for this, as for a flush.
+        let cx = self.enter_node(Access::Read, &(0..0)).await;
+        self.node().driver().allocate(&cx, range).await
+    }
+
     /// Gives `range` back.
     ///
     /// # Errors

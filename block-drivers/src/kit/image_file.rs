@@ -31,6 +31,15 @@ pub(crate) trait ImageFile {
     -> impl Future<Output = Result<()>>;
     /// Gives the bytes of `range` back.
     fn discard(&self, range: Range<u64>) -> impl Future<Output = Result<()>>;
+    /// Whether writes behind the end wait for one another, so that who appends does well to
+    /// [`allocate`](ImageFile::allocate) before.
+    fn grows_slowly(&self) -> bool {
+        false
+    }
+    /// Sees to storage behind `range`, and lengthens the file to its end; no byte changes.
+    fn allocate(&self, _range: Range<u64>) -> impl Future<Output = Result<()>> {
+        async { Ok(()) }
+    }
     /// Makes everything durable that has completed.
     fn flush(&self) -> impl Future<Output = Result<()>>;
     /// Sets the length.
@@ -129,6 +138,14 @@ impl ImageFile for Child {
 
     fn discard(&self, range: Range<u64>) -> impl Future<Output = Result<()>> {
         Child::discard(self, range)
+    }
+
+    fn grows_slowly(&self) -> bool {
+        Child::limits(self).grows_slowly
+    }
+
+    fn allocate(&self, range: Range<u64>) -> impl Future<Output = Result<()>> {
+        Child::allocate(self, range)
     }
 
     fn flush(&self) -> impl Future<Output = Result<()>> {

@@ -77,6 +77,8 @@ impl Driver for FileDriver {
     fn limits(&self) -> Limits {
         Limits {
             request_alignment: self.leaf.request_alignment(),
+            // File systems take such writes one by one; the page cache hides that.
+            grows_slowly: self.kind == Kind::RegularFile && self.leaf.is_direct(),
             ..Limits::default()
         }
     }
@@ -117,6 +119,10 @@ impl Driver for FileDriver {
 
     fn discard<'a>(&'a self, cx: &'a Cx, range: Range<u64>) -> Pending<'a> {
         Box::pin(self.punch(cx, range))
+    }
+
+    fn allocate<'a>(&'a self, cx: &'a Cx, range: Range<u64>) -> Pending<'a> {
+        Box::pin(self.store(cx, range))
     }
 
     fn flush<'a>(&'a self, cx: &'a Cx) -> Pending<'a> {

@@ -397,6 +397,7 @@ impl Driver for Nbd {
             max_write_zeroes: down(sizes.maximum.into()).max(unit),
             max_discard: down(i32::MAX.unsigned_abs().into()),
             optimal_transfer: sizes.preferred,
+            grows_slowly: false,
         }
     }
 
