@@ -189,6 +189,11 @@ fn every_operation_fails_for_want_of_space() {
 }
 
 #[test]
+fn every_operation_on_a_direct_file_fails() {
+    every_operation_fails(Fault::Errno(Errno::NOSPC), Content::Direct);
+}
+
+#[test]
 fn every_write_ends_early() {
     every_operation_fails(Fault::Partial(1024, Errno::IO), Content::Plain);
 }

@@ -21,6 +21,8 @@ const FULL: u64 = 64 << 20;
 pub(crate) enum Event {
     Write(u64, Vec<u8>),
     Resize(u64),
+    /// At least so long from here on.
+    Grow(u64),
     Flush,
 }
 
@@ -32,6 +34,7 @@ pub(crate) struct MemoryFile {
     events: RefCell<Option<Vec<Event>>>,
     /// Writes and flushes left before they fail; `None` never fails.
     budget: Cell<Option<u64>>,
+    grows_slowly: Cell<bool>,
 }
 
 impl MemoryFile {
@@ -55,13 +58,23 @@ impl MemoryFile {
         self.events.borrow().clone().unwrap_or_default()
     }
 
+    /// Whether it asks those who append to allocate before.
+    pub(crate) fn set_grows_slowly(&self, slowly: bool) {
+        self.grows_slowly.set(slowly);
+    }
+
     /// Lets `count` more writes and flushes succeed, then fails all.
     pub(crate) fn fail_after(&self, count: Option<u64>) {
         self.budget.set(count);
     }
 
     fn happens(&self, op: &'static str, event: Event) -> Result<()> {
-        if matches!(&event, Event::Write(at, data) if at.saturating_add(data.len() as u64) > FULL) {
+        let end = match &event {
+            Event::Write(at, data) => at.saturating_add(data.len() as u64),
+            Event::Grow(end) => *end,
+            Event::Resize(_) | Event::Flush => 0,
+        };
+        if end > FULL {
             let source = std::io::Error::from_raw_os_error(28);
             let node = "memory".to_owned();
             return Err(Error::Io {
@@ -106,6 +119,10 @@ pub(crate) fn apply(bytes: &mut Vec<u8>, event: &Event) {
             bytes[start..end].copy_from_slice(data);
         }
         Event::Resize(len) => bytes.resize(usize::try_from(*len).unwrap(), 0),
+        Event::Grow(end) => {
+            let end = usize::try_from(*end).unwrap();
+            bytes.resize(bytes.len().max(end), 0);
+        }
         Event::Flush => {}
     }
 }
@@ -149,6 +166,15 @@ impl ImageFile for MemoryFile {
         };
         let len = usize::try_from(len).unwrap();
         self.happens("discard", Event::Write(range.start, vec![0xdd; len]))
+    }
+
+    fn grows_slowly(&self) -> bool {
+        self.grows_slowly.get()
+    }
+
+    async fn allocate(&self, range: Range<u64>) -> Result<()> {
+        yield_once().await;
+        self.happens("allocate", Event::Grow(range.end))
     }
 
     async fn flush(&self) -> Result<()> {

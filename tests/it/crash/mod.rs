@@ -152,7 +152,11 @@ impl History {
                 // Powers of two: from all of the history, and few. It wants a key to look at others.
                 let readable = matches!(
                     self.machine.content(),
-                    Content::Plain | Content::Subclusters | Content::Named | Content::Chain
+                    Content::Plain
+                        | Content::Subclusters
+                        | Content::Named
+                        | Content::Chain
+                        | Content::Direct
                 );
                 if readable && usize::is_power_of_two(states + 1) && states < 1 << SHOWN_TO_QEMU {
                     clean_to_qemu(&state);

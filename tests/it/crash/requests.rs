@@ -29,11 +29,17 @@ fn late_counts_are_rebuilt() {
     check_content(6, Content::Lazy);
 }
 
+#[test]
+fn storage_ahead_of_data_changes_no_order() {
+    check_content(7, Content::Direct);
+}
+
 /// As [`random_work_from_several_queues`], for what stores the disk in another way.
 #[test]
-fn random_work_on_data_files_and_late_counts() {
-    let seed = support::seed("random_work_on_data_files_and_late_counts");
-    for (round, content) in [Content::DataFile, Content::Lazy].into_iter().enumerate() {
+fn random_work_on_other_files_and_late_counts() {
+    let seed = support::seed("random_work_on_other_files_and_late_counts");
+    let contents = [Content::DataFile, Content::Lazy, Content::Direct];
+    for (round, content) in contents.into_iter().enumerate() {
         let seed = seed.wrapping_add(round as u64);
         let mut random = Random::new(seed);
         let sim = machine::fresh_with(seed, content);

@@ -61,6 +61,8 @@ pub(crate) enum Content {
     /// As it is, over another image in the middle, which hides what the base holds in its first
     /// clusters; the image itself says which of them is its backing file.
     Chain,
+    /// As it is, in a file as `O_DIRECT` opens it: it wants whole sectors, and storage ahead.
+    Direct,
 }
 
 impl Content {
@@ -72,7 +74,8 @@ impl Content {
             | Content::DataFile
             | Content::Lazy
             | Content::Named
-            | Content::Chain => CLUSTER,
+            | Content::Chain
+            | Content::Direct => CLUSTER,
             Content::Subclusters => 4 * CLUSTER,
         }
     }
@@ -113,7 +116,17 @@ impl Machine {
     }
 
     pub(crate) fn add_file(&self, name: &str, file: SimFile) -> NodeId {
-        self.add_driver(name, Box::new(FileDriver::from_leaf(self.sim.open(file))))
+        let leaf = match self.content {
+            Content::Direct => self.sim.open_aligned(file, 512),
+            Content::Plain
+            | Content::Encrypted
+            | Content::Subclusters
+            | Content::DataFile
+            | Content::Lazy
+            | Content::Named
+            | Content::Chain => self.sim.open(file),
+        };
+        self.add_driver(name, Box::new(FileDriver::from_leaf(leaf)))
     }
 
     /// Adds a node of any kind.
@@ -144,7 +157,11 @@ impl Machine {
             }
         }
         let special = match self.content {
-            Content::Plain | Content::Subclusters | Content::Named | Content::Chain => "",
+            Content::Plain
+            | Content::Subclusters
+            | Content::Named
+            | Content::Chain
+            | Content::Direct => "",
             Content::DataFile => r#""data-file": "data","#,
             Content::Lazy => r#""lazy-refcounts": true,"#,
             Content::Encrypted => r#""encrypt": {"format": "aes", "key-secret": "key"},"#,
@@ -304,7 +321,8 @@ pub(crate) fn fresh_with(seed: u64, content: Content) -> Sim {
             | Content::DataFile
             | Content::Lazy
             | Content::Named
-            | Content::Chain => None,
+            | Content::Chain
+            | Content::Direct => None,
             Content::Encrypted => Some(qcow2::CreateEncryption::Aes(key())),
         },
         ..qcow2::CreateOptions::default()
@@ -322,7 +340,8 @@ pub(crate) fn fresh_with(seed: u64, content: Content) -> Sim {
             | Content::Subclusters
             | Content::Lazy
             | Content::Named
-            | Content::Chain => {
+            | Content::Chain
+            | Content::Direct => {
                 qcow2::create(machine.queue(), file.clone(), &options).await?;
             }
         }

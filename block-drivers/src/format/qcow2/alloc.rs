@@ -102,6 +102,11 @@ impl Reservation<'_> {
         self.refcounts.geometry.host_of(self.first)
     }
 
+    /// The first byte behind it.
+    pub(super) fn end(&self) -> HostOffset {
+        self.refcounts.geometry.host_of(self.first + self.count)
+    }
+
     /// How many clusters there are, at least 1.
     pub(super) fn count(&self) -> u64 {
         self.count

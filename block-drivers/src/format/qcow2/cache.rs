@@ -254,7 +254,8 @@ impl Image {
     /// Leaves the image as others expect to find it.
     pub(super) async fn close<E: Surroundings>(&self, env: &E) -> Result<()> {
         self.fill_last_sector(env).await?;
-        self.flush_all(env).await
+        self.flush_all(env).await?;
+        self.give_ahead_back(env).await
     }
 
     async fn write_back<E: Surroundings>(&self, env: &E, counts: Counts) -> Result<()> {

@@ -13,6 +13,7 @@ use block_schema::types::BlkdebugEvent;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
+use super::ahead::Ahead;
 use super::alloc::Refcounts;
 use super::bitmaps::{Directory, load_bitmaps};
 use super::cache::Dirty;
@@ -96,6 +97,7 @@ pub(super) struct Image {
     pub(super) l1: L1Table,
     pub(super) l2: TableCache,
     pub(super) refcounts: Refcounts,
+    pub(super) ahead: Ahead,
     pub(super) dirty: Dirty,
     pub(super) lazy: Lazy,
     /// Whether damage was noticed: nothing changes any more.
@@ -207,6 +209,7 @@ impl Image {
                 ),
                 file.len(),
             ),
+            ahead: Ahead::default(),
             dirty: Dirty::default(),
             lazy: Lazy::new(options.lazy_refcounts, &header)?,
             corrupt: AtomicBool::new(false),

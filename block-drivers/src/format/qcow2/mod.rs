@@ -24,6 +24,7 @@ use block_schema::types::{
     Qcow2CompressionType, SnapshotInfo,
 };
 
+mod ahead;
 mod alloc;
 mod amend;
 mod bitmap_check;

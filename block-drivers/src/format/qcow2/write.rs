@@ -110,6 +110,7 @@ impl Image {
                     let len = self.unowned_len(&table, run, part);
                     let clusters = self.geometry.clusters(run.skip + len);
                     let reserved = self.reserve(env, clusters).await?;
+                    self.store_ahead(env, reserved.end()).await;
                     let fits = (reserved.count() << self.geometry.cluster_bits) - run.skip;
                     let len = len.min(fits);
                     let data = slice(&buf, at - offset, len);

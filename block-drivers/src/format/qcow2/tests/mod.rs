@@ -477,6 +477,7 @@ fn a_header_keeps_what_it_does_not_know() {
     assert_eq!(Header::parse(&updated, 1 << 20), Ok(header));
 }
 
+mod ahead;
 mod amend;
 mod bitmaps;
 mod compressed;

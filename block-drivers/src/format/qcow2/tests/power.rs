@@ -52,6 +52,7 @@ pub(super) fn cut_power(
     change: impl Fn(&mut Disk, &mut Random, u64) -> std::ops::Range<u64>,
 ) {
     let mut disk = Disk::create(options, backing.clone());
+    disk.bench.file.set_grows_slowly(seed % 2 == 1);
     // Freed clusters full of old bytes: new tables and data go there.
     disk.run("write 0+40k ee; flush; discard 0+40k; flush; reopen");
     let start = disk.bench.file.bytes();
@@ -155,6 +156,7 @@ fn after_an_error_the_image_goes_on() {
 pub(super) fn check_errors(options: &CreateOptions) {
     for budget in (0..400).step_by(7) {
         let mut disk = Disk::create(options, None);
+        disk.bench.file.set_grows_slowly(budget % 2 == 1);
         disk.run("write 0+10k 11; flush");
         disk.bench.file.fail_after(Some(budget));
         let mut failed = Vec::new();

@@ -139,7 +139,7 @@ fn check_copied(before: &str, write: (u64, usize), want: (usize, Place)) {
     let events = album.disk.bench.file.events();
     let written = events.iter().map(|event| match event {
         Event::Write(_, bytes) => bytes.len(),
-        Event::Resize(_) | Event::Flush => 0,
+        Event::Resize(_) | Event::Grow(_) | Event::Flush => 0,
     });
     let place = if album.disk.entry(at).host() == host {
         Place::Same
