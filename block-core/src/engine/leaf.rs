@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::sync_line::SyncLine;
+use super::write_line::WriteLine;
 
 /// Names a leaf within the process; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,6 +63,7 @@ pub struct Leaf {
     highest_written: AtomicU64,
     sync_failed: AtomicBool,
     sync_line: SyncLine,
+    write_line: WriteLine,
 }
 
 /// What opening found out about a descriptor.
@@ -91,6 +93,7 @@ impl Leaf {
             highest_written: AtomicU64::new(0),
             sync_failed: AtomicBool::new(false),
             sync_line: SyncLine::default(),
+            write_line: WriteLine::default(),
         })
     }
 
@@ -186,5 +189,10 @@ impl Leaf {
     /// Who waits for a sync of this leaf.
     pub(super) fn sync_line(&self) -> &SyncLine {
         &self.sync_line
+    }
+
+    /// Who wants to write into the page cache of this leaf.
+    pub(super) fn write_line(&self) -> &WriteLine {
+        &self.write_line
     }
 }

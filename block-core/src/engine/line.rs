@@ -1,5 +1,5 @@
 //! A line in which one does the work for all who stand in it.
-//! Called by `sync_line.rs`. Invariant: whoever joins is in a batch that is taken after it joined,
+//! Called by `sync_line.rs` and `write_line.rs`. Invariant: whoever joins is in a batch that is taken after it joined,
 //! so work done for the batch began after that; one at a time does the work.
 
 use crate::atomic::Mutex;

@@ -39,6 +39,7 @@ mod sync_line;
 mod transfer;
 mod uring;
 mod vectors;
+mod write_line;
 
 pub use byte_lock::{is_byte_locked_by_others, lock_byte_shared, unlock_byte};
 pub use host::{HostEngine, HostEngineOptions, Ring};

@@ -19,6 +19,7 @@ use super::mailbox::{Mailbox, Posted};
 use super::sync_line::{self, Waiter};
 use super::transfer::{LeafWork, Step, after_fallocate, after_read, after_write, fallocate_flags};
 use super::vectors::Vectors;
+use super::write_line::{self, Waiting};
 use super::{Leaf, LeafFile, Seek};
 
 /// Threads that do what would block a queue's own; shared by all engines.
@@ -151,6 +152,17 @@ impl Job {
             } => {
                 sync_line::sync(leaf, Waiter { mailbox, key });
             }
+            Task::Leaf { leaf, work, done }
+                if !leaf.is_direct() && matches!(work, LeafWork::Write { fua: false, .. }) =>
+            {
+                let waiting = Waiting {
+                    work,
+                    done,
+                    key,
+                    mailbox,
+                };
+                write_line::write(leaf, waiting, vectors);
+            }
             Task::Leaf { leaf, work, done } => {
                 let result = run_leaf(&leaf, &work, done, vectors);
                 work.record(&leaf, result);
@@ -185,7 +197,7 @@ fn run_closure(closure: Box<dyn FnOnce() -> io::Result<u64> + Send>) -> Result<u
 }
 
 /// Does all of `work` but its first `done` bytes.
-fn run_leaf(
+pub(super) fn run_leaf(
     leaf: &Leaf,
     work: &LeafWork,
     mut done: usize,
