@@ -13,12 +13,12 @@ use std::sync::Arc;
 use block_schema::commands::BlockCommit;
 use block_schema::types::{BlockJobType, BlockdevOnError, IoOperationType};
 
+use super::buffers::Buffers;
 use super::chain::{BaseName, Chain, check_only_chain, name_of};
 use super::crew::Crew;
 use super::worker::{Next, Stop, Worker};
 use super::{Job, NewJob, Progress, or_report, speed_of};
 use crate::backend::Backend;
-use crate::buffer::IoBuf;
 use crate::driver::{BackingName, Preallocation, StatusKind, ZeroFlags};
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
@@ -29,7 +29,7 @@ use crate::queue::LocalQueue;
 use crate::request::Request;
 
 /// Bytes copied by one request.
-const CHUNK: u64 = 1 << 20;
+const CHUNK: usize = 1 << 20;
 /// Copies at once.
 const AT_ONCE: usize = 8;
 /// Bytes whose status is asked for at a time: a pause waits for no more.
@@ -223,6 +223,7 @@ impl Commit {
         let copier = Copier {
             source: Arc::clone(source),
             target: Arc::clone(target),
+            buffers: Buffers::new(CHUNK),
             policy: self.ends.policy,
         };
         let crew = Crew::new(worker.queue(), AT_ONCE);
@@ -263,7 +264,7 @@ impl Commit {
                 continue;
             }
             let part = match status.kind {
-                StatusKind::Data => at..at + status.len.min(CHUNK - at % CHUNK),
+                StatusKind::Data => at..at + status.len.min(CHUNK as u64 - at % CHUNK as u64),
                 StatusKind::Zero | StatusKind::Unallocated => at..at + status.len,
             };
             at = part.end;
@@ -304,6 +305,7 @@ enum Piece {
 struct Copier {
     source: Arc<Backend>,
     target: Arc<Backend>,
+    buffers: Buffers,
     policy: BlockdevOnError,
 }
 
@@ -332,11 +334,14 @@ impl Copier {
     ) -> Result<(), (IoOperationType, Error)> {
         let (source, target) = (queue.attach(&self.source), queue.attach(&self.target));
         let len = part.end - part.start;
+        // Held until what was read is written.
+        let buffer;
         let write = match piece {
             Piece::Zeroes => Request::write_zeroes(part.start, len, ZeroFlags::default()),
             Piece::Data => {
-                let buf = IoBuf::zeroed(usize::try_from(len).unwrap_or(usize::MAX));
-                let read = queue.request(source, Request::read(part.start, buf)).await;
+                buffer = self.buffers.take();
+                let read = Request::read(part.start, buffer.first(len));
+                let read = queue.request(source, read).await;
                 let buf = read.map_err(|error| (IoOperationType::Read, error))?;
                 match buf.is_zero(0..buf.len()) {
                     true => Request::write_zeroes(part.start, len, ZeroFlags::default()),

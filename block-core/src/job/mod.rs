@@ -21,6 +21,7 @@ use crate::graph::info::signed;
 use crate::layer::Layer;
 use crate::sync::WaitList;
 
+mod buffers;
 mod chain;
 mod commit;
 mod crew;

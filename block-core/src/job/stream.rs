@@ -11,6 +11,7 @@ use std::sync::Arc;
 use block_schema::commands::BlockStream;
 use block_schema::types::{BlockJobType, BlockdevOnError, IoOperationType};
 
+use super::buffers::Buffers;
 use super::chain::{BaseName, Chain, name_of};
 use super::crew::Crew;
 use super::worker::{Next, Stop, Worker};
@@ -26,7 +27,7 @@ use crate::request::Request;
 use crate::request::status::ChainStatus;
 
 /// Bytes populated by one request.
-const CHUNK: u64 = 1 << 20;
+const CHUNK: usize = 1 << 20;
 /// Requests at once.
 const AT_ONCE: usize = 8;
 /// Bytes whose status is asked for at a time: a pause waits for no more.
@@ -144,6 +145,7 @@ impl Stream {
         id: NodeId,
         len: u64,
     ) -> Result<(), Stop> {
+        let buffers = Buffers::new(CHUNK);
         let mut at = 0;
         while at < len {
             worker.checkpoint_idle(async || crew.settle().await).await?;
@@ -167,11 +169,16 @@ impl Stream {
                 at += status.len;
                 continue;
             }
-            let part = at..at + status.len.min(CHUNK - at % CHUNK);
+            let part = at..at + status.len.min(CHUNK as u64 - at % CHUNK as u64);
             at = part.end;
             worker.pace(part.end - part.start).await?;
-            let piece = populate(worker.clone(), Arc::clone(&self.backend), part, self.policy);
-            crew.start(piece).await?;
+            let piece = Piece {
+                worker: worker.clone(),
+                backend: Arc::clone(&self.backend),
+                buffers: buffers.clone(),
+                policy: self.policy,
+            };
+            crew.start(piece.populate(part)).await?;
         }
         Ok(())
     }
@@ -195,24 +202,33 @@ impl Stream {
     }
 }
 
-/// Populates one part, for as long as the policy says so.
-async fn populate(
+/// What populates one part.
+struct Piece {
     worker: Worker,
     backend: Arc<Backend>,
-    part: Range<u64>,
+    buffers: Buffers,
     policy: BlockdevOnError,
-) -> Result<(), Stop> {
-    let slot = worker.queue().attach(&backend);
-    loop {
-        let request = Request::populate(part.start, part.end - part.start);
-        let Err(error) = worker.queue().request(slot, request).await else {
-            break;
-        };
-        match worker.failed(IoOperationType::Read, policy, error).await? {
-            Next::Again => {}
-            Next::Skip => break,
+}
+
+impl Piece {
+    /// Populates a part, for as long as the policy says so.
+    async fn populate(self, part: Range<u64>) -> Result<(), Stop> {
+        let (worker, len) = (&self.worker, part.end - part.start);
+        let slot = worker.queue().attach(&self.backend);
+        loop {
+            let buffer = self.buffers.take();
+            let request = Request::populate(part.start, buffer.first(len));
+            let Err(error) = worker.queue().request(slot, request).await else {
+                break;
+            };
+            drop(buffer);
+            let read = IoOperationType::Read;
+            match worker.failed(read, self.policy, error).await? {
+                Next::Again => {}
+                Next::Skip => break,
+            }
         }
+        worker.advance(len);
+        Ok(())
     }
-    worker.advance(part.end - part.start);
-    Ok(())
 }

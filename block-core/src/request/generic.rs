@@ -16,8 +16,6 @@ use crate::request::{Op, Request, align};
 
 /// Zero bytes written at a time where nothing better is there.
 const ZERO_CHUNK: u64 = 1 << 20;
-/// Bytes populated at a time.
-const POPULATE_CHUNK: u64 = 1 << 20;
 
 /// When a write has to be durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +68,7 @@ pub(crate) async fn perform(cx: &Cx, request: Request) -> Result<()> {
                 Ok(())
             }
         }
-        Op::Populate => populate(cx, range).await,
+        Op::Populate => populate(cx, request.offset, request.buf).await,
         Op::Discard => discard(cx, range).await,
     }
 }
@@ -171,7 +169,8 @@ pub(crate) async fn write_zeroes(cx: &Cx, range: Range<u64>, mut flags: ZeroFlag
 ///
 /// A guest's write that comes first wins, since the node is looked at under a claim. No bitmap
 /// hears of it: the node reads as before.
-async fn populate(cx: &Cx, range: Range<u64>) -> Result<()> {
+async fn populate(cx: &Cx, offset: u64, buf: IoBuf) -> Result<()> {
+    let range = offset..offset + buf.len() as u64;
     let unit = u64::from(cx.node().driver().limits().optimal_transfer);
     // Claims of the driver's own writes are to lie within this one.
     let around = range.start / unit * unit..range.end.div_ceil(unit).saturating_mul(unit);
@@ -179,13 +178,11 @@ async fn populate(cx: &Cx, range: Range<u64>) -> Result<()> {
         let _claim = cx.claim(around.clone(), ClaimKind::Write).await;
         let mut zeroes = Vec::new();
         for gap in gaps(cx, &range).await? {
-            for part in cut(gap.start, gap.end - gap.start, POPULATE_CHUNK) {
-                let buf = IoBuf::zeroed(within(&part, part.start).len());
-                read_backing(cx, part.start, buf.clone()).await?;
-                match buf.is_zero(0..buf.len()) {
-                    true => zeroes.push(part),
-                    false => cx.node().driver().write(cx, part.start, buf).await?,
-                }
+            let buf = buf.slice(within(&gap, offset));
+            read_backing(cx, gap.start, buf.clone()).await?;
+            match buf.is_zero(0..buf.len()) {
+                true => zeroes.push(gap),
+                false => cx.node().driver().write(cx, gap.start, buf).await?,
             }
         }
         zeroes

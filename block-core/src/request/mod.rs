@@ -95,14 +95,12 @@ impl Request {
         }
     }
 
-    /// Stores what shows through from the backing file within `len` bytes at `offset`.
-    pub fn populate(offset: u64, len: u64) -> Request {
+    /// Stores what shows through from the backing file, as many bytes at `offset` as `buf` has,
+    /// which is what they pass through.
+    pub fn populate(offset: u64, buf: IoBuf) -> Request {
         Request {
             op: Op::Populate,
-            offset,
-            len,
-            fua: false,
-            buf: IoBuf::empty(),
+            ..Request::write(offset, buf)
         }
     }
 
