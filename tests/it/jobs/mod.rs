@@ -148,8 +148,9 @@ fn fill(queue: &Queue, middle: &Path) {
             queue.request(slot, Request::write(at, buf)).await?;
         }
         let layer = queue.layer();
+        let root = backend.root();
         layer.remove_backend(&backend).await;
-        layer.remove_node(queue, backend.root()).await
+        layer.remove_node(queue, root).await
     };
     queue.block_on(work).expect("a filled image");
 }

@@ -179,8 +179,9 @@ impl Machine {
         };
         if let Some(backing) = backing {
             let work = async {
+                let root = backend.root();
                 self.layer.remove_backend(&backend).await;
-                self.layer.remove_node(self.queue(), backend.root()).await
+                self.layer.remove_node(self.queue(), root).await
             };
             self.queue().block_on(work)?;
             let backing = format!(r#""backing": {backing}"#);
