@@ -23,7 +23,7 @@ struct Proof {
     rounds: u32,
 }
 
-const PROOFS: [Proof; 8] = [
+const PROOFS: [Proof; 9] = [
     Proof {
         name: "interleavings",
         what: "every order of the lock-free parts, whatever memory allows",
@@ -63,6 +63,14 @@ const PROOFS: [Proof; 8] = [
         test: Some("it"),
         filter: "queues::",
         rounds: 45,
+    },
+    Proof {
+        name: "jobs",
+        what: "jobs under a verified load, meddled with, cancelled, and their daemon killed",
+        package: "qblk",
+        test: Some("it"),
+        filter: "jobs::",
+        rounds: 40,
     },
     Proof {
         name: "damage",

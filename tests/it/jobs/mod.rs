@@ -2,6 +2,7 @@
 //! pauses and changes of speed, and cancelled. The seed is printed.
 
 mod commit;
+mod killed;
 mod stream;
 
 use std::future::Future;
