@@ -1,16 +1,22 @@
 //! The handle by which a guest device, job or export uses a root node: its name, whether it
 //! writes, its limits, and its counters.
 //!
+//! Limits and rules about errors are those of a guest device. An export or job that uses the same
+//! node is a user of its own: it has no limits, and its errors go to its client.
+//!
 //! Queues hold backends and check every request against them before anything else happens.
 //! Not here: which graph snapshot a request runs on (`queue`), how limits are kept (`throttle`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use block_schema::types::BlockDeviceIoStatus;
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::graph::perm::{Perm, Use};
 use crate::graph::{Node, NodeId};
+use crate::on_error::{Errors, OnError};
 use crate::request::{Op, Request};
 use crate::stats::{Counters, Kind, Totals};
 use crate::throttle::{Rates, Throttle};
@@ -26,6 +32,7 @@ pub struct Backend {
     root: Mutex<Root>,
     counters: Mutex<Vec<Arc<Counters>>>,
     throttle: Throttle,
+    errors: Errors,
 }
 
 /// The node that a backend uses: one in the graph of a version and later ones, another before.
@@ -50,6 +57,7 @@ impl Backend {
             }),
             counters,
             throttle: Throttle::default(),
+            errors: Errors::default(),
         })
     }
 
@@ -112,8 +120,33 @@ impl Backend {
         self.throttle.rates()
     }
 
+    /// What it does about errors. Those of exports and jobs are theirs, whatever this says.
+    pub fn on_error(&self) -> OnError {
+        self.errors.rules()
+    }
+
+    /// Changes what it does about errors from now on.
+    pub fn set_on_error(&self, rules: OnError) {
+        self.errors.set_rules(rules);
+    }
+
+    /// How its requests end; `None` where no error stops the machine.
+    pub fn io_status(&self) -> Option<BlockDeviceIoStatus> {
+        self.errors.status()
+    }
+
+    pub(crate) fn errors(&self) -> &Errors {
+        &self.errors
+    }
+
     pub(crate) fn throttle(&self) -> &Throttle {
         &self.throttle
+    }
+
+    /// When a request of it ended last, by the clock of queues that are like those it was on.
+    pub fn last_access(&self) -> Option<Duration> {
+        let counters = self.counters.lock();
+        counters.iter().filter_map(|c| c.last_access()).max()
     }
 
     /// What this backend did so far, on all queues together.
@@ -127,6 +160,7 @@ impl Backend {
                 bytes: a.bytes + b.bytes,
                 time_ns: a.time_ns + b.time_ns,
                 failed: a.failed + b.failed,
+                refused: a.refused + b.refused,
             })
     }
 

@@ -26,6 +26,7 @@ use crate::graph::perm::{Role, Use};
 use crate::graph::policy::{DenyAll, OpenPolicy};
 use crate::graph::{Draft, Edge, Graph, Node, NodeId, NodeIndex};
 use crate::job::Job;
+use crate::on_error::RunState;
 use crate::queue::{Entry, LocalQueue, QueueBuilder, QueueShared};
 use crate::request::announce::{ClaimKind, Reach, Reader};
 use crate::request::cx::Child;
@@ -60,6 +61,7 @@ struct Shared {
     policy: Arc<dyn OpenPolicy>,
     secrets: Secrets,
     events: Events,
+    run_state: RunState,
     jobs: Mutex<Vec<Arc<Job>>>,
 }
 
@@ -90,6 +92,7 @@ impl Layer {
             policy,
             secrets: Secrets::default(),
             events: Events::default(),
+            run_state: RunState::default(),
             jobs: Mutex::default(),
         }))
     }
@@ -112,6 +115,11 @@ impl Layer {
     /// Who hears what happens by itself, and where to say so.
     pub fn events(&self) -> &Events {
         &self.0.events
+    }
+
+    /// Whether guests' requests go on.
+    pub(crate) fn run_state(&self) -> &RunState {
+        &self.0.run_state
     }
 
     /// The jobs that are not over, the oldest first.
@@ -187,8 +195,8 @@ impl Layer {
         self.0.obstacles.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Whether a claim or, for a request from outside, a drain keeps a request out. The caller has
-    /// announced it.
+    /// Whether a claim or, for a request from outside, a drain keeps a request out, or for a guest's
+    /// one that the machine stands still. The caller has announced it.
     pub(crate) fn obstacle(
         &self,
         graph: &Graph,
@@ -202,6 +210,9 @@ impl Layer {
             return Obstacle::None;
         }
         let gated = entry != Entry::Inside;
+        if entry == Entry::Device && self.is_stopped() {
+            return Obstacle::InTheWay;
+        }
         let node = &graph.entry(index).node;
         let mut in_the_way =
             node.claims.keeps_out(access, Some(range)) || gated && node.claims.is_quiesced();
@@ -340,6 +351,7 @@ impl Layer {
         // Queues know where the root was in the graph as it was.
         backend.retire(draft.version());
         change.publish(draft);
+        self.run_state().look_again();
         drop(drained);
     }
 

@@ -18,6 +18,7 @@ pub mod graph;
 pub mod job;
 pub mod layer;
 pub mod limits;
+pub mod on_error;
 pub mod qmp;
 pub mod queue;
 pub mod request;

@@ -2,6 +2,7 @@
 //!
 //! One thread writes, others read: a plain load and store, no shared read-modify-write.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ pub struct Totals {
     pub time_ns: u64,
     /// Requests that failed.
     pub failed: u64,
+    /// Requests that were refused before they began.
+    pub refused: u64,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +65,7 @@ struct Counter {
     bytes: AtomicU64,
     time_ns: AtomicU64,
     failed: AtomicU64,
+    refused: AtomicU64,
 }
 
 /// The counters of one backend on one queue.
@@ -69,21 +73,47 @@ struct Counter {
 pub(crate) struct Counters {
     kinds: [Counter; 4],
     highest_written: AtomicU64,
+    /// Nanoseconds of the queue's clock; 0 before the first request.
+    last_access: AtomicU64,
 }
 
 impl Counters {
-    pub(crate) fn record(&self, kind: Kind, bytes: u64, time: Duration, ok: bool) {
+    /// Counts a request that succeeded.
+    pub(crate) fn done(&self, kind: Kind, bytes: u64, span: Range<Duration>) {
         let counter = &self.kinds[kind.index()];
-        if ok {
-            bump(&counter.operations, 1);
-            bump(&counter.bytes, bytes);
-        } else {
-            bump(&counter.failed, 1);
-        }
+        bump(&counter.operations, 1);
+        bump(&counter.bytes, bytes);
+        self.ended(counter, span);
+    }
+
+    /// Counts a request that failed.
+    pub(crate) fn failed(&self, kind: Kind, span: Range<Duration>) {
+        let counter = &self.kinds[kind.index()];
+        bump(&counter.failed, 1);
+        self.ended(counter, span);
+    }
+
+    /// Counts a request that was refused; it took no time.
+    pub(crate) fn refused(&self, kind: Kind, now: Duration) {
+        let counter = &self.kinds[kind.index()];
+        bump(&counter.refused, 1);
+        self.ended(counter, now..now);
+    }
+
+    fn ended(&self, counter: &Counter, span: Range<Duration>) {
         bump(
             &counter.time_ns,
-            u64::try_from(time.as_nanos()).unwrap_or(u64::MAX),
+            nanoseconds(span.end.saturating_sub(span.start)),
         );
+        self.last_access
+            .store(nanoseconds(span.end).max(1), Ordering::Relaxed);
+    }
+
+    pub(crate) fn last_access(&self) -> Option<Duration> {
+        match self.last_access.load(Ordering::Relaxed) {
+            0 => None,
+            time => Some(Duration::from_nanos(time)),
+        }
     }
 
     /// Remembers that a write ended at `end`, whether it succeeded or not.
@@ -104,8 +134,13 @@ impl Counters {
             bytes: counter.bytes.load(Ordering::Relaxed),
             time_ns: counter.time_ns.load(Ordering::Relaxed),
             failed: counter.failed.load(Ordering::Relaxed),
+            refused: counter.refused.load(Ordering::Relaxed),
         }
     }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn bump(counter: &AtomicU64, by: u64) {

@@ -28,6 +28,7 @@ use crate::graph::{
     CacheMode, DetectZeroes, Draft, NamedChild, Node, NodeFacts, NodeId, NodeIndex,
 };
 use crate::layer::Layer;
+use crate::on_error::OnError;
 use crate::queue::LocalQueue;
 use crate::request::cx::Child;
 use crate::request::map::EdgeIndex;
@@ -242,6 +243,7 @@ impl Opener {
                         format!("Parameter '{name}.id' is unexpected"),
                     ));
                 }
+                refuse_rules(&format!("{name}."), &options)?;
                 let inherited = self.inherited_by(role);
                 let opening = open_node(
                     self.layer.clone(),
@@ -496,6 +498,18 @@ async fn probe_bytes(child: &Child) -> Result<AlignedBuf> {
     child.read_bytes(0, len).await
 }
 
+/// Refuses what only a device has: rules about its errors.
+fn refuse_rules(path: &str, options: &BlockdevOptions) -> Result<()> {
+    let rules = [("rerror", options.rerror), ("werror", options.werror)];
+    match rules.iter().find(|(_, given)| given.is_some()) {
+        None => Ok(()),
+        Some((rule, _)) => Err(Error::invalid(
+            format!("{path}{rule}"),
+            format!("Parameter '{path}{rule}' is unexpected"),
+        )),
+    }
+}
+
 fn plain(driver: BlockdevOptionsBranch) -> BlockdevOptions {
     BlockdevOptions {
         driver,
@@ -702,6 +716,13 @@ impl Layer {
             ));
         }
         let device = options.id.clone();
+        let rules = match &device {
+            Some(_) => OnError::from_options(options.rerror, options.werror)?,
+            None => {
+                refuse_rules("", &options)?;
+                OnError::default()
+            }
+        };
         if let Some(id) = &device
             && (self.backend(id).is_some() || self.graph().find(id).is_some())
         {
@@ -729,10 +750,13 @@ impl Layer {
         change.publish(draft);
         if let Some(id) = device {
             let added = change.add_backend(&id, node.id(), Use::backend(node.is_read_only()));
-            if let Err(error) = added {
-                drop(change);
-                self.remove_node(queue, node.id()).await.ok();
-                return Err(error);
+            match added {
+                Ok(backend) => backend.set_on_error(rules),
+                Err(error) => {
+                    drop(change);
+                    self.remove_node(queue, node.id()).await.ok();
+                    return Err(error);
+                }
             }
         }
         Ok(node.id())

@@ -45,7 +45,7 @@ impl server::BlockCore for Commands {
         &self,
         arguments: commands::QueryBlockstats,
     ) -> Result<Vec<types::BlockStats>, Error> {
-        Ok(query::stats(self.daemon.queue().layer(), &arguments))
+        Ok(query::stats(self.daemon.queue(), &arguments))
     }
 
     async fn query_block_jobs(
@@ -219,6 +219,17 @@ impl server::Control for Commands {
 
     async fn qmp_capabilities(&self, arguments: commands::QmpCapabilities) -> Result<(), Error> {
         self.session.negotiate(arguments)
+    }
+
+    async fn stop(&self, _: commands::Stop) -> Result<(), Error> {
+        let queue = self.daemon.queue();
+        queue.layer().stop(queue).await;
+        Ok(())
+    }
+
+    async fn cont(&self, _: commands::Cont) -> Result<(), Error> {
+        self.daemon.queue().layer().cont();
+        Ok(())
     }
 
     async fn quit(&self, _: commands::Quit) -> Result<(), Error> {

@@ -13,7 +13,6 @@ use crate::bitmap;
 use crate::error::Result;
 use crate::graph::info::{Below, image_info, signed};
 use crate::graph::{DetectZeroes, Graph, NodeIndex};
-use crate::layer::Layer;
 use crate::queue::LocalQueue;
 use crate::stats::Kind;
 
@@ -51,6 +50,7 @@ pub(super) async fn devices(queue: &LocalQueue) -> Result<Vec<BlockInfo>> {
         }
         // No guest's drive is attached: the medium could be taken out.
         let mut info = BlockInfo::new(backend.name().to_owned(), "unknown".to_owned(), true, false);
+        info.io_status = backend.io_status();
         if let Some(root) = graph.index_of(backend.root()) {
             info.dirty_bitmaps = bitmap::shown(&graph.entry(root).node);
             let mut inserted = node_info(queue, &graph, root, Below::Backing).await?;
@@ -146,7 +146,8 @@ async fn node_info(
 }
 
 /// `query-blockstats`: each device with the nodes below it, or each node, the oldest first.
-pub(super) fn stats(layer: &Layer, arguments: &commands::QueryBlockstats) -> Vec<BlockStats> {
+pub(super) fn stats(queue: &LocalQueue, arguments: &commands::QueryBlockstats) -> Vec<BlockStats> {
+    let layer = queue.layer();
     let graph = layer.graph();
     if arguments.query_nodes == Some(true) {
         let mut indices: Vec<NodeIndex> = graph.entries().map(|(index, _)| index).collect();
@@ -161,6 +162,11 @@ pub(super) fn stats(layer: &Layer, arguments: &commands::QueryBlockstats) -> Vec
         };
         stats.device = Some(backend.name().to_owned());
         count_requests(&mut stats.stats, backend);
+        let idle = backend
+            .last_access()
+            .map(|last| queue.clock().saturating_sub(last));
+        stats.stats.idle_time_ns =
+            idle.map(|time| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
         let highest = signed(backend.highest_written());
         let highest = highest.max(stats.stats.wr_highest_offset);
         stats.stats.wr_highest_offset = highest;
@@ -212,7 +218,11 @@ fn count_requests(stats: &mut BlockDeviceStats, backend: &Backend) {
     stats.flush_operations = signed(flushes.operations);
     stats.flush_total_time_ns = signed(flushes.time_ns);
     stats.failed_flush_operations = Some(signed(flushes.failed));
+    stats.invalid_rd_operations = Some(signed(reads.refused));
+    stats.invalid_wr_operations = Some(signed(writes.refused));
+    stats.invalid_flush_operations = Some(signed(flushes.refused));
     let discards = backend.totals(Kind::Discard);
+    stats.invalid_unmap_operations = Some(signed(discards.refused));
     stats.unmap_bytes = Some(signed(discards.bytes));
     stats.unmap_operations = Some(signed(discards.operations));
     stats.unmap_total_time_ns = Some(signed(discards.time_ns));
@@ -245,7 +255,7 @@ fn no_requests() -> BlockDeviceStats {
         invalid_wr_operations: Some(0),
         invalid_flush_operations: Some(0),
         invalid_unmap_operations: Some(0),
-        account_invalid: Some(false),
+        account_invalid: Some(true),
         account_failed: Some(true),
         rd_latency_histogram: None,
         wr_latency_histogram: None,

@@ -43,6 +43,7 @@ mod executor;
 mod future;
 mod gate;
 mod handle;
+mod settle;
 
 pub(crate) use future::OpFuture;
 pub use future::RequestFuture;

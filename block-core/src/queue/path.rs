@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::executor::TaskKind;
 use super::gate::Toll;
+use super::settle::End;
 use super::snapshot::Snapshot;
 use super::{BackendSlot, Done, LocalQueue, OpFuture};
 use crate::backend::Backend;
@@ -58,6 +59,7 @@ pub(super) struct RequestState {
     pub(super) op: Op,
     pub(super) offset: u64,
     pub(super) len: u64,
+    pub(super) fua: bool,
     pub(super) started: Duration,
     pub(super) buf: IoBuf,
 }
@@ -75,24 +77,20 @@ impl LocalQueue {
             op: request.op,
             offset: request.offset,
             len: request.len,
+            fua: request.fua,
             started: self.now(),
             buf: IoBuf::empty(),
         };
         let index = self.0.requests.borrow_mut().insert(state);
         match self.try_fast(index, slot, request) {
             Fast::Started => {}
-            Fast::Ended(result, buf) => {
+            Fast::Ended(end, buf) => {
                 self.0.requests.borrow_mut()[index].buf = buf;
-                self.finish(index, result);
+                self.finish(index, end);
             }
             Fast::Slow(request, toll) => {
                 let queue = self.clone();
-                let task = async move {
-                    let buf = request.buf.clone();
-                    let result = queue.run_slow(index, slot, request, toll).await;
-                    queue.0.requests.borrow_mut()[index].buf = buf;
-                    queue.finish(index, result);
-                };
+                let task = async move { queue.carry_out(index, slot, request, toll).await };
                 self.spawn_task(Box::pin(task), TaskKind::Request);
             }
         }
@@ -103,7 +101,7 @@ impl LocalQueue {
     fn try_fast(&self, index: usize, slot: BackendSlot, request: Request) -> Fast {
         let (snapshot, root) = match self.root_of(slot) {
             Ok(found) => found,
-            Err(error) => return Fast::Ended(Err(error), request.buf),
+            Err(error) => return Fast::Ended(End::Refused(error), request.buf),
         };
         let node = &snapshot.graph.entry(root).node;
         let (entry, toll) = {
@@ -111,7 +109,7 @@ impl LocalQueue {
             let backend = &backends[slot.0 as usize].backend;
             let end = snapshot.graph.len(root);
             if let Err(error) = backend.admit(&request, node, end) {
-                return Fast::Ended(Err(error), request.buf);
+                return Fast::Ended(End::Refused(error), request.buf);
             }
             (Entry::of(backend), self.pay_at_once(backend, &request))
         };
@@ -130,7 +128,7 @@ impl LocalQueue {
             }
         }
         if request.len == 0 {
-            return Fast::Ended(Ok(()), request.buf);
+            return Fast::Ended(End::Done, request.buf);
         }
         let range = request.range();
         let Some(place) = self.0.free_announcements.borrow_mut().pop() else {
@@ -212,7 +210,7 @@ impl LocalQueue {
             at += len;
         }
         if submitted == 0 {
-            return Fast::Ended(Ok(()), buf);
+            return Fast::Ended(End::Done, buf);
         }
         let mut requests = self.0.requests.borrow_mut();
         let state = &mut requests[index];
@@ -239,14 +237,32 @@ impl LocalQueue {
             .submit(Token(op as u64), operation);
     }
 
-    /// The long way, on a task of its own.
+    /// The long way to its end, on a task of its own.
+    pub(super) async fn carry_out(
+        &self,
+        index: usize,
+        slot: BackendSlot,
+        request: Request,
+        toll: Toll,
+    ) {
+        let buf = request.buf.clone();
+        let end = match self.run_slow(index, slot, request, toll).await {
+            Ok(Ok(())) => End::Done,
+            Ok(Err(error)) => End::Failed(error),
+            Err(error) => End::Refused(error),
+        };
+        self.0.requests.borrow_mut()[index].buf = buf;
+        self.settle(index, end);
+    }
+
+    /// The long way; the outer error says that the request never began.
     async fn run_slow(
         &self,
         index: usize,
         slot: BackendSlot,
         request: Request,
         mut toll: Toll,
-    ) -> Result<()> {
+    ) -> Result<Result<()>> {
         let backend = Arc::clone(&self.0.backends.borrow()[slot.0 as usize].backend);
         let entry = Entry::of(&backend);
         let (snapshot, root, announced, watch) = loop {
@@ -260,7 +276,10 @@ impl LocalQueue {
             }
             let watch = match request.access() {
                 Access::Write if request.op != Op::Populate => {
-                    Watch::begin(&node, self, &request.range()).await?
+                    match Watch::begin(&node, self, &request.range()).await {
+                        Ok(watch) => watch,
+                        Err(error) => return Ok(Err(error)),
+                    }
                 }
                 Access::Read | Access::Write => Watch::NOTHING,
             };
@@ -271,14 +290,20 @@ impl LocalQueue {
                 Ok(_) => {}
                 Err(()) => {
                     drop(snapshot);
-                    self.wait_for_obstacle(&node, &request, entry).await;
+                    if entry == Entry::Device && self.0.layer.is_stopped() {
+                        let went_on = self.0.layer.goes_on(&backend);
+                        let went_on = self.wait_at_gate(index, went_on).await;
+                        went_on.ok_or(Error::ShutDown)?;
+                    } else {
+                        self.wait_for_obstacle(&node, &request, entry).await;
+                    }
                 }
             }
         };
         let cx = Cx::new(self.clone(), snapshot, root, Some(Rc::new(announced)));
         let result = generic::perform(&cx, request).await;
         drop(cx);
-        result.and(watch.end(self).await)
+        Ok(result.and(watch.end(self).await))
     }
 
     /// Announces level by level work; an error says that something is in the way.
@@ -416,11 +441,8 @@ impl LocalQueue {
             request.outstanding == 0
         };
         if finished {
-            let result = match self.0.requests.borrow_mut()[index].error.take() {
-                Some(error) => Err(error),
-                None => Ok(()),
-            };
-            self.finish(index, result);
+            let error = self.0.requests.borrow_mut()[index].error.take();
+            self.settle(index, error.map_or(End::Done, End::Failed));
         }
     }
 
@@ -441,10 +463,7 @@ impl LocalQueue {
     }
 
     /// Step 6: counters, the announcement goes, then the caller hears.
-    pub(super) fn finish(&self, index: usize, result: Result<()>) {
-        if let Err(error) = &result {
-            self.0.layer.tell_corruption(error);
-        }
+    pub(super) fn finish(&self, index: usize, end: End) {
         let mut requests = self.0.requests.borrow_mut();
         let Some(request) = requests.get_mut(index) else {
             return;
@@ -454,15 +473,22 @@ impl LocalQueue {
             self.leave(slot);
         }
         request.snapshot = None;
-        let time = self.now().saturating_sub(request.started);
         if let Some(attached) = self.0.backends.borrow().get(request.backend.0 as usize) {
-            let kind = Kind::of(request.op);
-            let counters = &attached.counters;
-            counters.record(kind, request.len, time, result.is_ok());
-            if kind == Kind::Write {
+            let (kind, counters) = (Kind::of(request.op), &attached.counters);
+            let span = request.started..self.now();
+            match end {
+                End::Done => counters.done(kind, request.len, span),
+                End::Failed(_) => counters.failed(kind, span),
+                End::Refused(_) => counters.refused(kind, span.end),
+            }
+            if kind == Kind::Write && !matches!(end, End::Refused(_)) {
                 counters.wrote_to(request.offset.saturating_add(request.len));
             }
         }
+        let result = match end {
+            End::Done => Ok(()),
+            End::Failed(error) | End::Refused(error) => Err(error),
+        };
         match &mut request.target {
             Target::Future { waker, done } => {
                 let buf = std::mem::replace(&mut request.buf, IoBuf::empty());
@@ -544,7 +570,7 @@ enum Fast {
     /// Operations are on their way.
     Started,
     /// It is over already.
-    Ended(Result<()>, IoBuf),
+    Ended(End, IoBuf),
     /// It needs a task.
     Slow(Request, Toll),
 }

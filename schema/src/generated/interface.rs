@@ -146,7 +146,11 @@ pub async fn answer<S: Server>(
 /// Any event of the schema.
 #[derive(Clone, PartialEq)]
 pub enum Event {
-    /// A request of a device failed.
+    /// The machine stands still: requests of devices wait.
+    Stop(events::Stop),
+    /// The machine goes on: requests of devices start again.
+    Resume(events::Resume),
+    /// A request of a device failed; not one that was refused before it began.
     BlockIoError(events::BlockIoError),
     /// A job is over, and was not cancelled.
     BlockJobCompleted(events::BlockJobCompleted),
@@ -169,6 +173,8 @@ pub enum Event {
 impl Event {
     /// Names of all events, in schema order.
     pub const NAMES: &'static [&'static str] = &[
+        "STOP",
+        "RESUME",
         "BLOCK_IO_ERROR",
         "BLOCK_JOB_COMPLETED",
         "BLOCK_JOB_CANCELLED",
@@ -183,6 +189,8 @@ impl Event {
     /// Its name on the wire.
     pub fn name(&self) -> &'static str {
         match *self {
+            Self::Stop(_) => "STOP",
+            Self::Resume(_) => "RESUME",
             Self::BlockIoError(_) => "BLOCK_IO_ERROR",
             Self::BlockJobCompleted(_) => "BLOCK_JOB_COMPLETED",
             Self::BlockJobCancelled(_) => "BLOCK_JOB_CANCELLED",
@@ -200,6 +208,8 @@ impl Event {
         use runtime::Fields as _;
         let mut object = runtime::Object::new();
         match *self {
+            Self::Stop(ref data) => data.put(&mut object),
+            Self::Resume(ref data) => data.put(&mut object),
             Self::BlockIoError(ref data) => data.put(&mut object),
             Self::BlockJobCompleted(ref data) => data.put(&mut object),
             Self::BlockJobCancelled(ref data) => data.put(&mut object),
@@ -227,6 +237,8 @@ impl Event {
         let data = runtime::Value::Object(data);
         let unknown = runtime::Unknown::Ignore;
         Ok(Some(match name {
+            "STOP" => Self::Stop(events::Stop::decode(data, unknown)?),
+            "RESUME" => Self::Resume(events::Resume::decode(data, unknown)?),
             "BLOCK_IO_ERROR" => Self::BlockIoError(events::BlockIoError::decode(data, unknown)?),
             "BLOCK_JOB_COMPLETED" => Self::BlockJobCompleted(events::BlockJobCompleted::decode(
                 data,
@@ -265,6 +277,18 @@ impl std::fmt::Debug for Event {
 impl runtime::Events for Event {
     fn decode(name: &str, data: runtime::Object) -> Result<Option<Self>, runtime::Invalid> {
         Self::decode(name, data)
+    }
+}
+
+impl From<events::Stop> for Event {
+    fn from(data: events::Stop) -> Self {
+        Self::Stop(data)
+    }
+}
+
+impl From<events::Resume> for Event {
+    fn from(data: events::Resume) -> Self {
+        Self::Resume(data)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a device promises: its limits, what becomes of its errors, its options and its queries; on
 //! the simulator, whose time is virtual.
 
+mod errors;
 mod rig;
 mod throttle;

@@ -4,6 +4,7 @@
 mod bitmaps;
 mod client;
 mod commands;
+mod devices;
 mod interop;
 mod nbd_guest;
 mod rig;

@@ -5,7 +5,57 @@
 use super::super::runtime;
 use super::super::types;
 
-/// A request of a device failed.
+/// The machine stands still: requests of devices wait.
+#[derive(Clone, PartialEq, Default)]
+pub struct Stop {}
+
+impl Stop {
+    /// One with its required members alone.
+    pub fn new() -> Self {
+        Self {}
+    }
+}
+
+impl std::fmt::Debug for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("Stop", self, f)
+    }
+}
+
+impl runtime::Fields for Stop {
+    fn take(_: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        Ok(Self {})
+    }
+
+    fn put(&self, _: &mut runtime::Object) {}
+}
+
+/// The machine goes on: requests of devices start again.
+#[derive(Clone, PartialEq, Default)]
+pub struct Resume {}
+
+impl Resume {
+    /// One with its required members alone.
+    pub fn new() -> Self {
+        Self {}
+    }
+}
+
+impl std::fmt::Debug for Resume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("Resume", self, f)
+    }
+}
+
+impl runtime::Fields for Resume {
+    fn take(_: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        Ok(Self {})
+    }
+
+    fn put(&self, _: &mut runtime::Object) {}
+}
+
+/// A request of a device failed; not one that was refused before it began.
 #[derive(Clone, PartialEq)]
 pub struct BlockIoError {
     /// Path of the device; empty if it has none.
@@ -18,7 +68,7 @@ pub struct BlockIoError {
     pub operation: types::IoOperationType,
     /// What was done about it.
     pub action: types::BlockErrorAction,
-    /// Whether space ran out; absent for a read.
+    /// Whether space ran out; absent if no error of the device stops the machine.
     pub nospace: Option<bool>,
     /// The error, for people.
     pub reason: String,
