@@ -214,11 +214,20 @@ impl NewImage {
                 let options = self.qcow2_options(session)?;
                 // Before what was in the file is lost.
                 options.validate().map_err(told)?;
-                create_file(session, path, 0, Preallocation::Off, nocow).await?;
-                if let Some(data) = &options.data_file {
-                    create_file(session, data.into(), 0, Preallocation::Off, nocow).await?;
+                let mut emptied = Vec::new();
+                let made = async {
+                    for path in [Some(path), options.data_file.as_ref().map(PathBuf::from)] {
+                        let Some(path) = path else { continue };
+                        create_file(session, path.clone(), 0, Preallocation::Off, nocow).await?;
+                        emptied.push(path);
+                    }
+                    self.format_qcow2(session, &options).await
+                };
+                let made = made.await;
+                if made.is_err() {
+                    remove_files(session, emptied).await;
                 }
-                self.format_qcow2(session, &options).await
+                made
             }
             other => Err(Failure::new(format!(
                 "creating {other} images is not built in"
@@ -329,6 +338,14 @@ fn not_accepted(parameter: &str, value: &str) -> Failure {
     Failure::new(format!(
         "Parameter '{parameter}' does not accept value '{value}'"
     ))
+}
+
+/// Removes what is no image, and what it was is lost already.
+async fn remove_files(session: &Session, paths: Vec<PathBuf>) {
+    let queue = session.queue();
+    let removed = queue.blocking(move || paths.iter().try_for_each(std::fs::remove_file));
+    // What went wrong before is the error to tell.
+    removed.await.ok();
 }
 
 async fn create_file(

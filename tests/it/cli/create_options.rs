@@ -392,3 +392,34 @@ fn data_files_are_told_of_as_qemu_tells() {
     );
     bench.prepare("qemu-img", &["check", "--image-opts", back]);
 }
+
+#[test]
+fn an_image_that_cannot_be_made_leaves_no_file() {
+    let Some(bench) = beside(&["qemu-img"]) else {
+        return;
+    };
+    for was_there in [false, true] {
+        let run = |said: fn(&Bench, &[&str]) -> Option<i32>| {
+            if was_there {
+                std::fs::write(bench.path("new"), "what it was").unwrap();
+            }
+            let words = [
+                "create",
+                "-f",
+                "qcow2",
+                "-o",
+                "data_file=no/folder",
+                "new",
+                "1M",
+            ];
+            let code = said(&bench, &words);
+            let left = bench.path("new").exists();
+            std::fs::remove_file(bench.path("new")).ok();
+            (code, left)
+        };
+        let ours = run(|bench, words| bench.ours("qemu-img", words).code);
+        let theirs = run(|bench, words| bench.theirs("qemu-img", words).code);
+        assert_eq!(ours, theirs);
+        assert_eq!(ours, (Some(1), false));
+    }
+}
