@@ -330,6 +330,27 @@ pub(crate) fn speed_of(speed: Option<i64>) -> Result<u64> {
         .map_err(|_| Error::invalid("speed", "Parameter 'speed' expects a non-negative value"))
 }
 
+/// What to do about errors on a device's own image. To stop there, the device has to show that it
+/// has stopped, as one whose own errors may stop it does. A node without a device has no such rule.
+///
+/// # Errors
+/// `InvalidOption` for `stop` and `enospc` on another device.
+pub(crate) fn on_device_error(
+    layer: &Layer,
+    device: &str,
+    member: &str,
+    policy: Option<BlockdevOnError>,
+) -> Result<BlockdevOnError> {
+    let policy = or_report(policy);
+    let stops = matches!(policy, BlockdevOnError::Stop | BlockdevOnError::Enospc);
+    let backend = layer.backend(device);
+    if stops && backend.is_some_and(|backend| backend.io_status().is_none()) {
+        let reason = format!("Invalid parameter '{member}'");
+        return Err(Error::invalid(member, reason));
+    }
+    Ok(policy)
+}
+
 /// What to do about errors, where nothing was said.
 pub(crate) fn or_report(policy: Option<BlockdevOnError>) -> BlockdevOnError {
     policy.unwrap_or(BlockdevOnError::Report)

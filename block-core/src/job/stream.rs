@@ -15,7 +15,7 @@ use super::buffers::Buffers;
 use super::chain::{BaseName, Chain, name_of};
 use super::crew::Crew;
 use super::worker::{Next, Stop, Worker};
-use super::{Job, NewJob, Progress, or_report, speed_of};
+use super::{Job, NewJob, Progress, on_device_error, speed_of};
 use crate::backend::Backend;
 use crate::driver::{BackingName, StatusKind};
 use crate::error::{Error, Result};
@@ -65,6 +65,7 @@ impl Layer {
             return Err(Error::invalid("backing-file", reason));
         }
         let speed = speed_of(speed)?;
+        let policy = on_device_error(self, &device, "on-error", on_error)?;
         let images = &chain.images()[..base.unwrap_or(chain.images().len())];
         for image in chain.images() {
             image.check_unblocked()?;
@@ -91,7 +92,7 @@ impl Layer {
             base: base.map(|depth| chain.images()[depth].id()),
             name: base.map(|depth| name_of(&chain.images()[depth], backing_file)),
             depth: images.len(),
-            policy: or_report(on_error),
+            policy,
         };
         job.start(queue, move |worker| async move {
             let mut result = stream.run(&worker).await;

@@ -4,6 +4,7 @@ use block_core::Error;
 use block_core::engine::Ring;
 use block_core::job::Ending;
 use block_schema::commands::BlockStream;
+use block_schema::types::BlockdevOnError;
 
 use super::{Chain, Meddling, POOL, RINGS};
 use crate::support;
@@ -92,5 +93,21 @@ fn what_cannot_be_streamed_is_refused() {
     negative.speed = Some(-1);
     let text = refused(negative).to_string();
     assert_eq!(text, "Parameter 'speed' expects a non-negative value");
+    // A device that never stops would not show that it has.
+    std::fs::write(chain.path("plain.img"), [0; 4096]).expect("a file");
+    let json = format!(
+        r#"{{"driver": "file", "id": "plain", "filename": "{}",
+            "rerror": "report", "werror": "report"}}"#,
+        chain.path("plain.img").display()
+    );
+    support::open(&chain.queue, &json, "plain");
+    for policy in [BlockdevOnError::Stop, BlockdevOnError::Enospc] {
+        let mut stopping = BlockStream::new("plain");
+        stopping.on_error = Some(policy);
+        assert_eq!(
+            refused(stopping).to_string(),
+            "Invalid parameter 'on-error'"
+        );
+    }
     assert!(chain.layer.jobs().is_empty());
 }
