@@ -377,6 +377,11 @@ pub trait Driver: Send + Sync + 'static {
         unsupported(cx, "resizing")
     }
 
+    /// Whether another image can show through this one.
+    fn supports_backing(&self) -> bool {
+        false
+    }
+
     /// Names another backing file in the image, or none; the one that is open stays open.
     /// Runs drained.
     fn name_backing<'a>(&'a self, cx: &'a Cx, _backing: Option<BackingName>) -> Pending<'a> {

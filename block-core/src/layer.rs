@@ -720,9 +720,18 @@ pub(crate) struct Change<'a> {
 impl Change<'_> {
     /// The backends as users of a draft's nodes.
     pub(crate) fn roots(&self, draft: &Draft) -> Vec<(NodeIndex, String, Use)> {
+        self.roots_led(draft, &|backend| backend.root())
+    }
+
+    /// As [`roots`](Change::roots), with backends that are to use other nodes.
+    pub(crate) fn roots_led(
+        &self,
+        draft: &Draft,
+        root_of: &dyn Fn(&Arc<Backend>) -> NodeId,
+    ) -> Vec<(NodeIndex, String, Use)> {
         let backends = self.layer.0.backends.lock();
         let root = |b: &Arc<Backend>| {
-            let index = draft.graph().index_of(b.root())?;
+            let index = draft.graph().index_of(root_of(b))?;
             let who = if b.name().is_empty() {
                 "an export"
             } else {

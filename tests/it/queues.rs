@@ -11,9 +11,10 @@ use block_core::driver::{SnapshotChange, SnapshotKey};
 use block_core::engine::Ring;
 use block_core::{Backend, IoBuf, LocalQueue, Queue, Request};
 
-use block_schema::types::SnapshotInfo;
+use block_schema::commands::BlockdevSnapshotSync;
+use block_schema::types::{BlockdevSnapshot, SnapshotInfo};
 
-use crate::support::load::{BACKING, CLUSTER, DISK, Enough, Load, engine, verify};
+use crate::support::load::{BACKING, CLUSTER, DISK, Enough, Load, Worker, engine, verify};
 use crate::support::{self, Scratch};
 
 /// Requests of one round, over all threads.
@@ -73,12 +74,34 @@ fn check_once(shape: &Shape, seed: u64) {
     });
     println!("{count} verbs");
     verify(&queue, &backend, &workers);
+    let active = active_file(&queue, &backend);
     queue
         .block_on(layer.close_all(&queue))
         .expect("a clean close");
     drop(queue);
     drop(layer);
     clean(&top);
+    clean(Path::new(&active));
+    verify_closed(shape, &active, &workers);
+}
+
+/// The file that guests write now.
+fn active_file(queue: &LocalQueue, backend: &Backend) -> String {
+    let graph = queue.layer().graph();
+    let root = graph.index_of(backend.root()).expect("it is there");
+    graph.entry(root).node.facts().filename.clone()
+}
+
+/// Reads everything once more, by the names in the images.
+fn verify_closed(shape: &Shape, active: &str, workers: &[Worker]) {
+    let layer = support::layer();
+    let queue = layer.new_queue(engine(shape.ring)).start();
+    let json = format!(
+        r#"{{"driver": "qcow2", "id": "disk", "read-only": true,
+            "file": {{"driver": "file", "filename": "{active}"}}}}"#
+    );
+    let backend = support::open(&queue, &json, "disk");
+    verify(&queue, &backend, workers);
 }
 
 /// Takes snapshot `number`, and deletes the one before the last.
@@ -114,6 +137,24 @@ fn other_mode(queue: &LocalQueue, backend: &Backend, _dir: &Scratch, number: u64
     let read_only = number % 2 == 1;
     queue
         .block_on(layer.set_read_only(queue, middle, read_only))
+        .unwrap_or_else(|error| panic!("{}", error.chain()));
+}
+
+/// Takes one of twenty external snapshots.
+fn overlay(queue: &LocalQueue, _backend: &Backend, dir: &Scratch, number: u64) {
+    if number >= 20 {
+        return;
+    }
+    let file = dir.path(&format!("overlay-{number}.qcow2"));
+    let wanted = BlockdevSnapshot {
+        device: Some("disk".to_owned()),
+        ..BlockdevSnapshot::new(file.display().to_string())
+    };
+    let taken = queue
+        .layer()
+        .blockdev_snapshot_sync(queue, BlockdevSnapshotSync(wanted));
+    queue
+        .block_on(taken)
         .unwrap_or_else(|error| panic!("{}", error.chain()));
 }
 
@@ -174,4 +215,14 @@ fn eight_queues_on_threads_see_every_byte_while_snapshots_come_and_go() {
 #[test]
 fn four_queues_see_every_byte_while_the_backing_file_changes_its_mode() {
     queues(4, RINGS, Some(other_mode));
+}
+
+#[test]
+fn four_queues_see_every_byte_while_overlays_are_put_over_the_disk() {
+    queues(4, RINGS, Some(overlay));
+}
+
+#[test]
+fn four_queues_on_threads_see_every_byte_while_overlays_are_put_over_the_disk() {
+    queues(4, POOL, Some(overlay));
 }

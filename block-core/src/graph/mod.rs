@@ -21,10 +21,12 @@ pub(crate) mod blocker;
 pub mod create;
 pub mod info;
 pub mod open;
+pub(crate) mod overlay;
 pub mod perm;
 pub mod policy;
 pub(crate) mod rebase;
 pub(crate) mod reopen;
+pub(crate) mod transaction;
 
 use blocker::Blockers;
 use open::Origin;

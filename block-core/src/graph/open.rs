@@ -125,7 +125,19 @@ pub(super) struct Inherited {
     auto_read_only: bool,
     /// Whether damage that a check reports is no reason to refuse the node.
     for_check: bool,
+    /// Whether nothing shows through yet: whoever opens the node puts its backing file there.
+    without_backing: bool,
     depth: u32,
+}
+
+impl Inherited {
+    /// For a node that gets its backing file later.
+    pub(super) fn without_backing() -> Inherited {
+        Inherited {
+            without_backing: true,
+            ..Inherited::default()
+        }
+    }
 }
 
 impl Default for Inherited {
@@ -138,6 +150,7 @@ impl Default for Inherited {
             force_share: false,
             auto_read_only: false,
             for_check: false,
+            without_backing: false,
             depth: 0,
         }
     }
@@ -275,6 +288,9 @@ impl Opener {
         {
             let kept = self.child_again(NAME, Role::Cow, None).await?;
             return Ok(kept.map(|id| self.add_edge(NAME, Role::Cow, id)));
+        }
+        if self.inherited.without_backing {
+            return Ok(None);
         }
         match (option, named) {
             (Some(BlockdevRef::Null(_)), _) => Ok(None),
@@ -437,6 +453,7 @@ impl Opener {
         let mut inherited = self.inherited.clone();
         inherited.depth += 1;
         inherited.for_check = false;
+        inherited.without_backing = false;
         inherited.cache = self.facts.cache;
         // Filters and formats decide about flushes; below them every write may be cached.
         inherited.cache.writeback = true;

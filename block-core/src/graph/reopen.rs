@@ -343,7 +343,7 @@ impl Layer {
     }
 
     /// Closes what a draft has opened for nothing.
-    async fn close_new(&self, queue: &LocalQueue, graph: &Graph, draft: Draft) {
+    pub(super) async fn close_new(&self, queue: &LocalQueue, graph: &Graph, draft: Draft) {
         let next = Arc::new(draft.finish());
         let snapshot = queue.hold(Arc::clone(&next));
         let is_new = |node: &Arc<Node>| match graph.index_of(node.id()) {

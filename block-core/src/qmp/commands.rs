@@ -94,6 +94,18 @@ impl server::BlockCore for Commands {
         Ok(job.complete()?)
     }
 
+    async fn blockdev_snapshot_sync(
+        &self,
+        arguments: commands::BlockdevSnapshotSync,
+    ) -> Result<(), Error> {
+        let queue = self.daemon.queue();
+        queue
+            .layer()
+            .blockdev_snapshot_sync(queue, arguments)
+            .await?;
+        Ok(())
+    }
+
     async fn blockdev_add(&self, arguments: commands::BlockdevAdd) -> Result<(), Error> {
         Ok(blockdev::add(self.daemon.queue(), arguments).await?)
     }
@@ -115,6 +127,13 @@ impl server::BlockCore for Commands {
 
     async fn block_resize(&self, arguments: commands::BlockResize) -> Result<(), Error> {
         Ok(blockdev::resize(self.daemon.queue(), arguments).await?)
+    }
+}
+
+impl server::Graph for Commands {
+    async fn blockdev_snapshot(&self, arguments: commands::BlockdevSnapshot) -> Result<(), Error> {
+        let queue = self.daemon.queue();
+        Ok(queue.layer().blockdev_snapshot(queue, arguments).await?)
     }
 }
 

@@ -30,9 +30,12 @@ pub const COMMANDS: &runtime::Commands = &runtime::Commands::new(&[
     runtime::CommandSpec::new(19, "blockdev-add"),
     runtime::CommandSpec::new(33, "blockdev-backup"),
     runtime::CommandSpec::new(24, "blockdev-del"),
+    runtime::CommandSpec::new(43, "blockdev-reopen"),
+    runtime::CommandSpec::new(42, "blockdev-snapshot"),
     runtime::CommandSpec::new(32, "blockdev-snapshot-delete-internal-sync"),
     runtime::CommandSpec::new(31, "blockdev-snapshot-internal-sync"),
     runtime::CommandSpec::new(7, "blockdev-snapshot-sync"),
+    runtime::CommandSpec::new(44, "change-backing-file"),
     runtime::CommandSpec::new(23, "cont"),
     runtime::CommandSpec::new(9, "drive-backup"),
     runtime::CommandSpec::new(11, "drive-mirror"),
@@ -40,8 +43,8 @@ pub const COMMANDS: &runtime::Commands = &runtime::Commands::new(&[
     runtime::CommandSpec::new(37, "nbd-server-remove"),
     runtime::CommandSpec::new(35, "nbd-server-start"),
     runtime::CommandSpec::new(38, "nbd-server-stop"),
-    runtime::CommandSpec::new(42, "object-add"),
-    runtime::CommandSpec::new(43, "object-del"),
+    runtime::CommandSpec::new(46, "object-add"),
+    runtime::CommandSpec::new(47, "object-del"),
     runtime::CommandSpec::new(20, "qmp_capabilities"),
     runtime::CommandSpec::new(2, "query-block"),
     runtime::CommandSpec::new(41, "query-block-exports"),
@@ -53,12 +56,13 @@ pub const COMMANDS: &runtime::Commands = &runtime::Commands::new(&[
     runtime::CommandSpec::new(0, "query-version"),
     runtime::CommandSpec::new(21, "quit"),
     runtime::CommandSpec::new(22, "stop"),
+    runtime::CommandSpec::new(45, "transaction"),
 ]);
 
 /// What a server does for every command.
-pub trait Server: server::Common + server::BlockCore + server::Control + server::Objects {}
+pub trait Server: server::Common + server::BlockCore + server::Control + server::Graph + server::Objects {}
 
-impl<T: server::Common + server::BlockCore + server::Control + server::Objects> Server for T {}
+impl<T: server::Common + server::BlockCore + server::Control + server::Graph + server::Objects> Server for T {}
 
 /// Checks the arguments of `command`, runs it on `server`, and gives its answer.
 ///
@@ -120,8 +124,12 @@ pub async fn dispatch<S: Server>(
         39 => runtime::run(server, arguments, server::Control::block_export_add).await,
         40 => runtime::run(server, arguments, server::Control::block_export_del).await,
         41 => runtime::run(server, arguments, server::Control::query_block_exports).await,
-        42 => runtime::run(server, arguments, server::Objects::object_add).await,
-        43 => runtime::run(server, arguments, server::Objects::object_del).await,
+        42 => runtime::run(server, arguments, server::Graph::blockdev_snapshot).await,
+        43 => runtime::run(server, arguments, server::Graph::blockdev_reopen).await,
+        44 => runtime::run(server, arguments, server::Graph::change_backing_file).await,
+        45 => runtime::run(server, arguments, server::Graph::transaction).await,
+        46 => runtime::run(server, arguments, server::Objects::object_add).await,
+        47 => runtime::run(server, arguments, server::Objects::object_del).await,
         _ => Err(runtime::not_found(command)),
     }
 }
@@ -456,6 +464,12 @@ runtime::serde_adapters! {
     types::BlockExportOptionsNbd,
     types::BlockExportOptions,
     types::BlockExportInfo,
+    types::BlockdevOverlay,
+    types::Abort,
+    types::BlockdevSnapshotInternal,
+    types::ActionCompletionMode,
+    types::TransactionAction,
+    types::TransactionProperties,
     types::ObjectType,
     types::QCryptoSecretFormat,
     types::SecretCommonProperties,

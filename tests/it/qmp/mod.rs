@@ -7,6 +7,7 @@ mod commands;
 mod devices;
 mod interop;
 mod nbd_guest;
+mod overlays;
 mod rig;
 mod secrets;
 mod session;

@@ -433,6 +433,10 @@ impl Driver for Qcow2 {
         })
     }
 
+    fn supports_backing(&self) -> bool {
+        true
+    }
+
     fn name_backing<'a>(&'a self, cx: &'a Cx, backing: Option<BackingName>) -> Pending<'a> {
         Box::pin(async move { self.image.name_backing(&self.around(cx), backing).await })
     }

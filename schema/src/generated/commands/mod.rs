@@ -5,9 +5,11 @@
 mod common;
 mod block_core;
 mod control;
+mod graph;
 mod objects;
 
 pub use self::common::*;
 pub use self::block_core::*;
 pub use self::control::*;
+pub use self::graph::*;
 pub use self::objects::*;

@@ -7,6 +7,7 @@ mod block_core;
 mod additions;
 mod events;
 mod control;
+mod graph;
 mod objects;
 
 pub use self::common::*;
@@ -14,4 +15,5 @@ pub use self::block_core::*;
 pub use self::additions::*;
 pub use self::events::*;
 pub use self::control::*;
+pub use self::graph::*;
 pub use self::objects::*;
