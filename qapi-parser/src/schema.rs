@@ -4,7 +4,7 @@
 //! bases are acyclic; members of a struct, its base and its branches do not clash.
 //! Both dialects end here: what only one of them can say is a field or variant of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 
@@ -433,9 +433,14 @@ impl JsonType {
 }
 
 impl Schema {
+    /// The file in which `span` stands.
+    pub fn file(&self, span: Span) -> Option<&Path> {
+        self.files.get(span.file.0).map(PathBuf::as_path)
+    }
+
     /// Where `span` stands, as `file:line:column`; without line where the file is gone by now.
     pub fn locate(&self, span: Span) -> String {
-        let Some(path) = self.files.get(span.file.0) else {
+        let Some(path) = self.file(span) else {
             return "the schema".to_owned();
         };
         let Ok(text) = std::fs::read_to_string(path) else {
