@@ -8,6 +8,8 @@ use std::sync::{Arc, Weak};
 use block_schema::{Event, Timestamp};
 use parking_lot::Mutex;
 
+use crate::qmp::log;
+
 /// Someone who wants to hear events.
 pub trait Listener: Send + Sync {
     /// Hears an event, on the thread that emitted it; must not wait.
@@ -34,6 +36,7 @@ impl Events {
     pub fn emit(&self, event: impl Into<Event>) {
         let event = event.into();
         let at = Timestamp::now();
+        log::happened(&event);
         // A listener may subscribe another one: tell them outside of the lock.
         let listeners: Vec<Arc<dyn Listener>> = {
             let mut listeners = self.listeners.lock();

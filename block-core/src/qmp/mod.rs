@@ -26,6 +26,7 @@ mod commands;
 mod error;
 mod export;
 mod job;
+pub mod log;
 mod object;
 mod outbox;
 mod query;

@@ -17,6 +17,7 @@ use block_schema::{Error, JsonStream, Object, Value, Wire, already_negotiated, c
 use rustix::net::Shutdown;
 
 use super::commands::Commands;
+use super::log;
 use super::outbox::{Next, Outbox};
 use super::query;
 use super::server::Daemon;
@@ -237,12 +238,17 @@ impl Session {
 impl Commands {
     /// Runs what came, and gives the reply.
     async fn answer(&self, input: Input) -> Option<Value> {
+        let asked = log::asked(&input);
         // The command's future is large, and this one waits in others.
-        Box::pin(block_schema::answer(
+        let reply = Box::pin(block_schema::answer(
             self,
             self.session.negotiated.get(),
             input,
         ))
-        .await
+        .await;
+        if let Some(asked) = asked {
+            log::answered(asked, reply.as_ref());
+        }
+        reply
     }
 }
