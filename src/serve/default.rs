@@ -70,6 +70,7 @@ impl Default {
             chardev: vec![format!("socket,id=qmp,path={qmp},server=on,wait=off")],
             monitor: vec!["qmp".to_owned()],
             pidfile: None,
+            qmp_log: None,
             daemonize: false,
             session: SessionArgs::default(),
             background: false,

@@ -6,6 +6,7 @@
 
 mod background;
 mod default;
+mod log;
 mod options;
 mod signals;
 mod threads;
@@ -52,6 +53,10 @@ pub(crate) struct Args {
     /// Write the process's number to a file, which goes in the end
     #[arg(long, value_name = "PATH")]
     pidfile: Option<PathBuf>,
+    /// Append each QMP request with its reply, and each event, to a file, a JSON value a line;
+    /// passphrases are left out. The environment's QBLK_QMP_LOG does the same
+    #[arg(long, value_name = "PATH")]
+    qmp_log: Option<PathBuf>,
     /// Go on in the background when everything is served
     #[arg(long)]
     daemonize: bool,
@@ -73,7 +78,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     if args.daemonize && !args.background {
         return background::start();
     }
-    log_to_stderr();
+    log::start(args.qmp_log.as_deref())?;
     // Before any thread is there, so that no other thread gets them.
     let signals = Signals::catch()?;
     let default = args.names_nothing().then(Default::choose).transpose()?;
@@ -139,15 +144,6 @@ impl Drop for PidFile {
             std::fs::remove_file(path).ok();
         }
     }
-}
-
-/// Lets the library's warnings be seen.
-fn log_to_stderr() {
-    tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
 }
 
 /// Does what the plan says, in the order in which one thing needs another.
