@@ -20,7 +20,7 @@ use std::process::Command;
 
 use block_schema::Value;
 
-use crate::support::Scratch;
+use crate::support::{Scratch, record};
 
 /// What a program said, and its exit code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +65,7 @@ impl Bench {
             .args(words)
             .current_dir(self.path(""))
             .env("TZ", "UTC")
+            .env(record::VARIABLE, record::PATH)
             .output()
             .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
         Said {

@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Bench, beside};
+use crate::support::record;
 
 /// A running daemon; killed when the test fails.
 pub(super) struct Served {
@@ -23,6 +24,7 @@ impl Served {
             .arg("serve")
             .current_dir(bench.path(""))
             .env_remove("CARGO")
+            .env(record::VARIABLE, record::PATH)
             .stdout(Stdio::piped())
             .spawn()
             .expect("our own program");

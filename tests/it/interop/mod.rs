@@ -12,7 +12,7 @@ mod theirs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::support::{self, Scratch};
+use crate::support::{self, Scratch, record};
 
 use disk::{Disk, Ops, Shape};
 use json::Free;
@@ -39,7 +39,9 @@ impl Place {
             other => other,
         };
         let mut command = Command::new(program);
-        command.current_dir(self.path(""));
+        command
+            .current_dir(self.path(""))
+            .env(record::VARIABLE, record::PATH);
         command
     }
 

@@ -20,6 +20,8 @@ use block_drivers::Drivers;
 use block_drivers::export::BuiltInExports;
 use block_schema::Value;
 
+use crate::support::record;
+
 /// A folder of its own, gone in the end.
 pub(super) struct Folder(PathBuf);
 
@@ -49,6 +51,7 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) fn start() -> Rig {
+        record::start();
         let folder = Folder::new();
         let layer = Layer::with_drivers(Arc::new(Drivers), Arc::new(LocalFiles));
         let (listening, wait) = mpsc::channel();
