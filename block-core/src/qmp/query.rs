@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use block_schema::types::{
-    BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, BlockdevCacheInfo,
+    BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, BlockdevCacheInfo, BlockdevChild,
     BlockdevDetectZeroesOptions, CommandInfo, SchemaInfo, VersionInfo, VersionInfoQemu,
 };
 use block_schema::{COMMANDS, Unknown, Wire, commands, introspect};
@@ -12,7 +12,7 @@ use crate::backend::Backend;
 use crate::bitmap;
 use crate::error::Result;
 use crate::graph::info::{Below, image_info, signed};
-use crate::graph::{DetectZeroes, Graph, NodeIndex};
+use crate::graph::{DetectZeroes, Edge, Graph, NodeIndex};
 use crate::queue::LocalQueue;
 use crate::stats::Kind;
 
@@ -128,6 +128,7 @@ async fn node_info(
         iops_wr_max: None,
         iops_size: None,
         active: Some(true),
+        children: Some(children(graph, index)),
         bps_max_length: None,
         bps_rd_max_length: None,
         bps_wr_max_length: None,
@@ -143,6 +144,14 @@ async fn node_info(
         write_threshold: Some(0),
         dirty_bitmaps: bitmap::shown(node),
     })
+}
+
+fn children(graph: &Graph, index: NodeIndex) -> Vec<BlockdevChild> {
+    let child = |edge: &Edge| BlockdevChild {
+        child: edge.name.clone(),
+        node_name: Some(graph.entry(edge.child).node.name().to_owned()),
+    };
+    graph.entry(index).edges.iter().map(child).collect()
 }
 
 /// `query-blockstats`: each device with the nodes below it, or each node, the oldest first.

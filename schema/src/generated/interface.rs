@@ -431,6 +431,7 @@ runtime::serde_adapters! {
     types::ImageInfoSpecificFile,
     types::BlockChildInfo,
     types::BlockdevCacheInfo,
+    types::BlockdevChild,
     types::JobStatus,
     types::BlockLatencyHistogramInfo,
     types::IoOperationType,

@@ -1736,6 +1736,47 @@ impl runtime::Fields for BlockdevCacheInfo {
     }
 }
 
+/// A child of a node.
+#[derive(Clone, PartialEq)]
+pub struct BlockdevChild {
+    /// What it is to the node, as in `file` and `backing`.
+    pub child: String,
+    /// The child's own name.
+    pub node_name: Option<String>,
+}
+
+impl BlockdevChild {
+    /// One with its required members alone.
+    pub fn new(child: impl Into<String>) -> Self {
+        Self { child: child.into(), node_name: None }
+    }
+
+    /// Sets `node-name`.
+    #[must_use]
+    pub fn node_name(mut self, value: impl Into<String>) -> Self {
+        self.node_name = Some(value.into());
+        self
+    }
+}
+
+impl std::fmt::Debug for BlockdevChild {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevChild", self, f)
+    }
+}
+
+impl runtime::Fields for BlockdevChild {
+    fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (child, node_name) = members.take(["child", "node-name"])?;
+        Ok(Self { child, node_name })
+    }
+
+    fn put(&self, object: &mut runtime::Object) {
+        object.put("child", &self.child);
+        object.put_opt("node-name", &self.node_name);
+    }
+}
+
 /// Where a job is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum JobStatus {

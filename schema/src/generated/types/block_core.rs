@@ -841,6 +841,8 @@ pub struct BlockDeviceInfo {
     pub iops_size: Option<i64>,
     /// Whether this process has control of the image.
     pub active: Option<bool>,
+    /// Its children, in the order in which they were opened.
+    pub children: Option<Vec<super::BlockdevChild>>,
     /// Seconds that a burst of bytes may last.
     pub bps_max_length: Option<i64>,
     /// Seconds that a burst of bytes read may last.
@@ -931,6 +933,13 @@ impl BlockDeviceInfo {
     #[must_use]
     pub fn active(mut self, value: bool) -> Self {
         self.active = Some(value);
+        self
+    }
+
+    /// Sets `children`.
+    #[must_use]
+    pub fn children(mut self, value: Vec<super::BlockdevChild>) -> Self {
+        self.children = Some(value);
         self
     }
 
@@ -1046,21 +1055,22 @@ impl runtime::Fields for BlockDeviceInfo {
             "active",
         ])?;
         let (
+            children,
             bps_max_length,
             bps_rd_max_length,
             bps_wr_max_length,
             iops_max_length,
             iops_rd_max_length,
-            iops_wr_max_length,
         ) = members.take([
+            "children",
             "bps_max_length",
             "bps_rd_max_length",
             "bps_wr_max_length",
             "iops_max_length",
             "iops_rd_max_length",
-            "iops_wr_max_length",
         ])?;
-        let (group, cache, write_threshold, dirty_bitmaps) = members.take([
+        let (iops_wr_max_length, group, cache, write_threshold, dirty_bitmaps) = members.take([
+            "iops_wr_max_length",
             "group",
             "cache",
             "write_threshold",
@@ -1091,6 +1101,7 @@ impl runtime::Fields for BlockDeviceInfo {
             iops_wr_max,
             iops_size,
             active,
+            children,
             bps_max_length,
             bps_rd_max_length,
             bps_wr_max_length,
@@ -1129,6 +1140,7 @@ impl runtime::Fields for BlockDeviceInfo {
         object.put_opt("iops_wr_max", &self.iops_wr_max);
         object.put_opt("iops_size", &self.iops_size);
         object.put_opt("active", &self.active);
+        object.put_opt("children", &self.children);
         object.put_opt("bps_max_length", &self.bps_max_length);
         object.put_opt("bps_rd_max_length", &self.bps_rd_max_length);
         object.put_opt("bps_wr_max_length", &self.bps_wr_max_length);
