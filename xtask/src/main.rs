@@ -1,5 +1,6 @@
 //! The project's chores, one file each. `cargo xtask <chore> --help` tells more.
 
+mod commands;
 mod compare;
 mod conformance;
 mod metadata;
@@ -11,6 +12,8 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask <chore> [arguments]
 
+  commands [--check | --forget]
+                   writes docs/commands.md: what of the schema the tests' run exercised
   compare [ROW…]   does the same work as QEMU's tools, in turns, and prints what it cost both
   conformance      holds the schema compiler against QEMU's own, and runs its suite of schemas
   prove [PROOF…]   runs the long forms of the tests: power cuts, faults, many queues, interleavings
@@ -22,6 +25,7 @@ fn main() -> ExitCode {
     let chore = arguments.next();
     let rest: Vec<String> = arguments.collect();
     let result = match chore.as_deref() {
+        Some("commands") => commands::run(&rest),
         Some("compare") => compare::run(&rest),
         Some("conformance") => conformance::run(&rest),
         Some("prove") => prove::run(&rest),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use qapi_codegen::{Client, Missing, Options, Part, Serde, Server, Unknown, generate};
-use qapi_parser::Loader;
+use qapi_parser::{Loader, Schema};
 
 /// What the first line of each file names, and what `--check` says to run.
 const COMMAND: &str = "cargo xtask regen";
@@ -30,7 +30,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
 /// Paths below the folder, and texts.
 type Files = BTreeMap<PathBuf, String>;
 
-fn make() -> Result<Files, String> {
+/// The schema of package block-schema, with its overlays.
+pub(crate) fn schema() -> Result<Schema, String> {
     let package = crate::root().join("schema");
     let mut loader = Loader::new()
         .without_comments("block-core.json")
@@ -38,9 +39,13 @@ fn make() -> Result<Files, String> {
     for overlay in overlays(&package.join("overlay"))? {
         loader = loader.overlay(overlay);
     }
-    let schema = loader
+    loader
         .load(package.join("schema.json"))
-        .map_err(|errors| errors.to_string())?;
+        .map_err(|errors| errors.to_string())
+}
+
+fn make() -> Result<Files, String> {
+    let schema = schema()?;
     let options = Options {
         serde: Serde::Feature("serde".to_owned()),
         client: Client {
