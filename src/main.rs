@@ -12,10 +12,12 @@ mod commit;
 mod compare;
 mod convert;
 mod create;
+mod graph;
 mod human;
 mod image;
 mod info;
 mod io;
+mod jobs;
 mod map;
 mod measure;
 mod opts;
@@ -57,8 +59,10 @@ enum Command {
     Compare(compare::Args),
     Convert(Box<convert::Args>),
     Create(create::Args),
+    Graph(graph::Args),
     Info(info::Args),
     Io(io::Args),
+    Jobs(jobs::Args),
     Map(map::Args),
     Measure(measure::Args),
     Qmp(qmp::Args),
@@ -121,8 +125,10 @@ fn run(command: Command) -> Outcome {
         Command::Compare(args) => compare::run(args),
         Command::Convert(args) => convert::run(*args),
         Command::Create(args) => create::run(args),
+        Command::Graph(args) => graph::run(args),
         Command::Info(args) => info::run(args),
         Command::Io(args) => io::run(args),
+        Command::Jobs(args) => jobs::run(args),
         Command::Map(args) => map::run(args),
         Command::Measure(args) => measure::run(args),
         Command::Qmp(args) => qmp::run(args),

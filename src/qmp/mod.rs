@@ -10,10 +10,10 @@ mod docs;
 mod help;
 mod interactive;
 mod line;
-mod print;
+pub(crate) mod print;
 mod schema;
 mod script;
-mod server;
+pub(crate) mod server;
 mod session;
 mod suggest;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use block_schema::{Object, Value};
 
 /// How answers and events look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Style {
+pub(crate) struct Style {
     /// One line each, in ASCII.
     pub(super) compact: bool,
     pub(super) colour: bool,
@@ -39,7 +39,7 @@ impl Colour {
 
 impl Style {
     /// An answer, without a new line behind.
-    pub(super) fn value(self, value: &Value) -> String {
+    pub(crate) fn value(self, value: &Value) -> String {
         if self.compact {
             return value.to_ascii_json();
         }
@@ -150,7 +150,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// Control characters, and those that change the direction of writing, as JSON escapes.
-pub(super) fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use block_core::error::kernel_text;
+use block_schema::Object;
 use block_schema::runtime::{CallId, Connection, ConnectionError, MAX_EVENTS, RawEvent, Reply};
 use parking_lot::{Condvar, Mutex};
 
@@ -21,7 +22,7 @@ use crate::report::{Failure, warning};
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A server that has greeted and agreed.
-pub(super) struct Server {
+pub(crate) struct Server {
     socket: UnixStream,
     shared: Arc<Shared>,
 }
@@ -69,7 +70,7 @@ impl Server {
     ///
     /// # Errors
     /// When nobody listens, or whoever does speaks no QMP.
-    pub(super) fn connect(path: &str, oob: bool) -> Result<Server, Failure> {
+    pub(crate) fn connect(path: &str, oob: bool) -> Result<Server, Failure> {
         let refused = |error: std::io::Error| {
             let why = kernel_text(&error);
             Failure::new(format!("Could not connect to '{path}': {why}"))
@@ -143,6 +144,36 @@ impl Server {
     /// Waits for an answer.
     pub(super) fn wait(&self, id: CallId) -> Waited<Reply> {
         self.shared.wait(None, |state| state.connection.reply(id))
+    }
+
+    /// Runs a command to its end; the reply holds the server's own refusal.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub(crate) fn execute(&self, name: &str, arguments: Object) -> Result<Reply, Failure> {
+        let call = Call {
+            name: name.to_owned(),
+            arguments,
+            oob: false,
+        };
+        match self.wait(self.submit(&call)) {
+            Waited::Came(reply) => Ok(reply),
+            Waited::Lost(error) => Err(Failure::new(sentence(&error))),
+            Waited::Interrupted | Waited::TimedOut => Err(Failure::new("Interrupted")),
+        }
+    }
+
+    /// Waits for any event, the oldest that came first; `None` when none comes in time.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub(crate) fn next_event(&self, timeout: Duration) -> Result<Option<RawEvent>, Failure> {
+        let limit = Instant::now().checked_add(timeout);
+        match self.shared.wait(limit, |state| state.events.pop_front()) {
+            Waited::Came(event) => Ok(Some(event)),
+            Waited::TimedOut | Waited::Interrupted => Ok(None),
+            Waited::Lost(error) => Err(Failure::new(sentence(&error))),
+        }
     }
 
     /// Lets an answer be [`News`] when it comes.
