@@ -37,7 +37,7 @@ pub(super) fn label(node: &Node) -> [String; 3] {
         size.unwrap_or_default(),
         node.access()
     );
-    [node.name.clone(), what, node.file.clone()]
+    [node.name.clone(), what, node.shown_file().to_owned()]
 }
 
 fn escape(text: &str) -> String {

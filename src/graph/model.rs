@@ -303,6 +303,14 @@ impl Node {
         }
     }
 
+    /// Its file's name, unless that is a list of options: the nodes below say as much.
+    pub(super) fn shown_file(&self) -> &str {
+        match self.file.starts_with("json:") {
+            true => "",
+            false => &self.file,
+        }
+    }
+
     /// Whether it may be written, in two letters.
     pub(super) fn access(&self) -> &'static str {
         if self.read_only { "ro" } else { "rw" }

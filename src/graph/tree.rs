@@ -78,7 +78,7 @@ fn draw_from(graph: &Graph, root: usize, lines: Lines, drawn: &mut [bool], out: 
             shown.driver.clone(),
             shown.size.map(human::size).unwrap_or_default(),
             shown.access().to_owned(),
-            shown.file.clone(),
+            shown.shown_file().to_owned(),
         ]));
         let children = graph.children(node);
         let bar = if children.is_empty() {

@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use super::{base, fill};
 use crate::support::load::{BACKING, BLOCK, DISK, engine};
-use crate::support::{self, Random, Scratch};
+use crate::support::{self, Random, Scratch, record};
 
 /// The longest time between a job's start and the kill.
 const LONGEST: u64 = 400;
@@ -36,6 +36,7 @@ impl Daemon {
         support::create_qcow2(&queue, &path("top.qcow2"), DISK, Some((&middle, "qcow2")));
         let status = Command::new(env!("CARGO_BIN_EXE_qblk"))
             .current_dir(path(""))
+            .env(record::VARIABLE, record::PATH)
             .args(["serve", "--daemonize", "--pidfile", "pid"])
             .args([
                 "--blockdev",

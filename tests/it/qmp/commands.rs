@@ -94,8 +94,8 @@ fn commands_that_are_not_built_in_say_so() {
     let mut client = rig.client();
     check_error(
         &mut client,
-        r#"{"execute": "block-job-pause", "arguments": {"device": "x"}}"#,
-        "GenericError: The command block-job-pause is not built in yet",
+        r#"{"execute": "stop"}"#,
+        "GenericError: The command stop is not built in yet",
     );
 }
 
