@@ -14,6 +14,8 @@ struct Nobody;
 impl server::Common for Nobody {}
 impl server::BlockCore for Nobody {}
 impl server::Control for Nobody {}
+impl server::Graph for Nobody {}
+
 impl server::Objects for Nobody {}
 
 /// Reads a stream at once and byte by byte, and answers what it holds: the same values, which are

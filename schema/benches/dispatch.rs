@@ -38,6 +38,8 @@ impl server::BlockCore for Daemon {
     }
 }
 
+impl server::Graph for Daemon {}
+
 impl server::Objects for Daemon {}
 
 impl server::Control for Daemon {

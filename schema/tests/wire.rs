@@ -12,6 +12,8 @@ use block_schema::{
 /// Answers a few commands at once; the others with what the trait does by itself.
 struct Daemon;
 
+impl server::Graph for Daemon {}
+
 impl server::Objects for Daemon {}
 
 impl server::Common for Daemon {}
