@@ -2,5 +2,6 @@
 //! the simulator, whose time is virtual.
 
 mod errors;
+mod options;
 mod rig;
 mod throttle;
