@@ -164,13 +164,6 @@ impl Backend {
             })
     }
 
-    /// The end of the highest byte that this backend wrote or tried to write.
-    pub fn highest_written(&self) -> u64 {
-        let counters = self.counters.lock();
-        let ends = counters.iter().map(|c| c.highest_written());
-        ends.max().unwrap_or(0)
-    }
-
     pub(crate) fn new_counters(&self) -> Arc<Counters> {
         let counters = Arc::new(Counters::default());
         self.counters.lock().push(Arc::clone(&counters));

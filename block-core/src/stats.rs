@@ -72,7 +72,6 @@ struct Counter {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     kinds: [Counter; 4],
-    highest_written: AtomicU64,
     /// Nanoseconds of the queue's clock; 0 before the first request.
     last_access: AtomicU64,
 }
@@ -114,17 +113,6 @@ impl Counters {
             0 => None,
             time => Some(Duration::from_nanos(time)),
         }
-    }
-
-    /// Remembers that a write ended at `end`, whether it succeeded or not.
-    pub(crate) fn wrote_to(&self, end: u64) {
-        if end > self.highest_written() {
-            self.highest_written.store(end, Ordering::Relaxed);
-        }
-    }
-
-    pub(crate) fn highest_written(&self) -> u64 {
-        self.highest_written.load(Ordering::Relaxed)
     }
 
     pub(crate) fn totals(&self, kind: Kind) -> Totals {

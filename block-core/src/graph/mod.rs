@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::bitmap::Bitmaps;
 use crate::driver::Driver;
@@ -116,6 +116,7 @@ pub struct Node {
     origin: Option<Origin>,
     /// Somebody was told that the image is corrupt.
     corruption_told: AtomicBool,
+    highest_written: AtomicU64,
 }
 
 impl Node {
@@ -143,6 +144,7 @@ impl Node {
             blockers: Arc::default(),
             origin,
             corruption_told: AtomicBool::new(false),
+            highest_written: AtomicU64::new(0),
         })
     }
 
@@ -171,6 +173,7 @@ impl Node {
             blockers: Arc::clone(&self.blockers),
             origin: Some(origin),
             corruption_told: AtomicBool::new(false),
+            highest_written: AtomicU64::new(0),
         })
     }
 
@@ -201,6 +204,20 @@ impl Node {
     /// Whether this is the first time that the image is found corrupt.
     pub(crate) fn tells_corruption(&self) -> bool {
         !self.corruption_told.swap(true, Ordering::Relaxed)
+    }
+
+    /// Notes a write that is about to start: in the bitmaps, and how far it goes.
+    pub(crate) fn wrote(&self, range: &Range<u64>) {
+        self.bitmaps.mark(range);
+        // Queues share this: most writes only look.
+        if range.end > self.highest_written.load(Ordering::Relaxed) && !range.is_empty() {
+            self.highest_written.fetch_max(range.end, Ordering::Relaxed);
+        }
+    }
+
+    /// The end of the highest byte that somebody wrote to this node, or tried to.
+    pub fn highest_written(&self) -> u64 {
+        self.highest_written.load(Ordering::Relaxed)
     }
 
     /// Its dirty bitmaps.
@@ -383,7 +400,7 @@ impl Graph {
                 if node.watchers.are_there() {
                     return Lookup::Miss;
                 }
-                node.bitmaps.mark(&range);
+                node.wrote(&range);
             }
         }
         let entry = self.entry(target);

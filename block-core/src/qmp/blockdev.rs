@@ -1,17 +1,15 @@
-//! Commands that add, remove and resize nodes.
+//! Commands that add and remove nodes.
 
 use std::sync::Arc;
 
 use block_schema::commands;
 
 use crate::backend::Backend;
-use crate::driver::Preallocation;
 use crate::error::{Error, Result};
 use crate::graph::perm::Role;
 use crate::graph::{Entry, NodeId};
 use crate::layer::Layer;
 use crate::queue::LocalQueue;
-use crate::secret::Secret;
 
 pub(super) async fn add(queue: &LocalQueue, arguments: commands::BlockdevAdd) -> Result<()> {
     queue.layer().blockdev_add(queue, arguments.options).await?;
@@ -85,54 +83,6 @@ fn check_only_user(layer: &Layer, backend: &Arc<Backend>) -> Result<()> {
         return Err(Error::invalid("id", reason));
     }
     Ok(())
-}
-
-pub(super) async fn resize(queue: &LocalQueue, arguments: commands::BlockResize) -> Result<()> {
-    let node = named(
-        queue.layer(),
-        arguments.device.as_deref(),
-        arguments.node_name.as_deref(),
-    )?;
-    let Ok(len) = u64::try_from(arguments.size) else {
-        return Err(Error::invalid("size", "Parameter 'size' expects a >0 size"));
-    };
-    queue
-        .layer()
-        .resize(queue, node, len, Preallocation::Off)
-        .await
-}
-
-pub(super) async fn passwd(queue: &LocalQueue, arguments: commands::BlockPasswd) -> Result<()> {
-    let node = named(
-        queue.layer(),
-        arguments.device.as_deref(),
-        arguments.node_name.as_deref(),
-    )?;
-    let passphrase = Secret::new(arguments.password.into_bytes());
-    queue.layer().unlock(queue, node, passphrase).await
-}
-
-/// The node that a command means by a device or by a node's name; it has to say one of them.
-///
-/// # Errors
-/// `InvalidOption` when it says both or neither, `DeviceNotFound`, `NodeNotFound`.
-pub(super) fn named(layer: &Layer, device: Option<&str>, node: Option<&str>) -> Result<NodeId> {
-    match (device, node) {
-        (Some(_), Some(_)) => Err(exactly_one("device")),
-        (None, None) => Err(Error::invalid(
-            "device",
-            "Cannot find device='' nor node-name=''",
-        )),
-        (Some(device), None) => match layer.backend(device) {
-            Some(backend) => Ok(backend.root()),
-            None => Err(Error::DeviceNotFound {
-                device: device.to_owned(),
-            }),
-        },
-        (None, Some(name)) => node_named(layer, name).ok_or_else(|| Error::NodeNotFound {
-            node: name.to_owned(),
-        }),
-    }
 }
 
 /// The node of a `node-name`.

@@ -111,7 +111,8 @@ impl server::BlockCore for Commands {
     }
 
     async fn block_passwd(&self, arguments: commands::BlockPasswd) -> Result<(), Error> {
-        Ok(blockdev::passwd(self.daemon.queue(), arguments).await?)
+        let queue = self.daemon.queue();
+        Ok(queue.layer().block_passwd(queue, arguments).await?)
     }
 
     async fn block_set_io_throttle(
@@ -126,7 +127,8 @@ impl server::BlockCore for Commands {
     }
 
     async fn block_resize(&self, arguments: commands::BlockResize) -> Result<(), Error> {
-        Ok(blockdev::resize(self.daemon.queue(), arguments).await?)
+        let queue = self.daemon.queue();
+        Ok(queue.layer().block_resize(queue, &arguments).await?)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::bitmap;
 use crate::error::Result;
 use crate::graph::info::{Below, image_info, signed};
 use crate::graph::{DetectZeroes, Edge, Graph, NodeIndex};
+use crate::layer::Layer;
 use crate::queue::LocalQueue;
 use crate::stats::Kind;
 
@@ -38,6 +39,37 @@ pub(super) fn known_commands() -> Vec<CommandInfo> {
 pub(super) fn schema() -> Result<Vec<SchemaInfo>, block_schema::Error> {
     let entries = introspect::value()?;
     Vec::<SchemaInfo>::decode(entries, Unknown::Refuse).map_err(Into::into)
+}
+
+impl Layer {
+    /// The devices, and what they hold.
+    ///
+    /// # Errors
+    /// What the file system says about a file's size.
+    pub async fn query_block(&self, queue: &LocalQueue) -> Result<Vec<BlockInfo>> {
+        devices(queue).await
+    }
+
+    /// Every node, the newest first.
+    ///
+    /// # Errors
+    /// As [`query_block`](Layer::query_block).
+    pub async fn query_named_block_nodes(
+        &self,
+        queue: &LocalQueue,
+        arguments: &commands::QueryNamedBlockNodes,
+    ) -> Result<Vec<BlockDeviceInfo>> {
+        nodes(queue, arguments).await
+    }
+
+    /// What devices, or nodes, have done so far. Idle time is by the queue's clock.
+    pub fn query_blockstats(
+        &self,
+        queue: &LocalQueue,
+        arguments: &commands::QueryBlockstats,
+    ) -> Vec<BlockStats> {
+        stats(queue, arguments)
+    }
 }
 
 /// `query-block`: the devices, that is, the backends with a name.
@@ -176,9 +208,6 @@ pub(super) fn stats(queue: &LocalQueue, arguments: &commands::QueryBlockstats) -
             .map(|last| queue.clock().saturating_sub(last));
         stats.stats.idle_time_ns =
             idle.map(|time| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
-        let highest = signed(backend.highest_written());
-        let highest = highest.max(stats.stats.wr_highest_offset);
-        stats.stats.wr_highest_offset = highest;
         stats
     };
     let backends = layer.backends();
@@ -200,9 +229,10 @@ fn node_stats(graph: &Graph, index: NodeIndex, chain: Chain) -> BlockStats {
     let mut stats = BlockStats::new(no_requests());
     let node = &graph.entry(index).node;
     stats.node_name = Some(node.name().to_owned());
-    if let Some(leaf) = node.driver().leaf() {
-        stats.stats.wr_highest_offset = signed(leaf.highest_written());
-    }
+    // What a format writes to its file by itself is known where it ends.
+    let leaf = node.driver().leaf().map(|leaf| leaf.highest_written());
+    let highest = node.highest_written().max(leaf.unwrap_or(0));
+    stats.stats.wr_highest_offset = signed(highest);
     let below = |index| Box::new(node_stats(graph, index, chain));
     stats.parent = graph.primary(index).map(below);
     stats.backing = match chain {

@@ -481,9 +481,6 @@ impl LocalQueue {
                 End::Failed(_) => counters.failed(kind, span),
                 End::Refused(_) => counters.refused(kind, span.end),
             }
-            if kind == Kind::Write && !matches!(end, End::Refused(_)) {
-                counters.wrote_to(request.offset.saturating_add(request.len));
-            }
         }
         let result = match end {
             End::Done => Ok(()),

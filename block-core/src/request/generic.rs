@@ -92,7 +92,7 @@ pub(crate) async fn write(cx: &Cx, offset: u64, buf: IoBuf, durable: Durable) ->
     let node = cx.node();
     let driver = node.driver();
     let range = offset..offset + buf.len() as u64;
-    node.bitmaps().mark(&range);
+    node.wrote(&range);
     let detect = node.facts().detect_zeroes;
     if detect != DetectZeroes::Off && buf.is_zero(0..buf.len()) {
         let may_unmap = detect == DetectZeroes::Unmap;
@@ -127,7 +127,7 @@ pub(crate) async fn write(cx: &Cx, offset: u64, buf: IoBuf, durable: Durable) ->
 /// unit.
 pub(crate) async fn write_compressed(cx: &Cx, offset: u64, buf: IoBuf) -> Result<()> {
     let node = cx.node();
-    node.bitmaps().mark(&(offset..offset + buf.len() as u64));
+    node.wrote(&(offset..offset + buf.len() as u64));
     node.driver().write_compressed(cx, offset, buf).await
 }
 
@@ -135,7 +135,7 @@ pub(crate) async fn write_compressed(cx: &Cx, offset: u64, buf: IoBuf) -> Result
 /// that break its alignment.
 pub(crate) async fn write_zeroes(cx: &Cx, range: Range<u64>, mut flags: ZeroFlags) -> Result<()> {
     let node = cx.node();
-    node.bitmaps().mark(&range);
+    node.wrote(&range);
     flags.may_unmap &= node.facts().discard_unmap;
     let limits = node.driver().limits();
     let alignment = match node.driver().leaf() {

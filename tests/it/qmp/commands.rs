@@ -292,6 +292,10 @@ fn a_corrupt_image_is_reported_once() {
         at(&event, "event"),
         Some(&Value::from("BLOCK_IMAGE_CORRUPTED"))
     );
+    for _ in 0..2 {
+        let failed = client.receive();
+        assert_eq!(at(&failed, "event"), Some(&Value::from("BLOCK_IO_ERROR")));
+    }
     assert_eq!(at(&event, "data/device"), Some(&Value::from("d0")));
     assert_eq!(at(&event, "data/node-name"), Some(&Value::from("n0")));
     assert_eq!(at(&event, "data/fatal"), Some(&Value::from(false)));

@@ -178,3 +178,97 @@ fn a_stopped_machine_waits_for_cont() {
     let backend = rig.layer().backend("d0").expect("the device");
     assert_eq!(backend.totals(Kind::Write).operations, 1);
 }
+
+/// The highest offset of each node, in the order of the names.
+fn highest(client: &mut Client, names: &[&str]) -> Vec<i64> {
+    let query = r#"{"execute": "query-blockstats", "arguments": {"query-nodes": true}}"#;
+    let nodes = client.ok(query);
+    let nodes = nodes.as_array().expect("a list");
+    let of = |name: &&str| {
+        let named = |node: &&Value| node.get("node-name").and_then(Value::as_str) == Some(*name);
+        let node = nodes.iter().find(named).expect("the node");
+        let stats = node.get("stats").expect("figures");
+        stats
+            .get("wr_highest_offset")
+            .and_then(Value::as_i64)
+            .expect("a number")
+    };
+    names.iter().map(of).collect()
+}
+
+#[test]
+fn nodes_know_how_far_they_were_written() {
+    let rig = Rig::start();
+    let mut client = rig.client();
+    let path = rig.file("disk.img", 1 << 20);
+    client.ok(&format!(
+        r#"{{"execute": "blockdev-add", "arguments": {{"driver": "raw", "id": "d0",
+            "node-name": "top", "file": {{"driver": "raw", "node-name": "between", "offset": 4096,
+                "file": {{"driver": "file", "node-name": "file", "filename": "{path}"}}}}}}}}"#
+    ));
+    let names = ["top", "between", "file"];
+    assert_eq!(highest(&mut client, &names), [0, 0, 0]);
+    let write = |at, len| rig.request("d0", Request::write(at, IoBuf::zeroed(len)));
+    write(8192, 512).expect("a write");
+    assert_eq!(highest(&mut client, &names), [8704, 8704, 12800]);
+    // Below what was written before, and by the long way.
+    write(0, 512).expect("a write");
+    let zeroes = Request::write_zeroes(16384, 4096, Default::default());
+    rig.request("d0", zeroes).expect("zeroes");
+    assert_eq!(highest(&mut client, &names), [20480, 20480, 24576]);
+    // A discard writes nothing, a read neither.
+    rig.request("d0", Request::discard(65536, 4096))
+        .expect("a discard");
+    rig.request("d0", Request::read(65536, IoBuf::zeroed(512)))
+        .expect("a read");
+    assert_eq!(highest(&mut client, &names), [20480, 20480, 24576]);
+}
+
+#[test]
+fn nodes_below_a_format_know_how_far_it_wrote() {
+    let rig = Rig::start();
+    let mut client = rig.client();
+    let path = rig.path("disk.qcow2");
+    // With room for everything: a raw node does not grow.
+    let options = ["-f", "qcow2", "-o", "preallocation=metadata"];
+    let create = [&["create"][..], &options, &[&path, "1M"]].concat();
+    if !super::interop::qemu_img(&create) {
+        return super::interop::skip("there is no qemu-img");
+    }
+    client.ok(&format!(
+        r#"{{"execute": "blockdev-add", "arguments": {{"driver": "qcow2", "id": "d0",
+            "node-name": "top", "file": {{"driver": "raw", "node-name": "between",
+                "file": {{"driver": "file", "node-name": "file", "filename": "{path}"}}}}}}}}"#
+    ));
+    for _ in 0..2 {
+        let write = Request::write(65536, IoBuf::zeroed(65536));
+        rig.request("d0", write).expect("a write");
+        let [top, between, file] = highest(&mut client, &["top", "between", "file"])[..] else {
+            panic!("three nodes");
+        };
+        assert_eq!((top, between), (131_072, file));
+        assert!(file > 65536, "{file}");
+    }
+}
+
+#[test]
+fn refused_requests_and_idle_time_are_shown() {
+    let rig = Rig::start();
+    let mut client = rig.client();
+    let path = rig.file("disk.img", 4096);
+    add(&mut client, &path, r#""read-only": true,"#);
+    let mut member = |name: &str| {
+        let stats = client.ok(r#"{"execute": "query-blockstats"}"#);
+        let stats = stats.as_array().expect("a list")[0].get("stats").cloned();
+        stats.expect("figures").get(name).and_then(Value::as_i64)
+    };
+    assert_eq!(member("idle_time_ns"), None);
+    rig.request("d0", Request::write(0, IoBuf::zeroed(512)))
+        .expect_err("read-only");
+    rig.request("d0", Request::read(4096, IoBuf::zeroed(512)))
+        .expect_err("behind the end");
+    assert_eq!(member("invalid_wr_operations"), Some(1));
+    assert_eq!(member("invalid_rd_operations"), Some(1));
+    assert_eq!(member("failed_rd_operations"), Some(0));
+    assert!(member("idle_time_ns").is_some());
+}

@@ -143,6 +143,47 @@ fn common_inputs(rig: &Rig) -> Vec<String> {
         execute("block_resize", r#""size": -1, "node-name": "r0""#),
         execute("block_resize", r#""size": 1.0, "node-name": "r0""#),
         execute("block_resize", r#""size": 65536, "node-name": "r0""#),
+        execute("block_resize", r#""size": 1000, "node-name": "r0""#),
+        execute("block_resize", r#""size": 0, "node-name": "r0""#),
+        execute(
+            "block_resize",
+            r#""size": 9223372036854775807, "node-name": "r0""#,
+        ),
+        execute(
+            "block_resize",
+            r#""size": 9223372036854775808, "node-name": "r0""#,
+        ),
+        execute("block_resize", r#""size": 65536, "node-name": "f0""#),
+        execute(
+            "blockdev-add",
+            &format!(r#"{file}, "node-name": "x", "detect-zeroes": "unmap""#),
+        ),
+        execute(
+            "blockdev-add",
+            &format!(r#"{file}, "node-name": "x", "detect-zeroes": "x""#),
+        ),
+        execute(
+            "blockdev-add",
+            &format!(r#"{file}, "node-name": "x", "discard": 1"#),
+        ),
+        execute(
+            "blockdev-add",
+            &format!(r#"{file}, "node-name": "x", "aio": "native""#),
+        ),
+        execute(
+            "blockdev-add",
+            &format!(r#"{file}, "node-name": "x", "werror": "stop""#),
+        ),
+        execute(
+            "blockdev-add",
+            &format!(r#"{file}, "node-name": "x", "force-share": true"#),
+        ),
+        execute(
+            "blockdev-add",
+            &format!(r#"{file}, "node-name": "ro", "read-only": true, "force-share": true"#),
+        ),
+        execute("block_resize", r#""size": 65536, "node-name": "ro""#),
+        execute("blockdev-del", r#""node-name": "ro""#),
         execute(
             "nbd-server-start",
             r#""addr": {"type": "unix", "data": {"path": "x"}}, "max-connections": "1""#,

@@ -238,10 +238,10 @@ impl Client {
         message
     }
 
-    /// Runs a command that fails; gives its class and text.
+    /// Runs a command that fails; gives its class and text, and skips events before it.
     #[track_caller]
     pub(super) fn error(&mut self, text: &str) -> String {
-        let message = self.ask(text);
+        let message = self.reply(text);
         let member = |name| message.get("error").and_then(|error| error.get(name));
         match (member("class"), member("desc")) {
             (Some(class), Some(desc)) => format!(
