@@ -87,8 +87,19 @@ impl Bits {
 
     /// The first run of set bits at or behind `from`.
     pub(crate) fn next_run(&self, from: u64) -> Option<Range<u64>> {
-        let start = self.next_set(from)?;
-        Some(start..self.next_clear(start))
+        let start = self.next_set(from, self.len)?;
+        Some(start..self.next_clear(start, self.len))
+    }
+
+    /// The first run of clear bits within a range.
+    pub(crate) fn next_gap(&self, range: Range<u64>) -> Option<Range<u64>> {
+        let end = range.end.min(self.len);
+        let start = self.next_clear(range.start, end);
+        if start >= end {
+            return None;
+        }
+        let next = self.next_set(start, end);
+        Some(start..next.unwrap_or(end))
     }
 
     /// 64 bits by the number of their word, the first one lowest; 0 behind the end.
@@ -104,9 +115,9 @@ impl Bits {
         self.or(index, bits & mask(0, there));
     }
 
-    fn next_set(&self, from: u64) -> Option<u64> {
+    fn next_set(&self, from: u64, end: u64) -> Option<u64> {
         let mut at = from;
-        while at < self.len {
+        while at < end {
             let word = at / WORD;
             if !self.is_touched(word / PAGE) {
                 at = (word / PAGE + 1) * PAGE * WORD;
@@ -114,24 +125,25 @@ impl Bits {
             }
             let rest = self.word(word) & mask(at % WORD, WORD);
             if rest != 0 {
-                return Some(word * WORD + u64::from(rest.trailing_zeros()));
+                let found = word * WORD + u64::from(rest.trailing_zeros());
+                return (found < end).then_some(found);
             }
             at = (word + 1) * WORD;
         }
         None
     }
 
-    fn next_clear(&self, from: u64) -> u64 {
+    fn next_clear(&self, from: u64, end: u64) -> u64 {
         let mut at = from;
-        while at < self.len {
+        while at < end {
             let word = at / WORD;
             let rest = !self.word(word) & mask(at % WORD, WORD);
             if rest != 0 {
-                return self.len.min(word * WORD + u64::from(rest.trailing_zeros()));
+                return end.min(word * WORD + u64::from(rest.trailing_zeros()));
             }
             at = (word + 1) * WORD;
         }
-        self.len
+        end
     }
 
     fn place(&self, index: u64) -> Option<&AtomicU64> {
@@ -199,6 +211,16 @@ mod tests {
         };
         assert_eq!(runs(&bits), want);
         assert_eq!(bits.ones(), want.iter().map(|r| r.end - r.start).sum());
+        // Gaps are what lies between the runs, in any range.
+        for range in [0..len, 1..len, len / 3..len / 2] {
+            let first = bits.next_gap(range.clone());
+            let gaps = std::iter::successors(first, |gap| bits.next_gap(gap.end..range.end));
+            let is_set = |bit: &u64| want.iter().any(|run| run.contains(bit));
+            assert!(
+                gaps.flatten().eq(range.clone().filter(|bit| !is_set(bit))),
+                "{range:?}"
+            );
+        }
         let taken = bits.take().unwrap();
         assert_eq!((runs(&taken).as_slice(), bits.ones()), (want, 0));
         bits.merge(&taken);

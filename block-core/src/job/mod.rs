@@ -21,6 +21,7 @@ use crate::graph::info::signed;
 use crate::layer::Layer;
 use crate::sync::WaitList;
 
+mod backup;
 mod buffers;
 mod chain;
 mod commit;
@@ -250,6 +251,12 @@ impl Job {
         Ok(())
     }
 
+    /// Changes what is known of the job's progress.
+    fn count(&self, change: impl FnOnce(&mut Progress)) {
+        change(&mut self.state.lock().progress);
+        self.changed.wake_all();
+    }
+
     fn set_status(&self, state: &mut State, next: JobStatus) {
         debug_assert!(
             table::follows(next, state.status),
@@ -293,6 +300,10 @@ impl Layer {
     /// `InvalidOption` when its name is taken, or is no name.
     fn new_job(&self, new: NewJob) -> Result<Arc<Job>> {
         let NewJob { id, kind, speed } = new;
+        if !is_name(&id) {
+            let reason = format!("Invalid job ID '{id}'");
+            return Err(Error::invalid("job-id", reason));
+        }
         let mut jobs = self.job_list().lock();
         if jobs.iter().any(|job| job.id == id) {
             let reason = format!("Job ID '{id}' already in use");
@@ -319,6 +330,15 @@ impl Layer {
         jobs.push(Arc::clone(&job));
         Ok(job)
     }
+}
+
+/// Whether a job can be called so.
+fn is_name(id: &str) -> bool {
+    let mut letters = id.chars();
+    letters
+        .next()
+        .is_some_and(|first| first.is_ascii_alphabetic())
+        && letters.all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))
 }
 
 /// A job's `speed` as the schema has it.

@@ -151,6 +151,12 @@ impl server::Control for Commands {
         Ok(blockdev::del(self.daemon.queue(), arguments).await?)
     }
 
+    async fn blockdev_backup(&self, arguments: commands::BlockdevBackup) -> Result<(), Error> {
+        let queue = self.daemon.queue();
+        queue.layer().blockdev_backup(queue, arguments).await?;
+        Ok(())
+    }
+
     async fn block_dirty_bitmap_add(
         &self,
         arguments: commands::BlockDirtyBitmapAdd,

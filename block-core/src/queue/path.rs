@@ -22,8 +22,9 @@ use crate::error::{Error, Result};
 use crate::graph::NodeIndex;
 use crate::layer::Obstacle;
 use crate::request::announce::Reach;
-use crate::request::cx::Cx;
+use crate::request::cx::{Child, Cx};
 use crate::request::map::{Access, Extent, Lookup, Mapping, Piece};
+use crate::request::status::ChainStatus;
 use crate::request::watch::Watch;
 use crate::request::{Op, Request, generic};
 use crate::stats::Kind;
@@ -304,6 +305,38 @@ impl LocalQueue {
         let result = generic::perform(&cx, request).await;
         drop(cx);
         Ok(result.and(watch.end(self).await))
+    }
+
+    /// The status of the first run of a range of a backend's node, through its chain; held up by drains
+    /// as requests are. The range is within the node.
+    ///
+    /// # Errors
+    /// What a node of the chain answers.
+    pub(crate) async fn chain_status(
+        &self,
+        slot: BackendSlot,
+        range: std::ops::Range<u64>,
+    ) -> Result<ChainStatus> {
+        let look = Request {
+            len: range.end.saturating_sub(range.start),
+            ..Request::read(range.start, IoBuf::empty())
+        };
+        let (snapshot, root, _announced) = loop {
+            let (snapshot, root) = self.root_of(slot)?;
+            let node = Arc::clone(&snapshot.graph.entry(root).node);
+            match self
+                .try_announce(&snapshot, root, &look, Entry::Client)
+                .await
+            {
+                Ok(announced) => break (snapshot, root, announced),
+                Err(()) => {
+                    drop(snapshot);
+                    self.wait_for_obstacle(&node, &look, Entry::Client).await;
+                }
+            }
+        };
+        let node = Child::new(self.clone(), snapshot, root);
+        node.chain_status(range).await
     }
 
     /// Announces level by level work; an error says that something is in the way.

@@ -1,0 +1,547 @@
+//! `blockdev-backup` and `drive-backup`: the content of a disk at one moment, copied to another node
+//! while guests go on writing the disk.
+//!
+//! A backup is *prepared* (what can fail), *begins* while its source is drained (its moment), and
+//! is *started*; so several can begin at one moment. From the moment on a [`Saver`] sees to it that
+//! nothing is overwritten before it is copied; the job copies the rest in the order of the disk.
+//! At the end the source is watched no longer, the target is flushed, and the bitmap becomes what
+//! its mode says. Only then anybody hears of the end.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use block_schema::commands;
+use block_schema::types::{self, BitmapSyncMode, BlockJobType, BlockdevOnError, MirrorSyncMode};
+
+use self::copy::{CHUNK, Copier, Kind, Scope, Store};
+use self::save::Saver;
+use super::crew::Crew;
+use super::worker::{Next, Stop, Worker};
+use super::{Job, NewJob, Progress, or_report, speed_of};
+use crate::backend::Backend;
+use crate::bitmap::{Busy, DirtyBitmap, Purpose, Taken};
+use crate::error::{Error, Result};
+use crate::graph::blocker::Blocked;
+use crate::graph::perm::{Role, Use};
+use crate::graph::{Graph, Node, NodeIndex};
+use crate::layer::Layer;
+use crate::queue::LocalQueue;
+use crate::request::Request;
+use crate::request::watch::Watcher;
+
+mod copy;
+mod save;
+
+/// Bytes of a granule at least.
+const GRANULE: u64 = 64 << 10;
+/// Copies of the job at once.
+const AT_ONCE: usize = 8;
+/// Bytes whose status is asked for at a time: a pause waits for no more.
+const STATUS_CHUNK: u64 = 1 << 30;
+
+/// What both commands say about a backup.
+struct Wanted {
+    job_id: Option<String>,
+    sync: MirrorSyncMode,
+    speed: Option<i64>,
+    bitmap: Option<String>,
+    bitmap_mode: Option<BitmapSyncMode>,
+    compress: bool,
+    policies: Policies,
+}
+
+/// What the job does about errors of its own requests.
+#[derive(Clone, Copy, Debug)]
+struct Policies {
+    source: BlockdevOnError,
+    target: BlockdevOnError,
+}
+
+/// Which part of a disk a backup is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// What the scope says.
+    Scope,
+    /// What a bitmap says is dirty.
+    Bitmap,
+    /// What is about to be overwritten, and nothing else.
+    Overwritten,
+}
+
+impl Layer {
+    /// Starts copying a device's content, as it is now, to a node. The job runs on `queue`.
+    ///
+    /// # Errors
+    /// `InvalidOption` for a device, node or bitmap that is not there, members that do not go
+    /// together, other lengths, a name that is none or in use; `ReadOnly`; `PermissionConflict` when
+    /// another job is there, or the target is in use.
+    pub async fn blockdev_backup(
+        &self,
+        queue: &LocalQueue,
+        arguments: commands::BlockdevBackup,
+    ) -> Result<Arc<Job>> {
+        let types::BlockdevBackup {
+            job_id,
+            device,
+            target,
+            sync,
+            speed,
+            bitmap,
+            bitmap_mode,
+            compress,
+            on_source_error,
+            on_target_error,
+        } = arguments.0;
+        let graph = self.graph();
+        let source = find(self, &graph, "device", &device)?;
+        let target = find(self, &graph, "target", &target)?;
+        let wanted = Wanted {
+            job_id,
+            sync,
+            speed,
+            bitmap,
+            bitmap_mode,
+            compress: compress.unwrap_or(false),
+            policies: Policies {
+                source: or_report(on_source_error),
+                target: or_report(on_target_error),
+            },
+        };
+        let backup = Backup::prepare(self, (source, target), wanted).await?;
+        backup.run_from_now(queue).await
+    }
+}
+
+/// A device's root node, or a node by its name.
+fn find(layer: &Layer, graph: &Graph, member: &str, name: &str) -> Result<Arc<Node>> {
+    let index = match layer.backend(name) {
+        Some(backend) => graph.index_of(backend.root()),
+        None => graph.find(name),
+    };
+    let missing = || {
+        let reason = format!("Cannot find device='{name}' nor node-name='{name}'");
+        Error::invalid(member, reason)
+    };
+    let index = index.ok_or_else(missing)?;
+    Ok(Arc::clone(&graph.entry(index).node))
+}
+
+/// A bitmap that a backup uses, before and after its moment.
+enum Tracked {
+    /// Nothing yet.
+    Idle(Arc<DirtyBitmap>, BitmapSyncMode),
+    /// It stays what it is.
+    Kept(Busy),
+    /// It begins anew.
+    Anew(Arc<DirtyBitmap>, Taken, BitmapSyncMode),
+}
+
+impl Tracked {
+    /// The moment: the node is drained. Returns what is dirty.
+    fn begin(self, copied: &Saver, part: Part) -> Result<Tracked> {
+        let begun = match self {
+            Tracked::Idle(bitmap, BitmapSyncMode::Never) => Tracked::Kept(bitmap.hold()?),
+            Tracked::Idle(bitmap, mode) => {
+                let taken = bitmap.take()?;
+                Tracked::Anew(bitmap, taken, mode)
+            }
+            begun @ (Tracked::Kept(_) | Tracked::Anew(..)) => begun,
+        };
+        match (&begun, part) {
+            (Tracked::Kept(busy), Part::Bitmap) => copied.keep_only(busy.bitmap().runs()),
+            (Tracked::Anew(_, taken, _), Part::Bitmap) => copied.keep_only(taken.bitmap().runs()),
+            (_, Part::Scope | Part::Overwritten) | (Tracked::Idle(..), Part::Bitmap) => {}
+        }
+        Ok(begun)
+    }
+
+    /// The end.
+    fn end(self, copied: &Saver, result: &Result<(), Stop>) {
+        let Tracked::Anew(bitmap, taken, mode) = self else {
+            return;
+        };
+        match (mode, result) {
+            (BitmapSyncMode::Never, _) | (BitmapSyncMode::OnSuccess, Err(_)) => drop(taken),
+            (BitmapSyncMode::OnSuccess | BitmapSyncMode::Always, Ok(())) => taken.commit(),
+            (BitmapSyncMode::Always, Err(_)) => {
+                // What was not copied is dirty still.
+                for gap in copied.gaps() {
+                    bitmap.set(&gap);
+                }
+                taken.commit();
+            }
+        }
+    }
+}
+
+/// A backup that is prepared, or begun.
+pub(crate) struct Backup {
+    layer: Layer,
+    job: Arc<Job>,
+    saver: Arc<Saver>,
+    source: Arc<Node>,
+    part: Part,
+    bitmap: Option<Tracked>,
+    policies: Policies,
+    blocks: Vec<Blocked>,
+}
+
+impl Backup {
+    /// All that can fail: afterwards the job has its name and its users.
+    async fn prepare(
+        layer: &Layer,
+        (source, target): (Arc<Node>, Arc<Node>),
+        wanted: Wanted,
+    ) -> Result<Backup> {
+        let (part, scope) = match wanted.sync {
+            MirrorSyncMode::Full => (Part::Scope, Scope::Full),
+            MirrorSyncMode::Top => (Part::Scope, Scope::Top),
+            MirrorSyncMode::None => (Part::Overwritten, Scope::Full),
+            MirrorSyncMode::Incremental | MirrorSyncMode::Bitmap => (Part::Bitmap, Scope::Full),
+        };
+        let bitmap = wanted.check_bitmap(&source)?;
+        if source.id() == target.id() {
+            let reason = "Source and target cannot be the same";
+            return Err(Error::invalid("target", reason));
+        }
+        let store = match wanted.compress {
+            false => Store::Plain,
+            true if target.driver().can_compress() => Store::Compressed,
+            true => {
+                let reason = format!(
+                    "Compression is not supported for this drive {}",
+                    device_of(layer, &target).unwrap_or_default()
+                );
+                return Err(Error::invalid("compress", reason));
+            }
+        };
+        source.check_unblocked()?;
+        target.check_unblocked()?;
+        if let Some(Tracked::Idle(bitmap, mode)) = &bitmap
+            && *mode != BitmapSyncMode::Never
+        {
+            bitmap.check(Purpose::Change)?;
+        }
+        let graph = layer.graph();
+        let (len, target_at) = check_places(&graph, &source, &target)?;
+        let named = device_of(layer, &source).unwrap_or_default();
+        let job = layer.new_job(NewJob {
+            id: wanted.job_id.clone().unwrap_or(named),
+            kind: BlockJobType::Backup,
+            speed: speed_of(wanted.speed)?,
+        })?;
+        let described = target.driver().describe();
+        let granule = GRANULE.max(described.cluster_size.unwrap_or(0));
+        let stands_alone = described.backing.is_none() && graph.backing(target_at).is_none();
+        let users = match Users::enter(layer, &source, &target).await {
+            Ok(users) => users,
+            Err(error) => {
+                job.forget();
+                return Err(error);
+            }
+        };
+        let copier = Copier {
+            source: Arc::clone(&users.source),
+            target: Arc::clone(&users.target),
+            scope,
+            store,
+            granule,
+            stands_alone,
+        };
+        let saver = match Saver::new(copier, Arc::clone(&job), len) {
+            Ok(saver) => Arc::new(saver),
+            Err(error) => {
+                users.leave(layer).await;
+                job.forget();
+                return Err(error);
+            }
+        };
+        let reason: Arc<str> = "block device is in use by block job: backup".into();
+        let blocks = vec![source.block(&reason), target.block(&reason)];
+        Ok(Backup {
+            layer: layer.clone(),
+            job,
+            saver,
+            source,
+            part,
+            bitmap,
+            policies: wanted.policies,
+            blocks,
+        })
+    }
+
+    /// The moment. The source is drained.
+    ///
+    /// # Errors
+    /// `InvalidOption` when the bitmap cannot be used any more.
+    fn begin(&mut self) -> Result<()> {
+        if let Some(bitmap) = self.bitmap.take() {
+            self.bitmap = Some(bitmap.begin(&self.saver, self.part)?);
+        }
+        let total = self.saver.left();
+        self.job
+            .count(|progress| *progress = Progress { done: 0, total });
+        self.source.watchers.add(self.watcher());
+        Ok(())
+    }
+
+    fn watcher(&self) -> Arc<dyn Watcher> {
+        Arc::clone(&self.saver) as Arc<dyn Watcher>
+    }
+
+    /// Lets the job work. It has begun.
+    fn start(self, queue: &LocalQueue) -> Arc<Job> {
+        let job = Arc::clone(&self.job);
+        job.start(queue, move |worker| async move {
+            let result = self.work(&worker).await;
+            self.end(worker.queue(), result).await
+        });
+        job
+    }
+
+    async fn run_from_now(mut self, queue: &LocalQueue) -> Result<Arc<Job>> {
+        let layer = self.layer.clone();
+        let begun = {
+            let _change = layer.change().await;
+            let _drained = layer.drain(&[self.source.id()]).await;
+            self.begin()
+        };
+        match begun {
+            Ok(()) => Ok(self.start(queue)),
+            Err(error) => {
+                self.abort(queue).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Leaves everything as it was before it was prepared.
+    async fn abort(self, queue: &LocalQueue) {
+        let job = Arc::clone(&self.job);
+        self.end(queue, Err(Stop::Cancelled)).await.ok();
+        job.forget();
+    }
+
+    /// Is over: no write waits for a copy any more, and what was copied is durable.
+    async fn end(mut self, queue: &LocalQueue, result: Result<(), Stop>) -> Result<(), Stop> {
+        self.saver.set_over();
+        {
+            let _change = self.layer.change().await;
+            let _drained = self.layer.drain(&[self.source.id()]).await;
+            self.source.watchers.remove(&self.watcher());
+        }
+        self.saver.writes_gone().await;
+        let copier = &self.saver.copier;
+        let flushed = queue.request(queue.attach(&copier.target), Request::flush());
+        let flushed = flushed.await.map(drop).map_err(Stop::from);
+        let result = result.and(flushed);
+        if let Some(bitmap) = self.bitmap.take() {
+            bitmap.end(&self.saver, &result);
+        }
+        let users = Users {
+            source: Arc::clone(&copier.source),
+            target: Arc::clone(&copier.target),
+        };
+        users.leave(&self.layer).await;
+        self.blocks.clear();
+        result
+    }
+
+    async fn work(&self, worker: &Worker) -> Result<(), Stop> {
+        if self.part == Part::Overwritten {
+            loop {
+                worker.checkpoint().await?;
+                worker.idle(std::future::pending()).await;
+            }
+        }
+        loop {
+            let before = self.saver.left();
+            let crew = Crew::new(worker.queue(), AT_ONCE);
+            let copied = self.copy_all(worker, &crew).await;
+            crew.settle().await;
+            copied?;
+            crew.finish().await?;
+            match self.saver.left() {
+                0 => return Ok(()),
+                // What was left out is tried again, as long as that leads anywhere.
+                left if left < before => {}
+                _ => worker.check_whole()?,
+            }
+        }
+    }
+
+    /// Copies once, in the order of the disk, what is not done.
+    async fn copy_all(&self, worker: &Worker, crew: &Crew) -> Result<(), Stop> {
+        let copier = &self.saver.copier;
+        let mut at = 0;
+        loop {
+            worker.checkpoint_idle(async || crew.settle().await).await?;
+            let Some(gap) = self.saver.next_gap(at) else {
+                return Ok(());
+            };
+            let range = gap.start..gap.end.min(gap.start.saturating_add(STATUS_CHUNK));
+            let part = match copier.first_run(worker.queue(), range).await {
+                Ok(run) => match run.kind {
+                    Kind::Zero | Kind::Absent => gap.start..gap.start + run.len,
+                    Kind::Data => {
+                        let most = CHUNK.max(copier.granule) / copier.granule * copier.granule;
+                        let len = run.len.min(most);
+                        worker.pace(len).await?;
+                        gap.start..gap.start + len
+                    }
+                },
+                // Whoever copies it meets the error again.
+                Err(_) => gap.start..gap.end.min(gap.start.saturating_add(copier.granule)),
+            };
+            at = part.end;
+            let saver = Arc::clone(&self.saver);
+            crew.start(copy_part(saver, worker.clone(), part, self.policies))
+                .await?;
+        }
+    }
+}
+
+/// Copies one part, for as long as the policies say so.
+async fn copy_part(
+    saver: Arc<Saver>,
+    worker: Worker,
+    range: Range<u64>,
+    policies: Policies,
+) -> Result<(), Stop> {
+    use block_schema::types::IoOperationType as Operation;
+    while let Some(part) = saver.take(&range).await {
+        let Err(failure) = saver.save(worker.queue(), part).await else {
+            continue;
+        };
+        let policy = match failure.operation {
+            Operation::Read => policies.source,
+            Operation::Write => policies.target,
+        };
+        match worker
+            .failed(failure.operation, policy, failure.error)
+            .await?
+        {
+            Next::Again => {}
+            Next::Skip => break,
+        }
+    }
+    Ok(())
+}
+
+/// The job as a user of both nodes.
+struct Users {
+    source: Arc<Backend>,
+    target: Arc<Backend>,
+}
+
+impl Users {
+    async fn enter(layer: &Layer, source: &Node, target: &Node) -> Result<Users> {
+        let source = layer.add_user(source.id(), Use::backend(true)).await?;
+        match layer.add_user(target.id(), Use::backend(false)).await {
+            Ok(target) => Ok(Users { source, target }),
+            Err(error) => {
+                layer.remove_backend(&source).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn leave(self, layer: &Layer) {
+        layer.remove_backend(&self.target).await;
+        layer.remove_backend(&self.source).await;
+    }
+}
+
+impl Wanted {
+    /// The bitmap, if there is one and it fits to the rest.
+    fn check_bitmap(&self, source: &Node) -> Result<Option<Tracked>> {
+        let refused = |reason: String| Err(Error::invalid("bitmap", reason));
+        let sync = self.sync;
+        let needs_bitmap = matches!(sync, MirrorSyncMode::Incremental | MirrorSyncMode::Bitmap);
+        if needs_bitmap && self.bitmap.is_none() {
+            return refused(format!(
+                "must provide a valid bitmap name for '{sync}' sync mode"
+            ));
+        }
+        let on_success = BitmapSyncMode::OnSuccess;
+        let mode = match (sync, self.bitmap_mode) {
+            (MirrorSyncMode::Incremental, Some(mode)) if mode != on_success => {
+                return refused(format!(
+                    "Bitmap sync mode must be '{on_success}' when using sync mode '{sync}'"
+                ));
+            }
+            (MirrorSyncMode::Incremental, _) => Some(on_success),
+            (_, mode) => mode,
+        };
+        let Some(name) = &self.bitmap else {
+            return match mode {
+                None => Ok(None),
+                Some(_) => refused("Cannot specify bitmap sync mode without a bitmap".to_owned()),
+            };
+        };
+        let Some(bitmap) = source.bitmaps().find(name) else {
+            return refused(format!("Bitmap '{name}' could not be found"));
+        };
+        let Some(mode) = mode else {
+            let reason = "Bitmap sync mode must be given when providing a bitmap";
+            return refused(reason.to_owned());
+        };
+        bitmap.check(Purpose::Use)?;
+        if sync == MirrorSyncMode::None {
+            return refused(format!(
+                "sync mode '{sync}' does not produce meaningful bitmap outputs"
+            ));
+        }
+        if mode == BitmapSyncMode::Never && !needs_bitmap {
+            return refused(format!(
+                "Bitmap sync mode '{mode}' has no meaningful effect when combined with sync mode \
+                 '{sync}'"
+            ));
+        }
+        Ok(Some(Tracked::Idle(bitmap, mode)))
+    }
+}
+
+/// The length of both, and where the target stands.
+///
+/// # Errors
+/// `InvalidOption` when their lengths differ; `PermissionConflict` when the target is below the source,
+/// or other nodes write the source: a watcher is only called where no request is under way yet.
+fn check_places(graph: &Graph, source: &Node, target: &Node) -> Result<(u64, NodeIndex)> {
+    let found = graph.index_of(source.id()).zip(graph.index_of(target.id()));
+    let Some((source_at, target_at)) = found else {
+        return Err(Error::ShutDown);
+    };
+    let len = graph.len(source_at);
+    if graph.len(target_at) != len {
+        let reason = "Source and target image have different sizes";
+        return Err(Error::invalid("target", reason));
+    }
+    let busy = |node: &Node, why: &str| {
+        let name = node.name();
+        Err(Error::PermissionConflict {
+            node: name.to_owned(),
+            reason: format!("Node '{name}' is busy: {why}"),
+        })
+    };
+    if graph.reaches(source.id(), target.id()) {
+        return busy(target, "the source of the backup reads it");
+    }
+    let writes_source =
+        |edge: &crate::graph::Edge| edge.child == source_at && edge.role != Role::Cow;
+    if graph
+        .entries()
+        .any(|(_, entry)| entry.edges.iter().any(writes_source))
+    {
+        return busy(source, "other nodes write it; back up the node above");
+    }
+    Ok((len, target_at))
+}
+
+/// The device whose root a node is.
+fn device_of(layer: &Layer, node: &Node) -> Option<String> {
+    let backends = layer.backends();
+    let mut devices = backends.iter().filter(|b| !b.name().is_empty());
+    let device = devices.find(|b| b.root() == node.id())?;
+    Some(device.name().to_owned())
+}
