@@ -125,7 +125,8 @@ impl Image {
             self.write_zero_part(env, part, flags).await?;
         }
         let may_unmap = flags.may_unmap && !self.options.discard_no_unref;
-        let hides = env.backing().is_some_and(|b| b.len() > whole.start);
+        // Zeroes that may not be unallocated stay zeroes, should the image get a backing file later.
+        let hides = !flags.may_unmap || env.backing().is_some_and(|b| b.len() > whole.start);
         self.zero_raw_data(env, &whole, flags).await?;
         if may_unmap && self.options.pass_discard_request {
             self.release_data(env, &whole).await;
