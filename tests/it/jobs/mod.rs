@@ -1,6 +1,8 @@
 //! Jobs on a chain of images while four queues write to it, every byte verified: to their end, with
 //! pauses and changes of speed, and cancelled. The seed is printed.
 
+mod backup;
+mod backup_faults;
 mod commit;
 mod killed;
 mod stream;
@@ -78,6 +80,17 @@ impl Chain {
 
     /// Runs the load until the job has ended, and a little longer.
     fn load(&self, ring: Ring, job: Arc<Job>, meddling: Meddling) -> (Vec<Worker>, Ending) {
+        self.go_on(ring, Vec::new(), job, meddling)
+    }
+
+    /// As [`load`](Chain::load), by workers that have written the disk before, if there are some.
+    fn go_on(
+        &self,
+        ring: Ring,
+        workers: Vec<Worker>,
+        job: Arc<Job>,
+        meddling: Meddling,
+    ) -> (Vec<Worker>, Ending) {
         let mut random = Random::new(self.seed);
         let mut ending = None;
         let load = Load {
@@ -86,7 +99,7 @@ impl Chain {
             requests: 400_000,
             seed: self.seed,
         };
-        let workers = load.run(&self.layer, &self.disk, || {
+        let meanwhile = || {
             self.queue.wait(Some(Duration::from_millis(5)));
             let ended = pin!(job.ended());
             let mut context = Context::from_waker(Waker::noop());
@@ -96,7 +109,11 @@ impl Chain {
             }
             meddle(&job, meddling, &mut random);
             Enough::No
-        });
+        };
+        let workers = match workers.is_empty() {
+            true => load.run(&self.layer, &self.disk, meanwhile),
+            false => load.go_on(&self.layer, &self.disk, workers, meanwhile),
+        };
         job.resume().ok();
         job.set_speed(0).ok();
         let ending = ending.unwrap_or_else(|| self.queue.block_on(job.ended()));

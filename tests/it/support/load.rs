@@ -57,13 +57,16 @@ fn owner(block: u64, threads: u64) -> u64 {
     }
 }
 
+#[derive(Clone)]
 enum Expected {
     Read(u64, Content),
     Write,
     Flush,
 }
 
-/// One thread: its model of its blocks, and what it has in flight.
+/// One thread: its model of its blocks, and what it has in flight. A copy made while nothing is in
+/// flight keeps the model of that moment.
+#[derive(Clone)]
 pub(crate) struct Worker {
     random: Random,
     mine: Vec<u64>,
@@ -209,19 +212,31 @@ impl Load {
         &self,
         layer: &Layer,
         backend: &Arc<Backend>,
+        meanwhile: impl FnMut() -> Enough,
+    ) -> Vec<Worker> {
+        let worker = |id| Worker::new(id, self.threads, self.seed);
+        let workers = (0..self.threads).map(worker).collect();
+        self.go_on(layer, backend, workers, meanwhile)
+    }
+
+    /// As [`run`](Load::run), on a disk that these workers have written before.
+    pub(crate) fn go_on(
+        &self,
+        layer: &Layer,
+        backend: &Arc<Backend>,
+        workers: Vec<Worker>,
         mut meanwhile: impl FnMut() -> Enough,
     ) -> Vec<Worker> {
-        let (ring, seed, count) = (self.ring, self.seed, self.threads);
-        let requests = self.requests / count;
+        let (ring, requests) = (self.ring, self.requests / self.threads);
         let stop = Arc::new(AtomicBool::new(false));
-        let threads: Vec<_> = (0..count)
-            .map(|id| {
+        let threads: Vec<_> = workers
+            .into_iter()
+            .map(|mut worker| {
                 let builder = layer.new_queue(engine(ring));
                 let (backend, stop) = (Arc::clone(backend), Arc::clone(&stop));
                 std::thread::spawn(move || {
                     let queue = builder.start();
                     let slot = queue.attach(&backend);
-                    let mut worker = Worker::new(id, count, seed);
                     worker.run(&queue, slot, requests, &stop);
                     worker
                 })
@@ -248,11 +263,21 @@ pub(crate) enum Enough {
 
 /// Compares every block with the model of its owner.
 pub(crate) fn verify(queue: &Queue, backend: &Arc<Backend>, workers: &[Worker]) {
+    verify_with(workers, |cluster| read_cluster(queue, backend, cluster));
+}
+
+/// The bytes of one cluster.
+pub(crate) fn read_cluster(queue: &Queue, backend: &Arc<Backend>, cluster: u64) -> Vec<u8> {
     let slot = queue.attach(backend);
+    let buf = IoBuf::zeroed(support::usize(CLUSTER));
+    let read = queue.request(slot, Request::read(cluster * CLUSTER, buf));
+    queue.block_on(read).expect("a read").to_vec()
+}
+
+/// As [`verify`], with bytes from anywhere.
+pub(crate) fn verify_with(workers: &[Worker], mut read: impl FnMut(u64) -> Vec<u8>) {
     for cluster in 0..DISK / CLUSTER {
-        let buf = IoBuf::zeroed(support::usize(CLUSTER));
-        let read = queue.request(slot, Request::read(cluster * CLUSTER, buf));
-        let bytes = queue.block_on(read).expect("a read").to_vec();
+        let bytes = read(cluster);
         for (at, found) in bytes.chunks(support::usize(BLOCK)).enumerate() {
             let block = cluster * CLUSTER / BLOCK + at as u64;
             let worker = &workers[support::usize(owner(block, workers.len() as u64))];

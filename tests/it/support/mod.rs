@@ -46,6 +46,7 @@ impl Drop for Scratch {
 }
 
 /// A small generator of random numbers (splitmix64): the same seed, the same run.
+#[derive(Clone)]
 pub(crate) struct Random(u64);
 
 impl Random {

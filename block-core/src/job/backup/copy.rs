@@ -85,7 +85,7 @@ pub(super) struct Copier {
     pub(super) store: Store,
     /// Bytes of a granule.
     pub(super) granule: u64,
-    /// Whether what the target does not have reads as zeroes for everybody who opens it.
+    /// Whether what the target does not have reads as zeroes for everybody who ever opens it.
     pub(super) stands_alone: bool,
 }
 
@@ -167,7 +167,8 @@ impl Copier {
     async fn make_zero(&self, queue: &LocalQueue, range: Range<u64>) -> Result<()> {
         let target = queue.attach(&self.target);
         let flags = ZeroFlags {
-            may_unmap: true,
+            // Space that is not allocated shows what somebody puts behind it.
+            may_unmap: self.stands_alone,
             no_fallback: false,
         };
         let mut at = range.start;

@@ -232,7 +232,10 @@ impl Backup {
         })?;
         let described = target.driver().describe();
         let granule = GRANULE.max(described.cluster_size.unwrap_or(0));
-        let stands_alone = described.backing.is_none() && graph.backing(target_at).is_none();
+        // A part of a disk may be put over another image later, which must not show through.
+        let stands_alone = wanted.sync == MirrorSyncMode::Full
+            && described.backing.is_none()
+            && graph.backing(target_at).is_none();
         let users = match Users::enter(layer, &source, &target).await {
             Ok(users) => users,
             Err(error) => {
