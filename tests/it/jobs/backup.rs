@@ -198,9 +198,10 @@ fn what_is_overwritten_is_saved_until_the_job_is_cancelled() {
 
 /// Closes a target and its backing files.
 fn close(chain: &Chain, target: &Arc<Backend>) {
+    let node = target.root();
     let work = async {
         chain.layer.remove_backend(target).await;
-        chain.layer.remove_node(&chain.queue, target.root()).await
+        chain.layer.remove_node(&chain.queue, node).await
     };
     chain.queue.block_on(work).expect("nobody uses it");
 }
