@@ -171,6 +171,11 @@ impl Layer {
         &self.0.left
     }
 
+    /// The queues there are.
+    pub(crate) fn queues(&self) -> Arc<Vec<Arc<QueueShared>>> {
+        self.0.queues.load_full()
+    }
+
     pub(crate) fn add_queue(&self, queue: Arc<QueueShared>) {
         self.0.queues.rcu(|queues| {
             let mut queues = Vec::clone(queues);
@@ -646,49 +651,6 @@ impl Layer {
             }),
         }
     }
-
-    /// Stops new requests on the nodes and everything above them, and waits for those in flight.
-    pub async fn drain(&self, nodes: &[NodeId]) -> Drained {
-        let graph = self.graph();
-        let held: Vec<Arc<Node>> = nodes
-            .iter()
-            .filter_map(|&id| graph.index_of(id))
-            .map(|index| Arc::clone(&graph.entry(index).node))
-            .collect();
-        for node in &held {
-            self.obstacle_added();
-            node.claims.quiesce();
-        }
-        let drained = Drained {
-            layer: self.clone(),
-            nodes: held,
-        };
-        fence(Ordering::SeqCst);
-        self.0
-            .left
-            .wait_until(|| {
-                fence(Ordering::SeqCst);
-                !self.0.queues.load().iter().any(|queue| {
-                    queue
-                        .in_flight
-                        .any(|a| nodes.iter().any(|&n| graph.reaches(a.node, n)))
-                })
-            })
-            .await;
-        drained
-    }
-
-    /// Waits until no queue holds a graph older than `version`.
-    pub(crate) async fn wait_released(&self, version: u64) {
-        for queue in self.0.queues.load().iter() {
-            queue.ask_refresh();
-        }
-        let queues = &self.0.queues;
-        self.0
-            .left
-            .wait_until(|| !queues.load().iter().any(|q| q.holds_older_than(version)))
-            .await;
-    }
 }
 
 /// The nodes that go when `top` goes, parents first: those that nothing else uses.
@@ -812,25 +774,5 @@ impl Readers {
             !readers.is_empty()
         });
         self.0.is_empty()
-    }
-}
-
-/// Holds nodes drained until it is dropped.
-#[must_use]
-pub struct Drained {
-    layer: Layer,
-    nodes: Vec<Arc<Node>>,
-}
-
-impl Drop for Drained {
-    fn drop(&mut self) {
-        for node in &self.nodes {
-            node.claims.resume();
-            self.layer.obstacle_removed();
-        }
-        // Requests wait at the node they entered, which may be any node above.
-        for (_, entry) in self.layer.graph().entries() {
-            entry.node.claims.released.wake_all();
-        }
     }
 }

@@ -13,6 +13,7 @@ mod faults;
 mod independence;
 mod interop;
 mod jobs;
+mod patience;
 mod qmp;
 mod queues;
 mod reopen;

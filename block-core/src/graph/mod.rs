@@ -19,6 +19,7 @@ use crate::request::watch::Watchers;
 
 pub(crate) mod blocker;
 pub mod create;
+pub mod drain;
 pub mod info;
 pub mod open;
 pub(crate) mod overlay;

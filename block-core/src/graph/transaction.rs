@@ -15,10 +15,11 @@ use block_schema::types::BlockdevOptions;
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
+use crate::graph::drain::Drained;
 use crate::graph::open::{Inherited, open_node};
 use crate::graph::perm::Use;
 use crate::graph::{Draft, Graph, Node, NodeId, NodeIndex};
-use crate::layer::{Change, Drained, Layer};
+use crate::layer::{Change, Layer};
 use crate::queue::LocalQueue;
 use crate::request::cx::Child;
 use crate::request::map::EdgeIndex;

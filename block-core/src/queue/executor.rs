@@ -2,18 +2,41 @@
 //! Called by everything that waits on a queue. Invariant: a wake-up between two polls is never
 //! lost, and one from the queue's own thread rings no bell.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::{Pin, pin};
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use super::{LocalQueue, QueueShared};
+use super::{Inner, LocalQueue, QueueShared};
 
 thread_local! {
     /// The queue that is running on this thread: waking it needs no bell.
     pub(super) static CURRENT: Cell<usize> = const { Cell::new(0) };
+    /// The queues that were started on this thread.
+    static STARTED: RefCell<Vec<Weak<Inner>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl LocalQueue {
+    /// The queue that runs the calling code; none outside of one.
+    pub(crate) fn current() -> Option<LocalQueue> {
+        let current = CURRENT.get();
+        STARTED.with_borrow(|started| {
+            let mut queues = started.iter().filter_map(Weak::upgrade);
+            let found = queues.find(|inner| Arc::as_ptr(&inner.shared).addr() == current);
+            found.map(LocalQueue)
+        })
+    }
+
+    /// Lets code on this thread find the queue that runs it.
+    pub(super) fn set_started(&self) {
+        STARTED.with_borrow_mut(|started| {
+            started.retain(|queue| queue.strong_count() > 0);
+            started.push(Rc::downgrade(&self.0));
+        });
+    }
 }
 
 pub(super) struct Task {

@@ -188,7 +188,7 @@ impl QueueBuilder {
             layer: self.layer.clone(),
         });
         let places = u16::try_from(ANNOUNCEMENTS).unwrap_or(u16::MAX);
-        Queue(LocalQueue(Rc::new(Inner {
+        let queue = LocalQueue(Rc::new(Inner {
             layer: self.layer,
             shared: self.shared,
             engine: RefCell::new(self.engine),
@@ -212,7 +212,9 @@ impl QueueBuilder {
             main_ready: Cell::new(false),
             now: Cell::new(None),
             notifier: OnceCell::new(),
-        })))
+        }));
+        queue.set_started();
+        Queue(queue)
     }
 }
 
