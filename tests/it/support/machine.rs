@@ -168,6 +168,7 @@ impl Machine {
         };
         let json = format!(
             r#"{{"driver": "qcow2", "id": "disk", "node-name": "top", "discard": "unmap",
+                 "werror": "report",
                  {special} "file": "file", "backing": "base"}}"#
         );
         let mut backend = super::try_open(self.queue(), &json, "disk")?;
