@@ -4,6 +4,38 @@
 //! Called by the request path when a request of a device has failed, and by `stop` and `cont`.
 //! Invariant: the status says what the events said that were emitted until now. Not here: where
 //! held requests wait (`queue/gate.rs`), the rules of jobs.
+//!
+//! A hypervisor hears of errors as QMP clients do, and lets the machine go on when it can:
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use block_core::Layer;
+//! use block_core::events::Listener;
+//! use block_schema::types::BlockErrorAction;
+//! use block_schema::{Event, Timestamp};
+//!
+//! struct Cpus;
+//!
+//! impl Listener for Cpus {
+//!     fn heard(&self, _: Timestamp, event: &Event) {
+//!         match event {
+//!             Event::BlockIoError(error) if error.action == BlockErrorAction::Stop => {
+//!                 println!("{}: {}; the guest is paused", error.device, error.reason);
+//!             }
+//!             Event::Resume(_) => println!("the guest goes on"),
+//!             _ => {}
+//!         }
+//!     }
+//! }
+//!
+//! fn watch(layer: &Layer) -> Arc<Cpus> {
+//!     let cpus = Arc::new(Cpus);
+//!     layer.events().subscribe(&cpus);
+//!     // Later, when there is space again: `layer.cont()`.
+//!     cpus
+//! }
+//! ```
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

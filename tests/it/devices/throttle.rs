@@ -125,6 +125,19 @@ fn flushes_and_discards_are_not_limited() {
 }
 
 #[test]
+fn exports_of_the_same_node_are_not_limited() {
+    let rig = Rig::new(1);
+    rig.limit(|l| (l.iops, l.bps) = (1, 1));
+    let queue = rig.machine.queue();
+    let export = queue.block_on(rig.layer().add_backend("", rig.backend.root(), true));
+    let slot = queue.attach(&export.expect("an export"));
+    for token in 0..50 {
+        queue.submit(slot, read(token * BLOCK), token);
+    }
+    assert_eq!(rig.settle().len(), 50);
+}
+
+#[test]
 fn other_limits_concern_those_who_wait() {
     let rig = Rig::new(1);
     rig.limit(|l| l.iops = 1);
