@@ -330,6 +330,17 @@ impl Graph {
         end.saturating_sub(start).min(most)
     }
 
+    /// Where a node ends for those above it: a file grows by what they write and reads as zeroes
+    /// behind its end, and so does what only shifts a file's bytes. Everything else ends where it
+    /// ends.
+    pub(crate) fn end_for_parents(&self, index: NodeIndex) -> u64 {
+        let Length { node, start, most } = self.entry(index).length;
+        match self.entry(node).node.driver.leaf() {
+            Some(_) => (i64::MAX as u64).saturating_sub(start).min(most),
+            None => self.len(index),
+        }
+    }
+
     /// The node of a `node-name`.
     pub fn find(&self, name: &str) -> Option<NodeIndex> {
         self.entries()

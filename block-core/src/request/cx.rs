@@ -504,13 +504,7 @@ impl Child {
     }
 
     fn range(&self, offset: u64, len: u64) -> Result<Range<u64>> {
-        let driver = self.node().driver();
-        // A file grows, and reads as zeroes behind its end; everything else ends where it ends.
-        let end = if driver.leaf().is_some() {
-            i64::MAX as u64
-        } else {
-            self.len()
-        };
+        let end = self.snapshot.graph.end_for_parents(self.index);
         match offset.checked_add(len) {
             Some(e) if e <= end => Ok(offset..e),
             Some(_) | None => {
