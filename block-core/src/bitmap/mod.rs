@@ -56,6 +56,13 @@ pub struct DirtyBitmap {
     read_only: bool,
 }
 
+/// What was dirty at one moment, for [`DirtyBitmap::put_back`].
+#[derive(Debug)]
+pub(crate) struct SavedBits {
+    map: Map,
+    tail: u64,
+}
+
 #[derive(Debug)]
 struct Map {
     bits: Bits,
@@ -313,19 +320,58 @@ impl DirtyBitmap {
         Ok(Busy(Arc::clone(self)))
     }
 
-    fn set_enabled(&self, enabled: bool) {
+    pub(crate) fn set_enabled(&self, enabled: bool) {
         self.set_altered();
         self.enabled.store(enabled, Ordering::Relaxed);
     }
 
-    fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.set_altered();
         self.map.load().bits.clear();
         self.tail.store(0, Ordering::Relaxed);
     }
 
+    /// What is dirty, to be put back if need be. The node is drained until then.
+    ///
+    /// # Errors
+    /// `InvalidOption` without memory.
+    pub(crate) fn copy_bits(&self) -> Result<SavedBits> {
+        let map = self.map.load();
+        let copy = new_map(map.len, self.granularity_bits)?;
+        copy.bits.merge(&map.bits);
+        Ok(SavedBits {
+            map: copy,
+            tail: self.tail.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Makes dirty what was, and nothing else.
+    pub(crate) fn put_back(&self, saved: &SavedBits) {
+        self.clear();
+        self.map.load().bits.merge(&saved.map.bits);
+        self.tail.store(saved.tail, Ordering::Relaxed);
+    }
+
+    /// Whether what is dirty in another bitmap can be added.
+    ///
+    /// # Errors
+    /// `InvalidOption` when one of them cannot be used so, or lengths differ.
+    pub(crate) fn check_merge(&self, source: &DirtyBitmap) -> Result<()> {
+        self.check(Purpose::Change)?;
+        source.check(Purpose::Use)?;
+        let (own, other) = (self.len(), source.len());
+        if own != other {
+            let reason = format!(
+                "Bitmaps are of different sizes (destination size is {own}, source size is \
+                 {other}) and can't be merged"
+            );
+            return Err(Error::invalid("bitmaps", reason));
+        }
+        Ok(())
+    }
+
     /// Sets what is dirty in another bitmap of a disk of the same length.
-    fn merge(&self, other: &DirtyBitmap) {
+    pub(crate) fn merge(&self, other: &DirtyBitmap) {
         self.set_altered();
         if self.granularity_bits == other.granularity_bits {
             self.map.load().bits.merge(&other.map.load().bits);

@@ -10,7 +10,7 @@ use block_schema::types::BlockDirtyInfo;
 use super::{DirtyBitmap, Purpose, State, Taken, check_granularity};
 use crate::error::{Error, Result};
 use crate::graph::info::{default_granularity, signed};
-use crate::graph::{Graph, Node, NodeId, NodeIndex};
+use crate::graph::{Graph, Node, NodeId};
 use crate::layer::Layer;
 use crate::queue::LocalQueue;
 
@@ -45,35 +45,10 @@ impl Layer {
         bitmap: BitmapName<'_>,
         new: NewBitmap,
     ) -> Result<()> {
-        let BitmapName { node, name } = bitmap;
-        if name.is_empty() {
-            return Err(Error::invalid("name", "Bitmap name cannot be empty"));
-        }
         let _change = self.change().await;
         let graph = self.graph();
-        let Some(index) = find_node(self, &graph, node) else {
-            let reason = format!("Cannot find device='{node}' nor node-name='{node}'");
-            return Err(Error::invalid("node", reason));
-        };
-        let node = &graph.entry(index).node;
-        let granularity = match new.granularity {
-            Some(granularity) => granularity,
-            None => default_granularity(&graph, index),
-        };
-        let state = State {
-            enabled: !new.disabled,
-            persistent: new.persistent,
-            ..State::default()
-        };
-        check_granularity(granularity)?;
-        if node.bitmaps().find(name).is_some() {
-            let reason = format!("Bitmap already exists: {name}");
-            return Err(Error::invalid("name", reason));
-        }
-        if new.persistent {
-            node.driver().check_new_bitmap(node, name, granularity)?;
-        }
-        let bitmap = DirtyBitmap::new(name, granularity, graph.len(index), state)?;
+        let place = find_node(self, &graph, bitmap.node);
+        let (node, bitmap) = new.make(&graph, place, bitmap)?;
         let _drained = self.drain(&[node.id()]).await;
         node.bitmaps().add(Arc::new(bitmap));
         Ok(())
@@ -154,17 +129,7 @@ impl Layer {
         let mut from = Vec::new();
         for &source in sources {
             let (node, bitmap) = self.dirty_bitmap(source)?;
-            into.check(Purpose::Change)?;
-            bitmap.check(Purpose::Use)?;
-            let lengths = (into.len(), bitmap.len());
-            if lengths.0 != lengths.1 {
-                let reason = format!(
-                    "Bitmaps are of different sizes (destination size is {}, source size is {}) \
-                     and can't be merged",
-                    lengths.0, lengths.1
-                );
-                return Err(Error::invalid("bitmaps", reason));
-            }
+            into.check_merge(&bitmap)?;
             nodes.push(node.id());
             from.push(bitmap);
         }
@@ -193,16 +158,7 @@ impl Layer {
     /// `InvalidOption` when there is no such node or bitmap.
     pub fn dirty_bitmap(&self, bitmap: BitmapName<'_>) -> Result<(Arc<Node>, Arc<DirtyBitmap>)> {
         let graph = self.graph();
-        let Some(index) = find_node(self, &graph, bitmap.node) else {
-            let reason = format!("Node '{}' not found", bitmap.node);
-            return Err(Error::invalid("node", reason));
-        };
-        let node = Arc::clone(&graph.entry(index).node);
-        let Some(found) = node.bitmaps().find(bitmap.name) else {
-            let reason = format!("Dirty bitmap '{}' not found", bitmap.name);
-            return Err(Error::invalid("name", reason));
-        };
-        Ok((node, found))
+        bitmap.find(&graph, find_node(self, &graph, bitmap.node))
     }
 
     /// Checks that bitmaps of a node, and of those above it, allow its length to change.
@@ -251,10 +207,75 @@ impl Layer {
     }
 }
 
-fn find_node(layer: &Layer, graph: &Graph, name: &str) -> Option<NodeIndex> {
+fn find_node(layer: &Layer, graph: &Graph, name: &str) -> Option<NodeId> {
     match layer.backend(name) {
-        Some(backend) => graph.index_of(backend.root()),
-        None => graph.find(name),
+        Some(backend) => Some(backend.root()),
+        None => graph.find(name).map(|index| graph.entry(index).node.id()),
+    }
+}
+
+impl NewBitmap {
+    /// Makes it for a node of a graph, if that is there.
+    ///
+    /// # Errors
+    /// As [`Layer::block_dirty_bitmap_add`].
+    pub(crate) fn make(
+        self,
+        graph: &Graph,
+        place: Option<NodeId>,
+        bitmap: BitmapName<'_>,
+    ) -> Result<(Arc<Node>, DirtyBitmap)> {
+        let BitmapName { node, name } = bitmap;
+        if name.is_empty() {
+            return Err(Error::invalid("name", "Bitmap name cannot be empty"));
+        }
+        let Some(index) = place.and_then(|id| graph.index_of(id)) else {
+            let reason = format!("Cannot find device='{node}' nor node-name='{node}'");
+            return Err(Error::invalid("node", reason));
+        };
+        let node = &graph.entry(index).node;
+        let granularity = match self.granularity {
+            Some(granularity) => granularity,
+            None => default_granularity(graph, index),
+        };
+        let state = State {
+            enabled: !self.disabled,
+            persistent: self.persistent,
+            ..State::default()
+        };
+        check_granularity(granularity)?;
+        if node.bitmaps().find(name).is_some() {
+            let reason = format!("Bitmap already exists: {name}");
+            return Err(Error::invalid("name", reason));
+        }
+        if self.persistent {
+            node.driver().check_new_bitmap(node, name, granularity)?;
+        }
+        let bitmap = DirtyBitmap::new(name, granularity, graph.len(index), state)?;
+        Ok((Arc::clone(node), bitmap))
+    }
+}
+
+impl BitmapName<'_> {
+    /// Finds it at a node of a graph, if that is there.
+    ///
+    /// # Errors
+    /// `InvalidOption` when there is no such node or bitmap.
+    pub(crate) fn find(
+        self,
+        graph: &Graph,
+        place: Option<NodeId>,
+    ) -> Result<(Arc<Node>, Arc<DirtyBitmap>)> {
+        let Some(index) = place.and_then(|id| graph.index_of(id)) else {
+            let reason = format!("Node '{}' not found", self.node);
+            return Err(Error::invalid("node", reason));
+        };
+        let node = Arc::clone(&graph.entry(index).node);
+        let Some(found) = node.bitmaps().find(self.name) else {
+            let reason = format!("Dirty bitmap '{}' not found", self.name);
+            return Err(Error::invalid("name", reason));
+        };
+        Ok((node, found))
     }
 }
 

@@ -17,7 +17,9 @@ use crate::request::announce::Claims;
 use crate::request::map::{Access, EdgeIndex, Extent, Lookup, Mapping};
 use crate::request::watch::Watchers;
 
+pub(crate) mod actions;
 pub(crate) mod blocker;
+pub(crate) mod change_options;
 pub mod create;
 pub mod drain;
 pub mod info;
@@ -528,14 +530,17 @@ impl Draft {
             });
         };
         let own = node.id;
-        if edges.iter().any(|edge| {
-            self.graph
-                .reaches(self.graph.entry(edge.child).node.id, own)
-        }) {
-            return Err(Error::invalid(
-                "node",
-                "Making a node its own descendant is not possible",
-            ));
+        for edge in &edges {
+            let child = &self.graph.entry(edge.child).node;
+            if self.graph.reaches(child.id, own) {
+                let reason = format!(
+                    "Making '{}' a {} child of '{}' would create a cycle",
+                    child.name(),
+                    edge.name,
+                    node.name()
+                );
+                return Err(Error::invalid(&edge.name, reason));
+            }
         }
         let entry = &mut self.graph.entries[index.usize()];
         entry.node = node;

@@ -438,13 +438,16 @@ impl Opener {
 
     fn referred(&self, reference: &str) -> Result<NodeId> {
         let draft = self.draft.borrow();
-        let by_name = draft.graph().find(reference);
-        by_name
-            .map(|index| draft.graph().entry(index).node.id())
-            .or_else(|| Some(self.layer.backend(reference)?.root()))
+        if let Some(index) = draft.graph().find(reference) {
+            return Ok(draft.graph().entry(index).node.id());
+        }
+        // Opened again, a node is told its children by their own names alone.
+        let device = if self.again.is_some() { "" } else { reference };
+        self.layer
+            .backend(device)
+            .map(|backend| backend.root())
             .ok_or_else(|| {
-                let reason =
-                    format!("Cannot find device='{reference}' nor node-name='{reference}'");
+                let reason = format!("Cannot find device='{device}' nor node-name='{reference}'");
                 Error::invalid("reference", reason)
             })
     }

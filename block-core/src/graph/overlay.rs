@@ -18,6 +18,7 @@ use block_schema::types::{
 use crate::driver::BackingName;
 use crate::engine::Aio;
 use crate::error::{Error, Result, kernel_text};
+use crate::graph::change_options::format_of;
 use crate::graph::create::NewImage;
 use crate::graph::open::Inherited;
 use crate::graph::perm::{Perm, Role};
@@ -45,7 +46,7 @@ impl Layer {
     ) -> Result<()> {
         let mut transaction = Transaction::begin(self, queue).await;
         let covered = transaction.snapshot_sync(&arguments.0).await;
-        finish(transaction, covered).await
+        transaction.finish(covered).await
     }
 
     /// Lets all who use a node use an overlay that is open already, with nothing behind it yet.
@@ -59,17 +60,7 @@ impl Layer {
     ) -> Result<()> {
         let mut transaction = Transaction::begin(self, queue).await;
         let covered = transaction.snapshot(&arguments.0).await;
-        finish(transaction, covered).await
-    }
-}
-
-async fn finish(transaction: Transaction<'_>, done: Result<()>) -> Result<()> {
-    match done {
-        Ok(()) => transaction.commit().await,
-        Err(error) => {
-            transaction.abort().await;
-            Err(error)
-        }
+        transaction.finish(covered).await
     }
 }
 
@@ -110,13 +101,11 @@ impl Transaction<'_> {
     /// The action `blockdev-snapshot`.
     pub(crate) async fn snapshot(&mut self, wanted: &types::BlockdevOverlay) -> Result<()> {
         let lookup = |name: &str| {
-            let by_device = self.find(Some(name), None);
-            by_device
-                .or_else(|_| self.find(None, Some(name)))
-                .map_err(|_| {
-                    let reason = format!("Cannot find device='{name}' nor node-name='{name}'");
-                    Error::invalid("node", reason)
-                })
+            let found = self.place(name).and_then(|id| self.node(id).ok());
+            found.ok_or_else(|| {
+                let reason = format!("Cannot find device='{name}' nor node-name='{name}'");
+                Error::invalid("node", reason)
+            })
         };
         let old = lookup(&wanted.node)?;
         old.check_unblocked()?;
@@ -258,14 +247,9 @@ fn backing_name(graph: &Graph, index: NodeIndex) -> Result<BackingName> {
         },
         Some(_) => filename.clone(),
     };
-    let format = match image.driver().leaf() {
-        // The bytes of a file, without a format.
-        Some(_) => "raw",
-        None => image.driver().format_name(),
-    };
     Ok(BackingName {
         filename,
-        format: Some(format.to_owned()),
+        format: Some(format_of(image)),
     })
 }
 

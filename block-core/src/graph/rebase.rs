@@ -121,7 +121,7 @@ impl Layer {
     }
 
     /// Takes out of a draft what was opened for `old`'s parent alone; parents first.
-    fn prune(&self, graph: &Graph, draft: &mut Draft, old: NodeIndex) -> Vec<NodeId> {
+    pub(super) fn prune(&self, graph: &Graph, draft: &mut Draft, old: NodeIndex) -> Vec<NodeId> {
         let roots: Vec<NodeId> = self.backends().iter().map(|b| b.root()).collect();
         let below = graph.below(old).iter().rev().copied();
         let mut gone = Vec::new();
@@ -138,7 +138,7 @@ impl Layer {
         gone
     }
 
-    async fn close_gone(
+    pub(super) async fn close_gone(
         &self,
         queue: &LocalQueue,
         graph: &Arc<Graph>,

@@ -152,7 +152,7 @@ impl Again {
         let Some((options, children)) = opened else {
             return Ok(Some((edge.child, None)));
         };
-        // The old instance, below which nothing has been opened anew yet.
+        self.progress.done.borrow_mut().push(edge.child);
         let again = Again {
             child: self.child.neighbour(edge.child)?,
             edges: named_children(draft.graph(), index),
@@ -165,7 +165,6 @@ impl Again {
     /// Closes what is open until now, and gives up its locks.
     pub(super) async fn close(&self) -> Result<()> {
         let node = self.node();
-        self.progress.done.borrow_mut().push(node.id());
         let closed = self.progress.closed.borrow().contains(&node.id());
         if !closed && !node.is_read_only() {
             node.driver().close(&self.child.cx()).await?;
@@ -287,7 +286,12 @@ impl Layer {
         let progress = Rc::new(Progress::default());
         let attempt = self.try_open_again(change, queue, &graph, wanted, &progress);
         let error = match attempt.await {
-            Ok(draft) => return Ok(change.publish(draft)),
+            Ok(mut draft) => {
+                let gone = self.prune_replaced(&graph, &mut draft, &along);
+                let version = change.publish(draft);
+                self.close_gone(queue, &graph, &gone).await?;
+                return Ok(version);
+            }
             Err(error) => error,
         };
         progress.done.take();
@@ -315,11 +319,16 @@ impl Layer {
     ) -> Result<Draft> {
         let draft = Rc::new(RefCell::new(Draft::from(graph)));
         let opened = async {
+            wanted.sort_by_key(|one| graph.index_of(one.id));
             // Parents first, so that they flush into what is still open.
-            wanted.sort_by_key(|one| std::cmp::Reverse(graph.index_of(one.id)));
-            for one in wanted {
+            let mut closed = Vec::new();
+            for one in wanted.into_iter().rev() {
                 let again = Again::of(queue, graph, one.id, one.children, progress)?;
                 again.close().await?;
+                closed.push((one, again));
+            }
+            for (one, again) in closed.into_iter().rev() {
+                progress.done.borrow_mut().push(one.id);
                 open_node(
                     self.clone(),
                     queue.clone(),
@@ -340,6 +349,17 @@ impl Layer {
             return Err(error);
         }
         Ok(draft)
+    }
+
+    /// Takes out of a draft the children that nodes have no longer, and that were theirs alone.
+    fn prune_replaced(&self, graph: &Graph, draft: &mut Draft, again: &[NodeId]) -> Vec<NodeId> {
+        let mut gone = Vec::new();
+        for index in again.iter().filter_map(|&id| graph.index_of(id)) {
+            for edge in &graph.entry(index).edges {
+                gone.extend(self.prune(graph, draft, edge.child));
+            }
+        }
+        gone
     }
 
     /// Closes what a draft has opened for nothing.
@@ -389,6 +409,23 @@ impl Reopening {
             options: origin.options.clone(),
             inherited: origin.inherited.clone(),
             children: Children::Kept,
+        })
+    }
+
+    /// With other options, and the children that these give.
+    ///
+    /// # Errors
+    /// As [`unchanged`](Reopening::unchanged); `InvalidOption` when they are for another image.
+    pub(crate) fn with(graph: &Graph, id: NodeId, options: BlockdevOptions) -> Result<Reopening> {
+        let now = Reopening::unchanged(graph, id)?;
+        let is_leaf = graph
+            .index_of(id)
+            .is_none_or(|index| graph.entry(index).edges.is_empty());
+        check_same_image(&now.options, &options, is_leaf)?;
+        Ok(Reopening {
+            options,
+            children: Children::Given,
+            ..now
         })
     }
 }

@@ -15,6 +15,7 @@ use block_schema::types::BlockdevOptions;
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
+use crate::graph::actions::Undo;
 use crate::graph::drain::Drained;
 use crate::graph::open::{Inherited, open_node};
 use crate::graph::perm::Use;
@@ -35,6 +36,8 @@ pub(crate) struct Transaction<'a> {
     /// Backends that get another root.
     leads: Vec<(Arc<Backend>, NodeId)>,
     drained: Vec<Drained>,
+    /// What was done outside the draft.
+    undo: Vec<Undo>,
     /// Nodes that nobody writes any more when all is done.
     covered: Vec<NodeId>,
 }
@@ -51,6 +54,7 @@ impl<'a> Transaction<'a> {
             graph,
             leads: Vec::new(),
             drained: Vec::new(),
+            undo: Vec::new(),
             covered: Vec::new(),
         }
     }
@@ -110,6 +114,19 @@ impl<'a> Transaction<'a> {
         let led = self.leads.iter().rev();
         let mut led = led.filter(|(led, _)| Arc::ptr_eq(led, backend));
         led.next().map_or_else(|| backend.root(), |(_, root)| *root)
+    }
+
+    /// The node of a device, or of a node's name.
+    pub(crate) fn place(&self, name: &str) -> Option<NodeId> {
+        match self.layer.backend(name) {
+            Some(backend) => Some(self.root(&backend)),
+            None => self.named(name).map(|node| node.id()),
+        }
+    }
+
+    /// Leaves word of how to take back what an action did outside the draft.
+    pub(super) fn undo(&mut self, undo: Undo) {
+        self.undo.push(undo);
     }
 
     /// What the actions so far have made of the graph.
@@ -210,6 +227,7 @@ impl<'a> Transaction<'a> {
             draft,
             leads,
             drained,
+            undo: _,
             covered,
         } = self;
         let draft = draft.take();
@@ -229,14 +247,38 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
+    /// Commits what was done, or takes it back.
+    ///
+    /// # Errors
+    /// Why it was not done; as [`commit`](Transaction::commit).
+    pub(crate) async fn finish(self, done: Result<()>) -> Result<()> {
+        match done {
+            Ok(()) => self.commit().await,
+            Err(error) => {
+                self.abort().await;
+                Err(error)
+            }
+        }
+    }
+
     /// Leaves everything as it was.
-    pub(crate) async fn abort(self) {
+    pub(crate) async fn abort(mut self) {
+        while let Some(undo) = self.undo.pop() {
+            if let Err(error) = self.take_back(undo).await {
+                tracing::error!("taking back an action: {}", error.chain());
+            }
+        }
         let draft = self.draft.take();
         self.layer.close_new(&self.queue, &self.graph, draft).await;
     }
 }
 
 impl Draft {
+    /// Whether another node uses one.
+    pub(super) fn has_parent(&self, id: NodeId) -> bool {
+        !self.edges_to(id).is_empty()
+    }
+
     /// The edges that lead to a node.
     fn edges_to(&self, id: NodeId) -> Vec<(NodeId, EdgeIndex)> {
         let mut found = Vec::new();

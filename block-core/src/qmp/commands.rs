@@ -137,6 +137,24 @@ impl server::Graph for Commands {
         let queue = self.daemon.queue();
         Ok(queue.layer().blockdev_snapshot(queue, arguments).await?)
     }
+
+    async fn blockdev_reopen(&self, arguments: commands::BlockdevReopen) -> Result<(), Error> {
+        let queue = self.daemon.queue();
+        Ok(queue.layer().blockdev_reopen(queue, arguments).await?)
+    }
+
+    async fn change_backing_file(
+        &self,
+        arguments: commands::ChangeBackingFile,
+    ) -> Result<(), Error> {
+        let queue = self.daemon.queue();
+        Ok(queue.layer().change_backing_file(queue, arguments).await?)
+    }
+
+    async fn transaction(&self, arguments: commands::Transaction) -> Result<(), Error> {
+        let queue = self.daemon.queue();
+        Ok(queue.layer().transaction(queue, arguments).await?)
+    }
 }
 
 impl server::Control for Commands {
@@ -203,7 +221,12 @@ impl server::Control for Commands {
         &self,
         arguments: commands::BlockdevSnapshotInternalSync,
     ) -> Result<(), Error> {
-        Ok(snapshot::take(self.daemon.queue(), arguments).await?)
+        let queue = self.daemon.queue();
+        queue
+            .layer()
+            .blockdev_snapshot_internal_sync(queue, arguments)
+            .await?;
+        Ok(())
     }
 
     async fn blockdev_snapshot_delete_internal_sync(

@@ -1,7 +1,5 @@
-//! Commands that take and delete internal snapshots.
+//! The command that deletes internal snapshots.
 //! Called by [`Commands`](super::Commands). Not here: what an image does then (the drivers).
-
-use std::time::SystemTime;
 
 use block_schema::commands;
 use block_schema::types::SnapshotInfo;
@@ -11,52 +9,6 @@ use crate::error::{Error, Result};
 use crate::graph::{Node, NodeId};
 use crate::layer::Layer;
 use crate::queue::LocalQueue;
-
-/// Bytes of a name at most; longer ones are cut.
-const MAX_NAME: usize = 255;
-
-pub(super) async fn take(
-    queue: &LocalQueue,
-    arguments: commands::BlockdevSnapshotInternalSync,
-) -> Result<()> {
-    let commands::BlockdevSnapshotInternalSync { device, name } = arguments;
-    let (node, snapshots) = image(queue.layer(), &device, |node| {
-        let format = node.driver().format_name();
-        if node.is_read_only() {
-            return Err(refused(format!("Device '{device}' is read only")));
-        }
-        Ok((format, node.driver().describe().snapshots))
-    })?;
-    let (format, snapshots) = snapshots;
-    if name.is_empty() {
-        return Err(Error::invalid("name", "Name is empty"));
-    }
-    if snapshots.iter().any(|snapshot| snapshot.name == name) {
-        return Err(refused(format!(
-            "Snapshot with name '{name}' already exists on device '{device}'"
-        )));
-    }
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let now = now.unwrap_or_default();
-    let info = SnapshotInfo {
-        id: String::new(),
-        name: name[..name.floor_char_boundary(MAX_NAME)].to_owned(),
-        vm_state_size: 0,
-        date_sec: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
-        date_nsec: i64::from(now.subsec_micros()) * 1000,
-        vm_clock_sec: 0,
-        vm_clock_nsec: 0,
-        icount: None,
-    };
-    let change = SnapshotChange::Create(info);
-    match queue.layer().snapshot(queue, node, change).await {
-        Ok(_) => Ok(()),
-        Err(Error::Unsupported { .. }) => Err(refused(format!(
-            "Block format '{format}' used by device '{device}' does not support internal snapshots"
-        ))),
-        Err(error) => Err(error),
-    }
-}
 
 pub(super) async fn delete(
     queue: &LocalQueue,

@@ -82,17 +82,20 @@ fn shown(reply: Value, folder: &str) -> String {
         };
         let name = |image: Option<Value>| image?.get("filename")?.as_str().map(str::to_owned);
         let chain = (0..8).map_while(|depth| name(backing(depth)));
-        // `b` and `c` do not name what is behind them: QEMU shows that as a `json:` name.
+        // These do not name what is behind them as it was opened: a `json:` name in QEMU.
         let named = |name: &String| {
-            let unnamed = ["/b", "/c"].iter().any(|end| name.ends_with(end));
+            let unnamed = ["/b", "/c", "/over-a"]
+                .iter()
+                .any(|end| name.ends_with(end));
             !unnamed && !name.starts_with("json:")
         };
         let chain: Vec<String> = chain.filter(named).collect();
         format!(
-            "{:?} {:?} {:?} {chain:?}",
+            "{:?} {:?} {:?} {chain:?} {:?}",
             node.get("node-name"),
             node.get("drv"),
-            node.get("ro")
+            node.get("ro"),
+            bitmaps(node)
         )
     };
     let mut lines: Vec<String> = nodes
@@ -102,6 +105,21 @@ fn shown(reply: Value, folder: &str) -> String {
         .collect();
     lines.sort();
     lines.join("\n")
+}
+
+/// The dirty bitmaps of a node.
+fn bitmaps(node: &Value) -> Vec<String> {
+    let Some(Value::Array(bitmaps)) = node.get("dirty-bitmaps") else {
+        return Vec::new();
+    };
+    let line = |bitmap: &Value| {
+        let members = ["name", "recording", "persistent", "count"];
+        let members = members.map(|member| bitmap.get(member).cloned());
+        format!("{members:?}")
+    };
+    let mut lines: Vec<String> = bitmaps.iter().map(line).collect();
+    lines.sort();
+    lines
 }
 
 /// The nodes as they are now.
@@ -171,6 +189,171 @@ fn snapshots_answer_as_in_qemu() {
             nodes(),
             add("d", "qcow2", &format!("{dir}/d"), ""),
             execute("blockdev-del", r#""node-name": "s1""#),
+        ]
+    });
+}
+
+#[test]
+fn transactions_answer_as_in_qemu() {
+    compare(|dir| {
+        let action =
+            |kind: &str, data: &str| format!(r#"{{"type": "{kind}", "data": {{{data}}}}}"#);
+        let run = |actions: &[String]| {
+            execute(
+                "transaction",
+                &format!(r#""actions": [{}]"#, actions.join(", ")),
+            )
+        };
+        let abort = action("abort", "");
+        let bitmap = |kind: &str, node: &str, name: &str| {
+            action(
+                &format!("block-dirty-bitmap-{kind}"),
+                &format!(r#""node": "{node}", "name": "{name}""#),
+            )
+        };
+        let merge = |target: &str, source: &str| {
+            let data = format!(r#""node": "a", "target": "{target}", "bitmaps": ["{source}"]"#);
+            action("block-dirty-bitmap-merge", &data)
+        };
+        let sync = |node: &str, overlay: &str| {
+            action(
+                "blockdev-snapshot-sync",
+                &format!(
+                    r#""node-name": "{node}", "snapshot-file": "{dir}/{overlay}",
+                       "snapshot-node-name": "{overlay}""#
+                ),
+            )
+        };
+        let inside = |node: &str, name: &str| {
+            let data = format!(r#""device": "{node}", "name": "{name}""#);
+            action("blockdev-snapshot-internal-sync", &data)
+        };
+        let persistent = action(
+            "block-dirty-bitmap-add",
+            r#""node": "a", "name": "stored", "persistent": true"#,
+        );
+        vec![
+            add("a", "qcow2", &format!("{dir}/a"), ""),
+            execute(
+                "blockdev-add",
+                r#""driver": "raw", "node-name": "top", "file": "a""#,
+            ),
+            run(&[]),
+            run(std::slice::from_ref(&abort)),
+            run(&[bitmap("add", "a", "x"), bitmap("add", "a", "x")]),
+            run(&[bitmap("add", "a", "x"), bitmap("add", "zz", "x")]),
+            nodes(),
+            run(&[bitmap("add", "a", "x"), persistent]),
+            nodes(),
+            run(&[
+                bitmap("disable", "a", "x"),
+                bitmap("clear", "a", "stored"),
+                merge("x", "stored"),
+                abort.clone(),
+            ]),
+            run(&[merge("x", "zz")]),
+            run(&[bitmap("clear", "a", "zz")]),
+            nodes(),
+            run(&[bitmap("remove", "a", "x"), abort.clone()]),
+            nodes(),
+            run(&[bitmap("disable", "a", "x"), merge("stored", "x")]),
+            run(&[bitmap("enable", "a", "x"), bitmap("remove", "a", "x")]),
+            nodes(),
+            run(&[sync("a", "s1"), abort.clone()]),
+            run(&[sync("a", "s1"), sync("zz", "s2")]),
+            nodes(),
+            run(&[sync("a", "s1"), bitmap("add", "s1", "m"), sync("s1", "s2")]),
+            nodes(),
+            run(&[inside("s2", ""), abort.clone()]),
+            add("d", "qcow2", &format!("{dir}/d"), ""),
+            run(&[inside("d", "x"), abort.clone()]),
+            run(&[inside("d", "x"), inside("d", "y")]),
+            run(&[inside("d", "y")]),
+            run(&[inside("d", "")]),
+            execute(
+                "transaction",
+                &format!(r#""actions": [{abort}], "properties": {{"completion-mode": "grouped"}}"#),
+            ),
+            execute("transaction", r#""actions": [{"type": "zip", "data": {}}]"#),
+            nodes(),
+        ]
+    });
+}
+
+#[test]
+fn nodes_are_opened_again_as_in_qemu() {
+    compare(|dir| {
+        let reopen =
+            |options: &str| execute("blockdev-reopen", &format!(r#""options": [{options}]"#));
+        let file = |name: &str| format!(r#"{{"driver": "file", "filename": "{dir}/{name}"}}"#);
+        let (a, b, over) = (file("a"), file("b"), file("over-a"));
+        let qcow2 = |name: &str, rest: &str| {
+            reopen(&format!(
+                r#"{{"driver": "qcow2", "node-name": "{name}", {rest}}}"#
+            ))
+        };
+        vec![
+            add("base", "qcow2", &format!("{dir}/a"), ""),
+            add(
+                "over",
+                "qcow2",
+                &format!("{dir}/over-a"),
+                r#", "backing": "base""#,
+            ),
+            add("other", "qcow2", &format!("{dir}/c"), ""),
+            nodes(),
+            reopen(&format!(r#"{{"driver": "qcow2", "file": {a}}}"#)),
+            qcow2("zz", &format!(r#""file": {a}"#)),
+            reopen(&format!(
+                r#"{{"driver": "raw", "node-name": "base", "file": {a}}}"#
+            )),
+            qcow2("base", &format!(r#""file": {b}"#)),
+            qcow2("over", &format!(r#""file": {over}"#)),
+            qcow2("base", &format!(r#""file": {a}, "read-only": true"#)),
+            nodes(),
+            qcow2("base", &format!(r#""file": {a}"#)),
+            qcow2("over", &format!(r#""file": {over}, "backing": "zz""#)),
+            qcow2("over", &format!(r#""file": {over}, "backing": "over""#)),
+            qcow2("over", &format!(r#""file": {over}, "backing": null"#)),
+            nodes(),
+            execute("blockdev-del", r#""node-name": "base""#),
+            qcow2("over", &format!(r#""file": {over}, "backing": "other""#)),
+            qcow2(
+                "other",
+                &format!(r#""file": {}, "backing": "over""#, file("c")),
+            ),
+            nodes(),
+        ]
+    });
+}
+
+#[test]
+fn backing_files_are_named_as_in_qemu() {
+    compare(|dir| {
+        let change = |device: &str, image: &str, name: &str| {
+            execute(
+                "change-backing-file",
+                &format!(
+                    r#""device": "{device}", "image-node-name": "{image}", "backing-file": "{name}""#
+                ),
+            )
+        };
+        vec![
+            add("base", "qcow2", &format!("{dir}/a"), ""),
+            add(
+                "over",
+                "qcow2",
+                &format!("{dir}/over-a"),
+                r#", "backing": "base""#,
+            ),
+            add("other", "qcow2", &format!("{dir}/c"), ""),
+            change("zz", "over", "x"),
+            change("over", "zz", "x"),
+            change("over", "base", "x"),
+            change("other", "over", "x"),
+            change("base", "over", "x"),
+            change("over", "over", &format!("{dir}/a")),
+            nodes(),
         ]
     });
 }
