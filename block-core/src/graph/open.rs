@@ -116,7 +116,7 @@ pub fn cannot_create(format: BlockdevDriver) -> Error {
 
 /// What children take over from the node that opens them.
 #[derive(Clone, Debug)]
-pub(super) struct Inherited {
+pub(crate) struct Inherited {
     read_only: bool,
     cache: CacheMode,
     aio: Aio,
@@ -132,7 +132,7 @@ pub(super) struct Inherited {
 
 impl Inherited {
     /// For a node that gets its backing file later.
-    pub(super) fn without_backing() -> Inherited {
+    pub(crate) fn without_backing() -> Inherited {
         Inherited {
             without_backing: true,
             ..Inherited::default()

@@ -147,7 +147,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// Opens a node.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         &self,
         options: BlockdevOptions,
         inherited: Inherited,

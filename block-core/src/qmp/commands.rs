@@ -68,6 +68,12 @@ impl server::BlockCore for Commands {
         Ok(())
     }
 
+    async fn drive_backup(&self, arguments: commands::DriveBackup) -> Result<(), Error> {
+        let queue = self.daemon.queue();
+        queue.layer().drive_backup(queue, arguments).await?;
+        Ok(())
+    }
+
     async fn block_job_set_speed(
         &self,
         arguments: commands::BlockJobSetSpeed,

@@ -9,7 +9,7 @@ use block_core::driver::StatusKind;
 use block_core::engine::Ring;
 use block_core::job::{Ending, Job};
 use block_core::{Backend, Error};
-use block_schema::commands::BlockdevBackup;
+use block_schema::commands::{BlockdevBackup, DriveBackup};
 use block_schema::types::{self, BitmapSyncMode, MirrorSyncMode};
 
 use super::{Chain, Meddling, POOL, RINGS};
@@ -359,4 +359,122 @@ fn a_compressed_backup_has_the_same_content() {
     let Rig { chain, target, .. } = rig;
     drop(target);
     chain.verify(&workers);
+}
+
+/// Backs up to a file that the command makes, and opens it afterwards.
+fn check_drive(name: &str, sync: MirrorSyncMode) {
+    let Rig {
+        chain,
+        ring,
+        target,
+        moment,
+    } = Rig::new(name, POOL, None);
+    close(&chain, &target);
+    let copy = chain.path("copy.qcow2");
+    let arguments = types::DriveBackup::new("disk", copy.display().to_string(), sync);
+    let starting = chain
+        .layer
+        .drive_backup(&chain.queue, DriveBackup(arguments));
+    let started = chain.queue.block_on(starting);
+    let job = started.unwrap_or_else(|error| panic!("{}", error.chain()));
+    assert_eq!(job.id(), "disk");
+    let nodes = || chain.layer.graph().entries().count();
+    let during = nodes();
+    let (workers, ending) = chain.go_on(ring, moment.clone(), job, Meddling::None);
+    assert_eq!(ending, Ending::Completed);
+    assert_eq!(nodes() + 2, during, "the copy and its file are closed");
+    let json = format!(
+        r#"{{"driver": "qcow2", "id": "copy", "read-only": true,
+            "file": {{"driver": "file", "filename": "{}"}}}}"#,
+        copy.display(),
+    );
+    let opened = support::open(&chain.queue, &json, "copy");
+    verify_with(&moment, |cluster| {
+        read_cluster(&chain.queue, &opened, cluster)
+    });
+    drop(opened);
+    let dir = chain.verify(&workers);
+    if let Some(qemu) = support::qemu_img() {
+        let copy = copy.display().to_string();
+        qemu.run(&["check", "-q", &copy]);
+        let info = qemu.run(&["info", &copy]);
+        assert_eq!(info.contains("middle.qcow2"), sync == MirrorSyncMode::Top);
+    }
+    drop(dir);
+}
+
+#[test]
+fn a_backup_to_a_new_file_has_the_disk_of_its_moment() {
+    check_drive("drive-backup-full", MirrorSyncMode::Full);
+}
+
+#[test]
+fn a_backup_of_the_topmost_image_names_the_backing_file() {
+    check_drive("drive-backup-top", MirrorSyncMode::Top);
+}
+
+#[test]
+fn a_file_that_is_there_can_be_backed_up_to() {
+    let Rig { chain, target, .. } = Rig::new("drive-backup-existing", POOL, None);
+    close(&chain, &target);
+    let start = |file: &str, format: Option<&str>, mode| {
+        let path = chain.path(file).display().to_string();
+        let mut arguments = types::DriveBackup::new("disk", path, MirrorSyncMode::Full);
+        arguments.mode = Some(mode);
+        arguments.format = format.map(str::to_owned);
+        let starting = chain
+            .layer
+            .drive_backup(&chain.queue, DriveBackup(arguments));
+        chain.queue.block_on(starting)
+    };
+    let existing = types::NewImageMode::Existing;
+    let nodes = || chain.layer.graph().entries().count();
+    let before = nodes();
+    let raw = chain.path("raw.img");
+    std::fs::write(&raw, [0; 4096]).expect("a file");
+    for (file, format, mode, want) in [
+        (
+            "raw.img",
+            Some("raw"),
+            existing,
+            "Source and target image have different sizes",
+        ),
+        ("raw.img", Some("zip"), existing, "Unknown driver 'zip'"),
+        (
+            "new.img",
+            Some("nbd"),
+            types::NewImageMode::AbsolutePaths,
+            "",
+        ),
+        ("raw.img", None, existing, ""),
+        ("nowhere.img", Some("raw"), existing, ""),
+    ] {
+        let error = start(file, format, mode).expect_err("no job").chain();
+        assert!(want.is_empty() || error == want, "{error}");
+        assert_eq!(nodes(), before, "{file}");
+    }
+    for (file, format) in [("raw.img", Some("raw")), ("target.qcow2", None)] {
+        std::fs::File::options()
+            .write(true)
+            .open(&raw)
+            .and_then(|file| file.set_len(DISK))
+            .expect("a longer file");
+        let job = start(file, format, existing).unwrap_or_else(|error| panic!("{}", error.chain()));
+        assert_eq!(chain.queue.block_on(job.ended()), Ending::Completed);
+        assert_eq!(nodes(), before, "{file}");
+    }
+    let closed = chain.queue.block_on(chain.layer.close_all(&chain.queue));
+    closed.expect("a clean close");
+    if let Some(qemu) = support::qemu_img() {
+        let path = |file: &str| chain.path(file).display().to_string();
+        qemu.run(&["compare", "-U", &path("top.qcow2"), &path("target.qcow2")]);
+        qemu.run(&[
+            "compare",
+            "-U",
+            "-F",
+            "raw",
+            &path("top.qcow2"),
+            &path("raw.img"),
+        ]);
+    }
 }

@@ -1,6 +1,7 @@
 //! QMP on the wire: the session, the order and texts of its checks, and the commands about nodes
 //! and exports. Texts are those of QEMU 10; `docs/compat.md` names the exceptions.
 
+mod backups;
 mod bitmaps;
 mod client;
 mod commands;

@@ -17,7 +17,7 @@ use self::copy::{CHUNK, Copier, Kind, Scope, Store};
 use self::save::Saver;
 use super::crew::Crew;
 use super::worker::{Next, Stop, Worker};
-use super::{Job, NewJob, Progress, or_report, speed_of};
+use super::{Job, NewJob, Progress, on_device_error, or_report, speed_of};
 use crate::backend::Backend;
 use crate::bitmap::{Busy, DirtyBitmap, Purpose, Taken};
 use crate::error::{Error, Result};
@@ -30,6 +30,7 @@ use crate::request::Request;
 use crate::request::watch::Watcher;
 
 mod copy;
+mod drive;
 mod save;
 
 /// Bytes of a granule at least.
@@ -103,7 +104,7 @@ impl Layer {
             bitmap_mode,
             compress: compress.unwrap_or(false),
             policies: Policies {
-                source: or_report(on_source_error),
+                source: on_device_error(self, &device, "on-source-error", on_source_error)?,
                 target: or_report(on_target_error),
             },
         };
@@ -184,6 +185,8 @@ pub(crate) struct Backup {
     bitmap: Option<Tracked>,
     policies: Policies,
     blocks: Vec<Blocked>,
+    /// Whether the target's node goes with the job.
+    owns_target: bool,
 }
 
 impl Backup {
@@ -270,6 +273,7 @@ impl Backup {
             bitmap,
             policies: wanted.policies,
             blocks,
+            owns_target: false,
         })
     }
 
@@ -345,8 +349,13 @@ impl Backup {
             source: Arc::clone(&copier.source),
             target: Arc::clone(&copier.target),
         };
+        let target = users.target.root();
         users.leave(&self.layer).await;
         self.blocks.clear();
+        if self.owns_target {
+            let closed = self.layer.remove_node(queue, target).await;
+            return result.and(closed.map_err(Stop::from));
+        }
         result
     }
 

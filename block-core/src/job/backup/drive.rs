@@ -1,0 +1,186 @@
+//! `drive-backup`: a backup to a file that the verb itself makes or finds, and opens.
+//!
+//! The target becomes a node without a name that goes with the job. One that is made here is opened
+//! with nothing behind it, whatever it says of its backing file: a backup writes whole clusters, and
+//! never reads its target.
+
+use std::sync::Arc;
+
+use block_schema::commands::DriveBackup;
+use block_schema::types::{
+    self, BlockdevDetectZeroesOptions, BlockdevDiscardOptions, BlockdevDriver, BlockdevOptions,
+    MirrorSyncMode, NewImageMode,
+};
+
+use super::{Backup, Policies, Wanted, on_device_error};
+use crate::error::{Error, Result};
+use crate::graph::create::NewImage;
+use crate::graph::open::Inherited;
+use crate::graph::transaction::Transaction;
+use crate::graph::{Graph, Node, NodeId, NodeIndex};
+use crate::job::chain::name_of;
+use crate::job::{Job, or_report};
+use crate::layer::Layer;
+use crate::queue::LocalQueue;
+
+/// Bytes by which a format is told.
+const PROBE_LEN: u64 = 2048;
+
+impl Layer {
+    /// Starts copying a device's content, as it is now, to a file. The job runs on `queue`.
+    ///
+    /// # Errors
+    /// `DeviceNotFound`; as [`blockdev_backup`](Layer::blockdev_backup); what making and opening the
+    /// file answers.
+    pub async fn drive_backup(
+        &self,
+        queue: &LocalQueue,
+        arguments: DriveBackup,
+    ) -> Result<Arc<Job>> {
+        let arguments = arguments.0;
+        let device = &arguments.device;
+        let graph = self.graph();
+        let found = match self.backend(device) {
+            Some(backend) => graph.index_of(backend.root()),
+            None => graph.find(device),
+        };
+        let source_at = found.ok_or_else(|| Error::DeviceNotFound {
+            device: device.clone(),
+        })?;
+        let source = Arc::clone(&graph.entry(source_at).node);
+        source.check_unblocked()?;
+        let sync = match arguments.sync {
+            MirrorSyncMode::Top if graph.backing(source_at).is_none() => MirrorSyncMode::Full,
+            sync => sync,
+        };
+        let wanted = Wanted {
+            job_id: arguments.job_id.clone(),
+            sync,
+            speed: arguments.speed,
+            bitmap: arguments.bitmap.clone(),
+            bitmap_mode: arguments.bitmap_mode,
+            compress: arguments.compress.unwrap_or(false),
+            policies: Policies {
+                source: on_device_error(
+                    self,
+                    device,
+                    "on-source-error",
+                    arguments.on_source_error,
+                )?,
+                target: or_report(arguments.on_target_error),
+            },
+        };
+        // Before what is in the file is lost.
+        wanted.check_bitmap(&source)?;
+        let target = self
+            .open_copy(queue, &arguments, sync, (&graph, source_at))
+            .await?;
+        drop(graph);
+        let node = Arc::clone(self.node(queue, target)?.node());
+        let prepared = Backup::prepare(self, (source, node), wanted).await;
+        match prepared {
+            Ok(mut backup) => {
+                backup.owns_target = true;
+                backup.run_from_now(queue).await
+            }
+            Err(error) => {
+                // The first error is the one to tell.
+                self.remove_node(queue, target).await.ok();
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the file unless it is there, and opens it.
+    async fn open_copy(
+        &self,
+        queue: &LocalQueue,
+        arguments: &types::DriveBackup,
+        sync: MirrorSyncMode,
+        (graph, source): (&Graph, NodeIndex),
+    ) -> Result<NodeId> {
+        let filename = &arguments.target;
+        let mode = arguments.mode.unwrap_or(NewImageMode::AbsolutePaths);
+        let node = &graph.entry(source).node;
+        let format = match (&arguments.format, mode) {
+            (Some(format), _) => driver_named(format)?,
+            (None, NewImageMode::AbsolutePaths) => driver_named(node.driver().format_name())?,
+            (None, NewImageMode::Existing) => format_of(self, queue, filename).await?,
+        };
+        let inherited = match mode {
+            NewImageMode::Existing => Inherited::default(),
+            NewImageMode::AbsolutePaths => {
+                let below: Option<&Arc<Node>> = match sync {
+                    MirrorSyncMode::Top => graph.backing(source).map(|at| &graph.entry(at).node),
+                    MirrorSyncMode::None => Some(node),
+                    MirrorSyncMode::Full | MirrorSyncMode::Incremental | MirrorSyncMode::Bitmap => {
+                        None
+                    }
+                };
+                let image = NewImage {
+                    filename: filename.clone(),
+                    format,
+                    size: graph.len(source),
+                    backing: below.map(|node| name_of(node, None)),
+                };
+                self.create_image(queue, image).await?;
+                Inherited::without_backing()
+            }
+        };
+        let mut options = self.image_options(filename, format)?;
+        options.discard = Some(BlockdevDiscardOptions::Unmap);
+        options.detect_zeroes = Some(match sync {
+            MirrorSyncMode::Full => BlockdevDetectZeroesOptions::Unmap,
+            // Unallocated, they would let show through what is put behind a part of a disk.
+            MirrorSyncMode::Top
+            | MirrorSyncMode::None
+            | MirrorSyncMode::Incremental
+            | MirrorSyncMode::Bitmap => BlockdevDetectZeroesOptions::On,
+        });
+        open(self, queue, options, inherited).await
+    }
+}
+
+async fn open(
+    layer: &Layer,
+    queue: &LocalQueue,
+    options: BlockdevOptions,
+    inherited: Inherited,
+) -> Result<NodeId> {
+    let transaction = Transaction::begin(layer, queue).await;
+    match transaction.open(options, inherited).await {
+        Ok(id) => transaction.commit().await.map(|()| id),
+        Err(error) => {
+            transaction.abort().await;
+            Err(error)
+        }
+    }
+}
+
+/// The format of a file by its first bytes.
+async fn format_of(layer: &Layer, queue: &LocalQueue, filename: &str) -> Result<BlockdevDriver> {
+    let mut options = layer.image_options(filename, BlockdevDriver::Raw)?;
+    options.read_only = Some(true);
+    let id = open(layer, queue, options, Inherited::default()).await?;
+    let head = {
+        let node = layer.node(queue, id)?;
+        let len = node.len().min(PROBE_LEN);
+        node.read_bytes(0, usize::try_from(len).unwrap_or(0)).await
+    };
+    layer.remove_node(queue, id).await?;
+    match layer.registry().probe(&head?) {
+        // What a guest has written there may look like an image later.
+        BlockdevDriver::Raw => {
+            let reason = format!("The format of '{filename}' must be given if it is raw");
+            Err(Error::invalid("format", reason))
+        }
+        format => Ok(format),
+    }
+}
+
+fn driver_named(format: &str) -> Result<BlockdevDriver> {
+    format.parse().map_err(|_| {
+        let reason = format!("Unknown driver '{format}'");
+        Error::invalid("format", reason)
+    })
+}
