@@ -14,8 +14,8 @@ use super::{Bench, Said, beside};
 /// So long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A daemon with a QMP socket `qmp.sock`; killed when the test fails.
-struct Daemon<'a>(&'a Bench);
+/// A daemon with QMP sockets `qmp.sock` and `second.sock`; killed when the test fails.
+pub(super) struct Daemon<'a>(pub(super) &'a Bench);
 
 impl<'a> Daemon<'a> {
     /// Starts ours, or QEMU's.
@@ -25,6 +25,11 @@ impl<'a> Daemon<'a> {
             "socket,id=c,path=qmp.sock,server=on,wait=off",
             "--monitor",
             "chardev=c",
+            // For a second client, while the first stays.
+            "--chardev",
+            "socket,id=d,path=second.sock,server=on,wait=off",
+            "--monitor",
+            "chardev=d",
             "--pidfile",
             "daemon.pid",
             "--daemonize",
@@ -40,7 +45,7 @@ impl<'a> Daemon<'a> {
     }
 
     /// A daemon in the background runs in the root folder.
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.0.path(name).display().to_string()
     }
 
@@ -51,7 +56,7 @@ impl<'a> Daemon<'a> {
     }
 
     /// Runs `qblk qmp` on it, with a standard input.
-    fn talk(&self, words: &[&str], input: &str) -> Said {
+    pub(super) fn talk(&self, words: &[&str], input: &str) -> Said {
         let mut child = Command::new(self.0.path("qblk"))
             .args([&["qmp", "qmp.sock"], words].concat())
             .current_dir(self.0.path(""))
@@ -94,7 +99,7 @@ impl Drop for Daemon<'_> {
 }
 
 /// The same test with both daemons.
-fn with_both(test: impl Fn(&Daemon<'_>)) {
+pub(super) fn with_both(test: impl Fn(&Daemon<'_>)) {
     let ours = Bench::new();
     test(&Daemon::start(&ours, true));
     if let Some(theirs) = beside(&["qemu-storage-daemon"]) {

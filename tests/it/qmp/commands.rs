@@ -89,17 +89,6 @@ fn the_schema_describes_what_the_server_takes() {
 }
 
 #[test]
-fn commands_that_are_not_built_in_say_so() {
-    let rig = Rig::start();
-    let mut client = rig.client();
-    check_error(
-        &mut client,
-        r#"{"execute": "stop"}"#,
-        "GenericError: The command stop is not built in yet",
-    );
-}
-
-#[test]
 fn a_node_is_added_shown_and_removed() {
     let rig = Rig::start();
     let mut client = rig.client();

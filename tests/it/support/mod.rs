@@ -94,6 +94,8 @@ pub(crate) fn usize(value: u64) -> usize {
 
 /// A layer with all drivers that follows local backing files.
 pub(crate) fn layer() -> Layer {
+    // Events count, whoever listens.
+    record::start();
     Layer::with_drivers(Arc::new(Drivers), Arc::new(LocalFiles))
 }
 

@@ -1,0 +1,229 @@
+//! Jobs as clients start, watch, hold and end them.
+
+use block_schema::Value;
+
+use super::interop::{qemu_img, skip};
+use super::rig::{Client, Rig};
+
+/// Bytes of the disk.
+const LEN: usize = 4 << 20;
+/// So slow that a job does not end by itself while a test looks at it.
+const SLOW: &str = r#""speed": 65536"#;
+
+fn execute(command: &str, arguments: &str) -> String {
+    format!(r#"{{"execute": "{command}", "arguments": {{{arguments}}}}}"#)
+}
+
+/// A disk `disk` with nodes `top`, `middle` and `base`; what can be read is all in `base`.
+struct Chain {
+    /// Leaves before the daemon is told to end by another.
+    client: Client,
+    rig: Rig,
+}
+
+impl Chain {
+    /// `None`, with a printed reason, where there is no `qemu-img`.
+    fn start() -> Option<Chain> {
+        let rig = Rig::start();
+        let [base, middle, top] = ["base.img", "middle.qcow2", "top.qcow2"].map(|n| rig.path(n));
+        std::fs::write(&base, vec![0x11; LEN]).expect("a base");
+        let over = |backing: &str, format: &str, path: &str| {
+            qemu_img(&[
+                "create", "-q", "-f", "qcow2", "-b", backing, "-F", format, path,
+            ])
+        };
+        if !(over(&base, "raw", &middle) && over(&middle, "qcow2", &top)) {
+            skip("there is no qemu-img");
+            return None;
+        }
+        let file = |path: &str| format!(r#""file": {{"driver": "file", "filename": "{path}"}}"#);
+        let (base, middle, top) = (file(&base), file(&middle), file(&top));
+        let mut client = rig.client();
+        client.ok(&execute(
+            "blockdev-add",
+            &format!(
+                r#""driver": "qcow2", "id": "disk", "node-name": "top", {top}, "backing":
+                    {{"driver": "qcow2", "node-name": "middle", "read-only": true, {middle}, "backing":
+                        {{"driver": "raw", "node-name": "base", "read-only": true, {base}}}}}"#
+            ),
+        ));
+        Some(Chain { client, rig })
+    }
+
+    /// The entry of the only job.
+    fn job(&mut self) -> Value {
+        let jobs = self.client.ok(r#"{"execute": "query-block-jobs"}"#);
+        let jobs = jobs.as_array().expect("a list");
+        assert_eq!(jobs.len(), 1, "{jobs:?}");
+        jobs[0].clone()
+    }
+
+    /// Runs a command that succeeds, and waits for an event that may come before or after the reply.
+    fn until(&mut self, input: &str, event: &str) -> Value {
+        self.client.send(input);
+        let (mut replied, mut came) = (false, None);
+        loop {
+            let message = self.client.receive();
+            if message.get("event").and_then(Value::as_str) == Some(event) {
+                came = message.get("data").cloned();
+            } else if message.get("event").is_none() {
+                assert!(message.get("return").is_some(), "{input}: {message}");
+                replied = true;
+            }
+            if let (true, Some(data)) = (replied, &came) {
+                return data.clone();
+            }
+        }
+    }
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+#[test]
+fn a_stream_is_held_and_let_go() {
+    let Some(mut chain) = Chain::start() else {
+        return;
+    };
+    let pause = execute("block-job-pause", r#""device": "disk""#);
+    let not_there = "DeviceNotActive: Block job 'disk' not found";
+    assert_eq!(chain.client.error(&pause), not_there);
+    let start = execute("block-stream", &format!(r#""device": "disk", {SLOW}"#));
+    chain.client.ok(&start);
+    let job = chain.job();
+    assert_eq!(text(&job, "type"), "stream");
+    assert_eq!(job.get("speed").and_then(Value::as_i64), Some(65536));
+    chain.client.ok(&pause);
+    while text(&chain.job(), "status") != "paused" {}
+    assert_eq!(chain.job().get("paused"), Some(&Value::from(true)));
+    let refused = chain
+        .client
+        .error(&execute("block-job-cancel", r#""device": "disk""#));
+    assert_eq!(
+        refused,
+        "GenericError: The block job for device 'disk' is currently paused"
+    );
+    let refused = chain
+        .client
+        .error(&execute("block-job-complete", r#""device": "disk""#));
+    assert!(
+        refused.contains("cannot accept command verb 'complete'"),
+        "{refused}"
+    );
+    chain
+        .client
+        .ok(&execute("block-job-resume", r#""device": "disk""#));
+    let fast = execute("block-job-set-speed", r#""device": "disk", "speed": 0"#);
+    let data = chain.until(&fast, "BLOCK_JOB_COMPLETED");
+    assert_eq!(data.get("offset"), data.get("len"));
+    assert_eq!(data.get("error"), None);
+    assert_eq!(
+        chain.client.ok(r#"{"execute": "query-block-jobs"}"#),
+        Value::from(vec![])
+    );
+    let shown = chain
+        .client
+        .ok(r#"{"execute": "query-block"}"#)
+        .to_ascii_json();
+    assert!(!shown.contains("middle.qcow2"), "{shown}");
+}
+
+#[test]
+fn jobs_have_ids_and_end_where_they_are_told() {
+    for (more, left) in [
+        (r#", "base": "BASE", "on-error": "report""#, "base.img"),
+        (
+            r#", "base-node": "base", "backing-file": "NAME", "on-error": "stop""#,
+            "NAME",
+        ),
+        (r#", "on-error": "ignore", "speed": 0"#, ""),
+        (r#", "on-error": "enospc""#, ""),
+    ] {
+        let Some(mut chain) = Chain::start() else {
+            return;
+        };
+        let base = chain.rig.path("base.img");
+        let more = more.replace("BASE", &base);
+        let start = execute(
+            "block-stream",
+            &format!(r#""device": "disk", "job-id": "j"{more}"#),
+        );
+        let data = chain.until(&start, "BLOCK_JOB_COMPLETED");
+        assert_eq!(text(&data, "device"), "j", "{more}");
+        let shown = chain
+            .client
+            .ok(r#"{"execute": "query-block"}"#)
+            .to_ascii_json();
+        assert!(shown.contains(left), "{left}: {shown}");
+        assert!(!shown.contains("middle.qcow2"), "{shown}");
+    }
+}
+
+#[test]
+fn jobs_are_given_up() {
+    let Some(mut chain) = Chain::start() else {
+        return;
+    };
+    let start = execute("block-stream", &format!(r#""device": "disk", {SLOW}"#));
+    for force in ["", r#", "force": false"#, r#", "force": true"#] {
+        chain.client.ok(&start);
+        let cancel = execute("block-job-cancel", &format!(r#""device": "disk"{force}"#));
+        let data = chain.until(&cancel, "BLOCK_JOB_CANCELLED");
+        assert_eq!(text(&data, "type"), "stream");
+    }
+    chain.client.ok(&start);
+    let again = chain.client.error(&start);
+    assert!(again.starts_with("GenericError: "), "{again}");
+    let wrong = execute("block-stream", r#""device": "disk", "base": "nope""#);
+    let refused = chain.client.error(&wrong);
+    assert!(refused.starts_with("GenericError: "), "{refused}");
+    chain.until(
+        &execute("block-job-cancel", r#""device": "disk", "force": true"#),
+        "BLOCK_JOB_CANCELLED",
+    );
+}
+
+#[test]
+fn a_commit_takes_the_middle_out() {
+    for (more, error) in [
+        ("", ""),
+        (
+            r#", "job-id": "c", "base": "BASE", "speed": 0, "on-error": "report""#,
+            "",
+        ),
+        (
+            r#", "base-node": "base", "backing-file": "NAME", "on-error": "stop""#,
+            "",
+        ),
+        (r#", "speed": -1"#, "GenericError: "),
+    ] {
+        let Some(mut chain) = Chain::start() else {
+            return;
+        };
+        let (base, middle) = (chain.rig.path("base.img"), chain.rig.path("middle.qcow2"));
+        let more = more.replace("BASE", &base);
+        let start = execute(
+            "block-commit",
+            &format!(r#""device": "disk", "top": "{middle}"{more}"#),
+        );
+        if !error.is_empty() {
+            let refused = chain.client.error(&start);
+            assert!(refused.starts_with(error), "{refused}");
+            continue;
+        }
+        let data = chain.until(&start, "BLOCK_JOB_COMPLETED");
+        assert_eq!(text(&data, "type"), "commit", "{more}");
+        assert_eq!(data.get("error"), None, "{more}");
+        let shown = chain
+            .client
+            .ok(r#"{"execute": "query-block"}"#)
+            .to_ascii_json();
+        assert!(!shown.contains("middle.qcow2"), "{shown}");
+        let stats = chain
+            .client
+            .ok(r#"{"execute": "query-blockstats"}"#)
+            .to_ascii_json();
+        assert!(stats.contains(r#""backing": "#), "{stats}");
+    }
+}
