@@ -320,6 +320,7 @@ impl DirtyBitmap {
         Ok(Busy(Arc::clone(self)))
     }
 
+    /// Lets writes set bits, or not. The node is drained.
     pub(crate) fn set_enabled(&self, enabled: bool) {
         self.set_altered();
         self.enabled.store(enabled, Ordering::Relaxed);
@@ -497,6 +498,8 @@ pub struct Bitmaps {
     /// Whether there are any: all that a request looks at if there are none.
     any: AtomicBool,
     list: ArcSwap<Vec<Arc<DirtyBitmap>>>,
+    /// Those of jobs, which nobody else sees. The node keeps its length while one is there.
+    trackers: ArcSwap<Vec<Arc<DirtyBitmap>>>,
 }
 
 impl Bitmaps {
@@ -505,6 +508,7 @@ impl Bitmaps {
         Arc::new(Bitmaps {
             any: AtomicBool::new(!list.is_empty()),
             list: ArcSwap::from_pointee(list),
+            trackers: ArcSwap::default(),
         })
     }
 
@@ -523,7 +527,9 @@ impl Bitmaps {
     pub(crate) fn mark(&self, range: &Range<u64>) {
         // A bitmap is added while the node is drained: whoever was announced since sees it.
         if self.any.load(Ordering::Relaxed) {
-            for bitmap in self.list.load().iter().filter(|bitmap| bitmap.is_enabled()) {
+            let (list, trackers) = (self.list.load(), self.trackers.load());
+            let all = list.iter().chain(trackers.iter());
+            for bitmap in all.filter(|bitmap| bitmap.is_enabled()) {
                 bitmap.set(range);
             }
         }
@@ -547,13 +553,36 @@ impl Bitmaps {
         for bitmap in kept.filter(|bitmap| self.find(bitmap.name()).is_none()) {
             self.add(Arc::clone(bitmap));
         }
+        for tracker in other.trackers.load().iter() {
+            self.add_tracker(Arc::clone(tracker));
+        }
+    }
+
+    /// Adds a bitmap that a job alone knows. The node is drained.
+    pub(crate) fn add_tracker(&self, tracker: Arc<DirtyBitmap>) {
+        self.change_list(&self.trackers, |list| list.push(tracker));
+    }
+
+    /// Removes a job's bitmap. The node is drained.
+    pub(crate) fn remove_tracker(&self, tracker: &Arc<DirtyBitmap>) {
+        self.change_list(&self.trackers, |list| {
+            list.retain(|other| !Arc::ptr_eq(other, tracker));
+        });
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<Arc<DirtyBitmap>>)) {
-        let mut list = Vec::clone(&self.list.load());
-        change(&mut list);
-        let any = !list.is_empty();
-        self.list.store(Arc::new(list));
+        self.change_list(&self.list, change);
+    }
+
+    fn change_list(
+        &self,
+        list: &ArcSwap<Vec<Arc<DirtyBitmap>>>,
+        change: impl FnOnce(&mut Vec<Arc<DirtyBitmap>>),
+    ) {
+        let mut next = Vec::clone(&list.load());
+        change(&mut next);
+        list.store(Arc::new(next));
+        let any = !self.list.load().is_empty() || !self.trackers.load().is_empty();
         self.any.store(any, Ordering::Release);
     }
 
