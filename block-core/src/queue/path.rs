@@ -303,8 +303,7 @@ impl LocalQueue {
         };
         let cx = Cx::new(self.clone(), snapshot, root, Some(Rc::new(announced)));
         let result = generic::perform(&cx, request).await;
-        drop(cx);
-        Ok(result.and(watch.end(self).await))
+        Ok(result.and(watch.end(cx).await))
     }
 
     /// The status of the first run of a range of a backend's node, through its chain; held up by drains
@@ -374,7 +373,12 @@ impl LocalQueue {
         }
     }
 
-    async fn wait_for_obstacle(&self, node: &crate::graph::Node, request: &Request, entry: Entry) {
+    pub(super) async fn wait_for_obstacle(
+        &self,
+        node: &crate::graph::Node,
+        request: &Request,
+        entry: Entry,
+    ) {
         let (access, range) = (request.access(), request.range());
         let layer = self.0.layer.clone();
         node.claims

@@ -175,11 +175,7 @@ impl Cx {
             }),
         };
         fence(Ordering::SeqCst);
-        if let Some(announced) = &self.announced {
-            announced.set_reach(Reach::Inert);
-            // Whoever claimed before us may be waiting for this very announcement.
-            self.queue.notify_left();
-        }
+        self.wait_for_others();
         node.claims
             .released
             .wait_until(|| node.claims.is_first(id))
@@ -191,6 +187,15 @@ impl Cx {
             .await;
         *self.held.borrow_mut() = Some((range, kind));
         claim
+    }
+
+    /// Lets claims pass the call's announcement, since it is about to wait; drains still see it.
+    pub(crate) fn wait_for_others(&self) {
+        if let Some(announced) = &self.announced {
+            announced.set_reach(Reach::Inert);
+            // Whoever claimed before us may be waiting for this very announcement.
+            self.queue.notify_left();
+        }
     }
 
     /// The readers of this node that are announced now: what they may have looked up before this
@@ -568,8 +573,8 @@ impl Child {
                 break (cx, watch);
             }
         };
-        let result = change(cx).await;
-        result.and(watch.end(&self.queue).await)
+        let result = change(cx.clone()).await;
+        result.and(watch.end(cx).await)
     }
 
     /// Announces this node alone.

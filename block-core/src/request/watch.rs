@@ -2,8 +2,9 @@
 //! saves what is about to be overwritten; a mirror that has to keep up copies what was written.
 //!
 //! A node with watchers takes no short way for writes. Its writes run level by level, and there
-//! [`Watch::begin`] calls the watchers *before* the write is announced, and [`Watch::end`] *after*
-//! its announcement is gone: a watcher reads the node itself, and what waits must not be announced.
+//! [`Watch::begin`] calls the watchers *before* the write is announced, and [`Watch::end`] when its
+//! announcement is *inert*: a watcher reads the node itself, and no claim may wait for who waits.
+//! Drains still do: when a node is drained, its watchers have nothing left to do.
 //!
 //! Invariant: watchers are added while the node is drained. So a write either was announced before,
 //! and the drain waited for it, or it sees the watcher: on the short way when the walk asks
@@ -19,6 +20,7 @@ use crate::driver::Pending;
 use crate::error::Result;
 use crate::graph::Node;
 use crate::queue::LocalQueue;
+use crate::request::cx::Cx;
 
 /// Who wants to know of a node's writes, with what changes bytes in any way.
 pub(crate) trait Watcher: Send + Sync {
@@ -111,14 +113,19 @@ impl Watch {
         now.iter().all(|w| seen.iter().any(|s| Arc::ptr_eq(w, s)))
     }
 
-    /// Tells them that it has ended. The announcement is gone.
+    /// Tells them that it has ended, which leaves its announcement only to drains until they have
+    /// done what they want to do.
     ///
     /// # Errors
     /// What the caller should hear instead of success.
-    pub(crate) async fn end(self, queue: &LocalQueue) -> Result<()> {
+    pub(crate) async fn end(self, cx: Cx) -> Result<()> {
+        let Some(seen) = self.seen.filter(|list| !list.is_empty()) else {
+            return Ok(());
+        };
+        cx.wait_for_others();
         let mut result = Ok(());
-        for watcher in self.seen.iter().flat_map(|list| list.iter()) {
-            let ended = watcher.after(queue, self.range.clone()).await;
+        for watcher in seen.iter() {
+            let ended = watcher.after(cx.queue(), self.range.clone()).await;
             result = result.and(ended);
         }
         result
