@@ -35,6 +35,7 @@ use crate::request::Request;
 use crate::request::announce::{ANNOUNCEMENTS, InFlight};
 use crate::throttle::QueueKey;
 
+mod gates;
 mod path;
 mod snapshot;
 
