@@ -22,7 +22,7 @@ use crate::stats::{Counters, Kind, Totals};
 use crate::throttle::{Rates, Throttle};
 
 /// No node ever has this id.
-const NOWHERE: NodeId = NodeId(0);
+pub(crate) const NOWHERE: NodeId = NodeId(0);
 
 /// A named user of a root node.
 #[derive(Debug)]

@@ -360,6 +360,16 @@ impl Layer {
         drop(drained);
     }
 
+    /// Removes users whose node is drained, from the graph of a version on that is to be published
+    /// next and that the caller has permitted without them.
+    pub(crate) fn forget_backends(&self, gone: &[Arc<Backend>], since: u64) {
+        let is_gone = |backend: &Arc<Backend>| gone.iter().any(|g| Arc::ptr_eq(g, backend));
+        self.0.backends.lock().retain(|backend| !is_gone(backend));
+        for backend in gone {
+            backend.retire(since);
+        }
+    }
+
     /// Removes a node that nothing uses, and the nodes below that were opened for it alone;
     /// returns when their files are closed and unlocked: that is, when every queue that held the
     /// graph has been polled or parked.

@@ -26,6 +26,7 @@ pub mod info;
 pub mod open;
 pub(crate) mod overlay;
 pub mod perm;
+pub(crate) mod pivot;
 pub mod policy;
 pub(crate) mod rebase;
 pub(crate) mod reopen;

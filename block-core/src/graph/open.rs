@@ -728,13 +728,34 @@ impl Layer {
         options: BlockdevOptions,
         inherited: Inherited,
     ) -> Result<NodeId> {
-        let change = self.change().await;
         if options.id.is_none() && options.node_name.is_none() {
             return Err(Error::invalid(
                 "id",
                 "'id' and/or 'node-name' need to be specified for the root node",
             ));
         }
+        self.add_root(queue, options, inherited).await
+    }
+
+    /// As [`blockdev_add`](Layer::blockdev_add), but a node that nobody gave a name gets one.
+    ///
+    /// # Errors
+    /// As [`blockdev_add`](Layer::blockdev_add).
+    pub(crate) async fn blockdev_add_unnamed(
+        &self,
+        queue: &LocalQueue,
+        options: BlockdevOptions,
+    ) -> Result<NodeId> {
+        self.add_root(queue, options, Inherited::default()).await
+    }
+
+    async fn add_root(
+        &self,
+        queue: &LocalQueue,
+        options: BlockdevOptions,
+        inherited: Inherited,
+    ) -> Result<NodeId> {
+        let change = self.change().await;
         let device = options.id.clone();
         let rules = match &device {
             Some(_) => OnError::from_options(options.rerror, options.werror)?,

@@ -166,6 +166,9 @@ impl Role {
                     unseen: Perm::NONE,
                 }
             }
+            // Nobody reads through: what is below may change, as it does when a commit has led the
+            // users of the image above down to the one below.
+            Role::Cow if parent == Use::NOTHING => Use::NOTHING,
             Role::Cow => Use {
                 need: Perm::CONSISTENT_READ,
                 share: Perm::CONSISTENT_READ | Perm::WRITE_UNCHANGED,
@@ -200,6 +203,12 @@ mod tests {
         assert_eq!(conflict(Use::COMMIT_BASE, below), None);
         assert_eq!(conflict(Use::backend(false), below), Some(Perm::WRITE));
         assert!(Use::COMMIT_BASE.outside().need.contains(Perm::WRITE));
+    }
+
+    #[test]
+    fn an_overlay_that_nobody_uses_keeps_nobody_out() {
+        let below = Role::Cow.child_use(Use::NOTHING, false);
+        assert_eq!(conflict(Use::backend(false), below), None);
     }
 
     #[test]

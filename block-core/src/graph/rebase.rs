@@ -78,6 +78,25 @@ impl Draft {
         };
         !roots.contains(&id) && !self.graph.entries().any(has_parent)
     }
+
+    /// Takes out of the draft what nobody needs without `old`'s former users: the node and those
+    /// below, as far as they have no name that somebody gave them to find them again. Parents first.
+    pub(super) fn prune(&mut self, graph: &Graph, old: NodeIndex, roots: &[NodeId]) -> Vec<NodeId> {
+        let below = graph.below(old).iter().rev().copied();
+        let mut gone = Vec::new();
+        for index in std::iter::once(old).chain(below) {
+            let node = &graph.entry(index).node;
+            let Some(now) = self.graph().index_of(node.id()) else {
+                continue;
+            };
+            let is_nobodys = node.facts().anonymous || node.name().starts_with('#');
+            if is_nobodys && self.is_unused(now, roots) {
+                self.remove(node.id());
+                gone.push(node.id());
+            }
+        }
+        gone
+    }
 }
 
 impl Layer {
@@ -120,22 +139,10 @@ impl Layer {
         closed
     }
 
-    /// Takes out of a draft what was opened for `old`'s parent alone; parents first.
+    /// As [`Draft::prune`], with the users that there are.
     pub(super) fn prune(&self, graph: &Graph, draft: &mut Draft, old: NodeIndex) -> Vec<NodeId> {
         let roots: Vec<NodeId> = self.backends().iter().map(|b| b.root()).collect();
-        let below = graph.below(old).iter().rev().copied();
-        let mut gone = Vec::new();
-        for index in std::iter::once(old).chain(below) {
-            let node = &graph.entry(index).node;
-            let Some(now) = draft.graph().index_of(node.id()) else {
-                continue;
-            };
-            if node.facts().anonymous && draft.is_unused(now, &roots) {
-                draft.remove(node.id());
-                gone.push(node.id());
-            }
-        }
-        gone
+        draft.prune(graph, old, &roots)
     }
 
     pub(super) async fn close_gone(

@@ -1,0 +1,104 @@
+//! Users led from one node to another that has the same content: the end of a mirror.
+//!
+//! The caller holds both nodes drained and has made them equal, so no request is lost or comes out
+//! of order: those before have ended on the old node, those behind start on the new one, which the
+//! next graph has in its place. The graph is one store: a power cut finds either node as the disk,
+//! and both have all that was ever flushed, since the new one was flushed within the drain.
+//! Not here: what makes the nodes equal (`job/mirror`).
+
+use std::sync::Arc;
+
+use crate::backend::{Backend, NOWHERE};
+use crate::error::{Error, Result};
+use crate::graph::{Draft, Graph, NodeId};
+use crate::layer::{Change, Layer};
+use crate::queue::LocalQueue;
+use crate::request::map::EdgeIndex;
+
+/// From where users are led to where.
+pub(crate) struct Pivot<'a> {
+    pub(crate) from: NodeId,
+    pub(crate) to: NodeId,
+    /// Users that are not led along, but end: those of the job.
+    pub(crate) ending: &'a [Arc<Backend>],
+    /// What `to` gets as its backing file, if that changes.
+    pub(crate) backing: Option<NodeId>,
+}
+
+/// What is left to do when the drain is over.
+#[must_use]
+pub(crate) struct Pivoted {
+    before: Arc<Graph>,
+    gone: Vec<NodeId>,
+    version: u64,
+}
+
+impl Layer {
+    /// Leads every user of a node to another one: parents by their edges, and backends; not those
+    /// that the other node itself reads through. What was opened for `from` alone goes. Both nodes
+    /// are drained.
+    ///
+    /// # Errors
+    /// `NodeNotFound`, `PermissionConflict`, `InvalidOption` when that would make a cycle; the
+    /// graph is unchanged then.
+    pub(crate) fn pivot(&self, change: &Change<'_>, pivot: &Pivot<'_>) -> Result<Pivoted> {
+        let Pivot {
+            from,
+            to,
+            ending,
+            backing,
+        } = *pivot;
+        let before = self.graph();
+        let found = before.index_of(from).zip(before.index_of(to));
+        let (from_index, _) = found.ok_or_else(|| Error::NodeNotFound {
+            node: String::new(),
+        })?;
+        let mut draft = Draft::from(&before);
+        for (_, entry) in before.entries() {
+            let parent = entry.node.id();
+            for (edge, place) in entry.edges.iter().zip(0..) {
+                if edge.child == from_index && !before.reaches(to, parent) {
+                    draft.set_child(parent, EdgeIndex(place), to)?;
+                }
+            }
+        }
+        if let Some(backing) = backing {
+            draft.set_backing(to, Some(backing))?;
+        }
+        let root = |backend: &Arc<Backend>| match backend.root() {
+            _ if ending.iter().any(|ends| Arc::ptr_eq(ends, backend)) => NOWHERE,
+            root if root == from => to,
+            root => root,
+        };
+        let users = self.backends();
+        let roots: Vec<NodeId> = users.iter().map(root).collect();
+        let gone = draft.prune(&before, from_index, &roots);
+        change.permit(&draft, &change.roots_led(&draft, &root))?;
+        for (backend, &root) in users.iter().zip(&roots).filter(|(_, root)| **root == to) {
+            backend.set_root(root, draft.version());
+        }
+        self.forget_backends(ending, draft.version());
+        let version = change.publish(draft);
+        Ok(Pivoted {
+            before,
+            gone,
+            version,
+        })
+    }
+
+    /// Closes what a pivot has taken out of the graph, when no queue holds it any more.
+    ///
+    /// # Errors
+    /// What closing an image answers.
+    pub(crate) async fn finish_pivot(&self, queue: &LocalQueue, pivoted: Pivoted) -> Result<()> {
+        let Pivoted {
+            before,
+            gone,
+            version,
+        } = pivoted;
+        let closed = self.close_gone(queue, &before, &gone).await;
+        drop(before);
+        self.wait_released(version).await;
+        closed
+    }
+}
