@@ -74,8 +74,8 @@ impl Layer {
         let roots: Vec<NodeId> = users.iter().map(root).collect();
         let gone = draft.prune(&before, from_index, &roots);
         change.permit(&draft, &change.roots_led(&draft, &root))?;
-        for (backend, &root) in users.iter().zip(&roots).filter(|(_, root)| **root == to) {
-            backend.set_root(root, draft.version());
+        for backend in users.iter().filter(|b| b.root() == from) {
+            backend.set_root(to, draft.version());
         }
         self.forget_backends(ending, draft.version());
         let version = change.publish(draft);

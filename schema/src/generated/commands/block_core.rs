@@ -454,11 +454,11 @@ impl runtime::Command for QueryNamedBlockNodes {
 /// Copies a device's content and keeps the copy up to date until it is completed.
 #[derive(Clone, PartialEq)]
 pub struct DriveMirror {
-    /// The device.
+    /// The device, or a node.
     pub device: String,
     /// File of the copy.
     pub target: String,
-    /// Its format; that of the source if absent.
+    /// Its format; if absent that of the source, or of an existing file what its first bytes say.
     pub format: Option<String>,
     /// What to copy first.
     pub sync: types::MirrorSyncMode,
@@ -474,6 +474,14 @@ pub struct DriveMirror {
     pub on_source_error: Option<types::BlockdevOnError>,
     /// What to do when a write fails; `report` if absent.
     pub on_target_error: Option<types::BlockdevOnError>,
+    /// The job's name; the device's if absent.
+    pub job_id: Option<String>,
+    /// Name of the copy's node.
+    pub node_name: Option<String>,
+    /// Whether zeroes may free space of the copy; they may if absent.
+    pub unmap: Option<bool>,
+    /// When written data is copied; in the background if absent.
+    pub copy_mode: Option<types::MirrorCopyMode>,
 }
 
 impl DriveMirror {
@@ -494,6 +502,10 @@ impl DriveMirror {
             buf_size: None,
             on_source_error: None,
             on_target_error: None,
+            job_id: None,
+            node_name: None,
+            unmap: None,
+            copy_mode: None,
         }
     }
 
@@ -545,6 +557,34 @@ impl DriveMirror {
         self.on_target_error = Some(value);
         self
     }
+
+    /// Sets `job-id`.
+    #[must_use]
+    pub fn job_id(mut self, value: impl Into<String>) -> Self {
+        self.job_id = Some(value.into());
+        self
+    }
+
+    /// Sets `node-name`.
+    #[must_use]
+    pub fn node_name(mut self, value: impl Into<String>) -> Self {
+        self.node_name = Some(value.into());
+        self
+    }
+
+    /// Sets `unmap`.
+    #[must_use]
+    pub fn unmap(mut self, value: bool) -> Self {
+        self.unmap = Some(value);
+        self
+    }
+
+    /// Sets `copy-mode`.
+    #[must_use]
+    pub fn copy_mode(mut self, value: types::MirrorCopyMode) -> Self {
+        self.copy_mode = Some(value);
+        self
+    }
 }
 
 impl std::fmt::Debug for DriveMirror {
@@ -563,12 +603,22 @@ impl runtime::Fields for DriveMirror {
             "mode",
             "speed",
         ])?;
-        let (granularity, buf_size, on_source_error, on_target_error) = members.take([
+        let (
+            granularity,
+            buf_size,
+            on_source_error,
+            on_target_error,
+            job_id,
+            node_name,
+        ) = members.take([
             "granularity",
             "buf-size",
             "on-source-error",
             "on-target-error",
+            "job-id",
+            "node-name",
         ])?;
+        let (unmap, copy_mode) = members.take(["unmap", "copy-mode"])?;
         Ok(Self {
             device,
             target,
@@ -580,6 +630,10 @@ impl runtime::Fields for DriveMirror {
             buf_size,
             on_source_error,
             on_target_error,
+            job_id,
+            node_name,
+            unmap,
+            copy_mode,
         })
     }
 
@@ -594,6 +648,10 @@ impl runtime::Fields for DriveMirror {
         object.put_opt("buf-size", &self.buf_size);
         object.put_opt("on-source-error", &self.on_source_error);
         object.put_opt("on-target-error", &self.on_target_error);
+        object.put_opt("job-id", &self.job_id);
+        object.put_opt("node-name", &self.node_name);
+        object.put_opt("unmap", &self.unmap);
+        object.put_opt("copy-mode", &self.copy_mode);
     }
 }
 

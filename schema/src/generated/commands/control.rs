@@ -200,6 +200,218 @@ impl runtime::Command for BlockdevDel {
     type Ok = ();
 }
 
+/// Copies a node's content to another node and keeps it up to date until the job is completed.
+#[derive(Clone, PartialEq)]
+pub struct BlockdevMirror {
+    /// The job's name; the device's if absent.
+    pub job_id: Option<String>,
+    /// The device, or a node that no other node uses.
+    pub device: String,
+    /// The node to copy to.
+    pub target: String,
+    /// The node whose place the copy takes in the end; the source if absent.
+    pub replaces: Option<String>,
+    /// What to copy first.
+    pub sync: types::MirrorSyncMode,
+    /// Limit in bytes a second; none if absent.
+    pub speed: Option<i64>,
+    /// Bytes that a bit of its dirty bitmap stands for: a power of two from 512 to 64M; the
+    /// target's cluster size between 4K and 64K if absent.
+    pub granularity: Option<u32>,
+    /// Bytes in flight at most; 16M if absent.
+    pub buf_size: Option<i64>,
+    /// What to do when a read fails; `report` if absent.
+    pub on_source_error: Option<types::BlockdevOnError>,
+    /// What to do when a write fails; `report` if absent.
+    pub on_target_error: Option<types::BlockdevOnError>,
+    /// Name of the node that watches the source's writes.
+    pub filter_node_name: Option<String>,
+    /// When written data is copied; in the background if absent.
+    pub copy_mode: Option<types::MirrorCopyMode>,
+    /// Whether the job ends by itself when its work is done; it does if absent.
+    pub auto_finalize: Option<bool>,
+    /// Whether the job is forgotten when it has ended; it is if absent.
+    pub auto_dismiss: Option<bool>,
+}
+
+impl BlockdevMirror {
+    /// One with its required members alone.
+    pub fn new(
+        device: impl Into<String>,
+        target: impl Into<String>,
+        sync: types::MirrorSyncMode,
+    ) -> Self {
+        Self {
+            device: device.into(),
+            target: target.into(),
+            sync,
+            job_id: None,
+            replaces: None,
+            speed: None,
+            granularity: None,
+            buf_size: None,
+            on_source_error: None,
+            on_target_error: None,
+            filter_node_name: None,
+            copy_mode: None,
+            auto_finalize: None,
+            auto_dismiss: None,
+        }
+    }
+
+    /// Sets `job-id`.
+    #[must_use]
+    pub fn job_id(mut self, value: impl Into<String>) -> Self {
+        self.job_id = Some(value.into());
+        self
+    }
+
+    /// Sets `replaces`.
+    #[must_use]
+    pub fn replaces(mut self, value: impl Into<String>) -> Self {
+        self.replaces = Some(value.into());
+        self
+    }
+
+    /// Sets `speed`.
+    #[must_use]
+    pub fn speed(mut self, value: i64) -> Self {
+        self.speed = Some(value);
+        self
+    }
+
+    /// Sets `granularity`.
+    #[must_use]
+    pub fn granularity(mut self, value: u32) -> Self {
+        self.granularity = Some(value);
+        self
+    }
+
+    /// Sets `buf-size`.
+    #[must_use]
+    pub fn buf_size(mut self, value: i64) -> Self {
+        self.buf_size = Some(value);
+        self
+    }
+
+    /// Sets `on-source-error`.
+    #[must_use]
+    pub fn on_source_error(mut self, value: types::BlockdevOnError) -> Self {
+        self.on_source_error = Some(value);
+        self
+    }
+
+    /// Sets `on-target-error`.
+    #[must_use]
+    pub fn on_target_error(mut self, value: types::BlockdevOnError) -> Self {
+        self.on_target_error = Some(value);
+        self
+    }
+
+    /// Sets `filter-node-name`.
+    #[must_use]
+    pub fn filter_node_name(mut self, value: impl Into<String>) -> Self {
+        self.filter_node_name = Some(value.into());
+        self
+    }
+
+    /// Sets `copy-mode`.
+    #[must_use]
+    pub fn copy_mode(mut self, value: types::MirrorCopyMode) -> Self {
+        self.copy_mode = Some(value);
+        self
+    }
+
+    /// Sets `auto-finalize`.
+    #[must_use]
+    pub fn auto_finalize(mut self, value: bool) -> Self {
+        self.auto_finalize = Some(value);
+        self
+    }
+
+    /// Sets `auto-dismiss`.
+    #[must_use]
+    pub fn auto_dismiss(mut self, value: bool) -> Self {
+        self.auto_dismiss = Some(value);
+        self
+    }
+}
+
+impl std::fmt::Debug for BlockdevMirror {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        runtime::debug("BlockdevMirror", self, f)
+    }
+}
+
+impl runtime::Fields for BlockdevMirror {
+    fn take(members: &mut runtime::Members) -> Result<Self, runtime::Invalid> {
+        let (job_id, device, target, replaces, sync, speed) = members.take([
+            "job-id",
+            "device",
+            "target",
+            "replaces",
+            "sync",
+            "speed",
+        ])?;
+        let (
+            granularity,
+            buf_size,
+            on_source_error,
+            on_target_error,
+            filter_node_name,
+            copy_mode,
+        ) = members.take([
+            "granularity",
+            "buf-size",
+            "on-source-error",
+            "on-target-error",
+            "filter-node-name",
+            "copy-mode",
+        ])?;
+        let (auto_finalize, auto_dismiss) = members.take(["auto-finalize", "auto-dismiss"])?;
+        Ok(Self {
+            job_id,
+            device,
+            target,
+            replaces,
+            sync,
+            speed,
+            granularity,
+            buf_size,
+            on_source_error,
+            on_target_error,
+            filter_node_name,
+            copy_mode,
+            auto_finalize,
+            auto_dismiss,
+        })
+    }
+
+    fn put(&self, object: &mut runtime::Object) {
+        object.put_opt("job-id", &self.job_id);
+        object.put("device", &self.device);
+        object.put("target", &self.target);
+        object.put_opt("replaces", &self.replaces);
+        object.put("sync", &self.sync);
+        object.put_opt("speed", &self.speed);
+        object.put_opt("granularity", &self.granularity);
+        object.put_opt("buf-size", &self.buf_size);
+        object.put_opt("on-source-error", &self.on_source_error);
+        object.put_opt("on-target-error", &self.on_target_error);
+        object.put_opt("filter-node-name", &self.filter_node_name);
+        object.put_opt("copy-mode", &self.copy_mode);
+        object.put_opt("auto-finalize", &self.auto_finalize);
+        object.put_opt("auto-dismiss", &self.auto_dismiss);
+    }
+}
+
+impl runtime::Command for BlockdevMirror {
+    const NAME: &'static str = "blockdev-mirror";
+    const ALLOW_OOB: bool = false;
+
+    type Ok = ();
+}
+
 /// Adds a dirty bitmap to a node: writes from now on make ranges of it dirty.
 #[derive(Clone, PartialEq)]
 pub struct BlockDirtyBitmapAdd(

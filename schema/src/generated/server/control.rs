@@ -56,6 +56,15 @@ pub trait Control {
         std::future::ready(Err(runtime::not_built_in("blockdev-del")))
     }
 
+    /// Copies a node's content to another node and keeps it up to date until the job is completed.
+    fn blockdev_mirror(
+        &self,
+        arguments: commands::BlockdevMirror,
+    ) -> impl std::future::Future<Output = Result<(), runtime::Error>> {
+        let _ = arguments;
+        std::future::ready(Err(runtime::not_built_in("blockdev-mirror")))
+    }
+
     /// Adds a dirty bitmap to a node: writes from now on make ranges of it dirty.
     fn block_dirty_bitmap_add(
         &self,

@@ -1895,3 +1895,49 @@ impl runtime::Fields for BlockLatencyHistogramInfo {
         object.put("bins", &self.bins);
     }
 }
+
+/// When a mirror copies what a guest writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MirrorCopyMode {
+    /// Soon; the guest does not wait.
+    Background,
+    /// Before the guest hears that it is written.
+    WriteBlocking,
+}
+
+impl MirrorCopyMode {
+    /// Every value of the schema, in its order.
+    pub const VARIANTS: &'static [Self] = &[Self::Background, Self::WriteBlocking];
+
+    /// Its name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Background => "background",
+            Self::WriteBlocking => "write-blocking",
+        }
+    }
+}
+
+impl std::fmt::Display for MirrorCopyMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for MirrorCopyMode {
+    type Err = runtime::UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, runtime::UnknownName> {
+        runtime::find_name(text, Self::VARIANTS, Self::as_str)
+    }
+}
+
+impl runtime::Wire for MirrorCopyMode {
+    fn read(value: runtime::Value, context: runtime::Context) -> Result<Self, runtime::Invalid> {
+        runtime::read_name(value, context, Self::VARIANTS, Self::as_str)
+    }
+
+    fn encode(&self) -> runtime::Value {
+        runtime::Value::from(self.as_str())
+    }
+}
