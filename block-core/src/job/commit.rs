@@ -78,10 +78,10 @@ impl Layer {
                 let reason = "'backing-file' specified, but 'top' is the active layer";
                 return Err(Error::invalid("backing-file", reason));
             }
-            return Err(Error::Unsupported {
-                node: chain.active().name().to_owned(),
-                what: "committing the active image".to_owned(),
-            });
+            let policy = ends.policy;
+            return self
+                .start_active_commit(queue, &chain, span.base, new, policy)
+                .await;
         }
         self.commit_below(queue, &chain, span, new, ends).await
     }

@@ -26,6 +26,7 @@ mod buffers;
 mod chain;
 mod commit;
 mod crew;
+mod mirror;
 mod stream;
 mod table;
 mod worker;

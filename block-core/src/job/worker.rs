@@ -177,6 +177,15 @@ impl Worker {
         self.job.changed.wake_all();
     }
 
+    /// Says how much there is to do besides what is done.
+    pub(crate) fn set_left(&self, bytes: u64) {
+        {
+            let progress = &mut self.job.state.lock().progress;
+            progress.total = progress.done + bytes;
+        }
+        self.job.changed.wake_all();
+    }
+
     /// Says that a piece of work failed, and does about it what the policy says: for a stop, waits
     /// until the job is resumed.
     ///
@@ -306,6 +315,16 @@ fn is_ready(status: JobStatus) -> bool {
 }
 
 impl Job {
+    /// Counts work that was not known of before, and work that is done.
+    pub(crate) fn count_both(&self, more: u64, done: u64) {
+        {
+            let progress = &mut self.state.lock().progress;
+            progress.total += more;
+            progress.done += done;
+        }
+        self.changed.wake_all();
+    }
+
     /// Length, offset and speed, as events show them.
     fn figures(&self) -> (i64, i64, i64) {
         let state = self.state.lock();

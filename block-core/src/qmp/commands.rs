@@ -74,6 +74,12 @@ impl server::BlockCore for Commands {
         Ok(())
     }
 
+    async fn drive_mirror(&self, arguments: commands::DriveMirror) -> Result<(), Error> {
+        let queue = self.daemon.queue();
+        queue.layer().drive_mirror(queue, arguments).await?;
+        Ok(())
+    }
+
     async fn block_job_set_speed(
         &self,
         arguments: commands::BlockJobSetSpeed,
@@ -178,6 +184,12 @@ impl server::Control for Commands {
     async fn blockdev_backup(&self, arguments: commands::BlockdevBackup) -> Result<(), Error> {
         let queue = self.daemon.queue();
         queue.layer().blockdev_backup(queue, arguments).await?;
+        Ok(())
+    }
+
+    async fn blockdev_mirror(&self, arguments: commands::BlockdevMirror) -> Result<(), Error> {
+        let queue = self.daemon.queue();
+        queue.layer().blockdev_mirror(queue, arguments).await?;
         Ok(())
     }
 

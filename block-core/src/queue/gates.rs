@@ -7,6 +7,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::path::Entry;
 use super::{Announced, LocalQueue, Snapshot};
 use crate::buffer::IoBuf;
 use crate::error::{Error, Result};
@@ -44,6 +45,7 @@ impl LocalQueue {
         // Only drains look at it; a read of nothing is no reader.
         let request = Request::read(0, IoBuf::empty());
         let (access, range) = (request.access(), request.range());
+        let entry = Entry::Client;
         loop {
             let snapshot = self.snapshot();
             let mut announced = Vec::with_capacity(nodes.len());
@@ -55,7 +57,7 @@ impl LocalQueue {
             for &id in nodes {
                 let index = graph.index_of(id).ok_or_else(missing)?;
                 let layer = self.layer();
-                let obstacle = layer.obstacle(graph, index, access, &range, Reach::Indirect, true);
+                let obstacle = layer.obstacle(graph, index, access, &range, Reach::Indirect, entry);
                 if obstacle == Obstacle::InTheWay {
                     closed = Some(index);
                     break;
@@ -74,7 +76,7 @@ impl LocalQueue {
             if let Some(index) = closed {
                 let node = Arc::clone(&graph.entry(index).node);
                 drop(snapshot);
-                self.wait_for_obstacle(&node, &request).await;
+                self.wait_for_obstacle(&node, &request, entry).await;
             }
         }
     }

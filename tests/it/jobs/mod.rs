@@ -5,6 +5,7 @@ mod backup;
 mod backup_faults;
 mod commit;
 mod killed;
+mod mirror;
 mod stream;
 
 use std::future::Future;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use block_core::engine::Ring;
 use block_core::job::{Ending, Job};
 use block_core::{Backend, Error, IoBuf, Layer, Queue, Request};
+use block_schema::types::JobStatus;
 
 use crate::support::load::{BACKING, DISK, Enough, Load, Worker, engine, verify};
 use crate::support::{self, Random, Scratch};
@@ -173,8 +175,12 @@ fn fill(queue: &Queue, middle: &Path) {
     queue.block_on(work).expect("a filled image");
 }
 
-/// Does something to a job now and then. A verb that comes too late is refused.
+/// Does something to a job now and then, and completes it when it is ready. A verb that comes too
+/// late is refused.
 fn meddle(job: &Job, meddling: Meddling, random: &mut Random) {
+    if job.status() == JobStatus::Ready && random.below(4) == 0 {
+        job.complete().ok();
+    }
     let result: Result<(), Error> = match (meddling, random.below(12)) {
         (Meddling::None, _) => Ok(()),
         (Meddling::Verbs, 0) => job.pause(),
