@@ -62,6 +62,7 @@ fn check_once(shape: &Shape, seed: u64) {
         threads: shape.threads,
         requests: shape.requests,
         seed,
+        discards: true,
     };
     let workers = load.run(&layer, &backend, || {
         if let Some(verb) = shape.meanwhile {

@@ -33,6 +33,7 @@ impl Rig {
             threads: 4,
             requests: 3000,
             seed: chain.seed,
+            discards: true,
         };
         let moment = load.run(&chain.layer, &chain.disk, || {
             chain.queue.wait(Some(Duration::from_millis(5)));
@@ -178,6 +179,7 @@ fn what_is_overwritten_is_saved_until_the_job_is_cancelled() {
         threads: 4,
         requests: 4000,
         seed: rig.chain.seed,
+        discards: true,
     };
     let (layer, disk) = (&rig.chain.layer, &rig.chain.disk);
     let workers = load.go_on(layer, disk, rig.moment.clone(), || {

@@ -41,6 +41,8 @@ struct Chain {
     queue: Queue,
     disk: Arc<Backend>,
     seed: u64,
+    /// Whether the load discards, which reads as zeroes in the active image.
+    discards: bool,
 }
 
 /// Bytes of the base that show, and that are hidden, by turns.
@@ -73,6 +75,7 @@ impl Chain {
             queue,
             disk,
             seed,
+            discards: true,
         }
     }
 
@@ -100,13 +103,12 @@ impl Chain {
             threads: 4,
             requests: 400_000,
             seed: self.seed,
+            discards: self.discards,
         };
         let meanwhile = || {
             self.queue.wait(Some(Duration::from_millis(5)));
-            let ended = pin!(job.ended());
-            let mut context = Context::from_waker(Waker::noop());
-            if let Poll::Ready(how) = ended.poll(&mut context) {
-                ending = Some(how);
+            ending = ending_of(&job);
+            if ending.is_some() {
                 return Enough::Yes;
             }
             meddle(&job, meddling, &mut random);
@@ -118,7 +120,7 @@ impl Chain {
         };
         job.resume().ok();
         job.set_speed(0).ok();
-        let ending = ending.unwrap_or_else(|| self.queue.block_on(job.ended()));
+        let ending = ending.unwrap_or_else(|| self.queue.block_on(to_the_end(&job)));
         (workers, ending)
     }
 
@@ -141,6 +143,28 @@ impl Chain {
             qemu.run(&["check", "-q", &top.display().to_string()]);
         }
         dir
+    }
+}
+
+/// How a job has ended, if it has.
+fn ending_of(job: &Job) -> Option<Ending> {
+    let ended = pin!(job.ended());
+    let mut context = Context::from_waker(Waker::noop());
+    match ended.poll(&mut context) {
+        Poll::Ready(ending) => Some(ending),
+        Poll::Pending => None,
+    }
+}
+
+/// Waits for the end of a job, which is completed when it is ready.
+async fn to_the_end(job: &Job) -> Ending {
+    loop {
+        let seen = job.info();
+        if let Some(ending) = ending_of(job) {
+            return ending;
+        }
+        job.complete().ok();
+        job.changed_since(&seen).await;
     }
 }
 

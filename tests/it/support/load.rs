@@ -73,6 +73,7 @@ pub(crate) struct Worker {
     content: Vec<Content>,
     busy: Vec<bool>,
     version: u64,
+    discards: bool,
     in_flight: Vec<Option<(Expected, Vec<u64>)>>,
 }
 
@@ -87,6 +88,7 @@ impl Worker {
             content: vec![Content::Backing; support::usize(blocks)],
             busy: vec![false; support::usize(blocks)],
             version: 0,
+            discards: true,
             in_flight: (0..DEPTH).map(|_| None).collect(),
         }
     }
@@ -115,16 +117,18 @@ impl Worker {
             // A block with something in flight would make the answer depend on the order.
             _ if self.busy[index] => (Request::flush(), Expected::Flush, vec![]),
             dice if dice < 2 => (Request::flush(), Expected::Flush, vec![]),
-            dice if dice < 7 && discards(cluster) => match self.whole_cluster(cluster) {
-                Some(blocks) => {
-                    for &block in &blocks {
-                        self.content[support::usize(block)] = Content::Zero;
+            dice if dice < 7 && self.discards && discards(cluster) => {
+                match self.whole_cluster(cluster) {
+                    Some(blocks) => {
+                        for &block in &blocks {
+                            self.content[support::usize(block)] = Content::Zero;
+                        }
+                        let request = Request::discard(cluster * CLUSTER, CLUSTER);
+                        (request, Expected::Write, blocks)
                     }
-                    let request = Request::discard(cluster * CLUSTER, CLUSTER);
-                    (request, Expected::Write, blocks)
+                    None => (Request::flush(), Expected::Flush, vec![]),
                 }
-                None => (Request::flush(), Expected::Flush, vec![]),
-            },
+            }
             dice if dice < 12 => {
                 self.content[index] = Content::Zero;
                 let request = Request::write_zeroes(block * BLOCK, BLOCK, ZeroFlags::default());
@@ -203,6 +207,8 @@ pub(crate) struct Load {
     pub(crate) requests: u64,
     /// Where the random numbers begin.
     pub(crate) seed: u64,
+    /// Whether whole clusters are discarded: not where a disk may ignore that.
+    pub(crate) discards: bool,
 }
 
 impl Load {
@@ -228,6 +234,7 @@ impl Load {
         mut meanwhile: impl FnMut() -> Enough,
     ) -> Vec<Worker> {
         let (ring, requests) = (self.ring, self.requests / self.threads);
+        let discards = self.discards;
         let stop = Arc::new(AtomicBool::new(false));
         let threads: Vec<_> = workers
             .into_iter()
@@ -237,6 +244,7 @@ impl Load {
                 std::thread::spawn(move || {
                     let queue = builder.start();
                     let slot = queue.attach(&backend);
+                    worker.discards = discards;
                     worker.run(&queue, slot, requests, &stop);
                     worker
                 })

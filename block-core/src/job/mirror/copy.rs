@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use crate::buffer::IoBuf;
 use crate::driver::{StatusKind, ZeroFlags};
 use crate::error::Error;
+use crate::job::buffers::Buffers;
 use crate::request::cx::Child;
 use crate::sync::WaitList;
 
@@ -43,6 +44,8 @@ impl Failed {
 pub(super) struct Sides {
     pub(super) source: Child,
     pub(super) target: Child,
+    /// Memory of [`CHUNK`] bytes each, for who copies again and again.
+    pub(super) buffers: Option<Buffers>,
 }
 
 /// How ranges are copied.
@@ -117,12 +120,17 @@ async fn copy_data(sides: &Sides, run: Range<u64>) -> Result<(), Failed> {
     let mut at = run.start;
     while at < run.end {
         let len = CHUNK.min(run.end - at);
-        let buf = IoBuf::zeroed(usize::try_from(len).unwrap_or(usize::MAX));
+        let lent = sides.buffers.as_ref().map(Buffers::take);
+        let buf = match &lent {
+            Some(lent) => lent.first(len),
+            None => IoBuf::zeroed(usize::try_from(len).unwrap_or(usize::MAX)),
+        };
+        let copied = buf.len() as u64;
         let read = sides.source.read(at, buf.clone()).await;
         read.map_err(Failed::source)?;
         let written = sides.target.write(at, buf).await;
         written.map_err(Failed::target)?;
-        at += len;
+        at += copied;
     }
     Ok(())
 }

@@ -58,6 +58,7 @@ impl Follow {
         Ok(Sides {
             source: layer.node(queue, self.source)?,
             target: layer.node(queue, self.target)?,
+            buffers: None,
         })
     }
 

@@ -26,6 +26,7 @@ use block_schema::types::{BlockdevOnError, IoOperationType, MirrorCopyMode};
 
 use self::copy::{Failed, Sides};
 use self::follow::Follow;
+use super::buffers::Buffers;
 use super::crew::Crew;
 use super::worker::{Asked, Next, Stop, Worker};
 use crate::backend::Backend;
@@ -89,6 +90,7 @@ struct Mirror {
     /// Bytes of one piece of work, and pieces at once.
     chunk: u64,
     at_once: usize,
+    buffers: Buffers,
     ends: Ends,
     users: Vec<Arc<Backend>>,
     blocks: Vec<Blocked>,
@@ -265,10 +267,10 @@ impl Mirror {
         piece: Piece,
     ) -> impl Future<Output = Result<(), Stop>> + 'static {
         let (worker, follow) = (worker.clone(), Arc::clone(&self.follow));
-        let policies = self.policies;
+        let (policies, buffers) = (self.policies, self.buffers.clone());
         async move {
             loop {
-                let worked = work(worker.queue(), &follow, &range, piece).await;
+                let worked = work(worker.queue(), &follow, &range, piece, &buffers).await;
                 let Err(failed) = worked else {
                     break;
                 };
@@ -413,12 +415,14 @@ async fn work(
     follow: &Follow,
     range: &Range<u64>,
     piece: Piece,
+    buffers: &Buffers,
 ) -> Result<(), Failed> {
     let nodes = [follow.source, follow.target];
     let passed = queue.pass_gates(&nodes).await.map_err(Failed::source)?;
     let sides = Sides {
         source: passed.node(follow.source).map_err(Failed::source)?,
         target: passed.node(follow.target).map_err(Failed::target)?,
+        buffers: Some(buffers.clone()),
     };
     match piece {
         Piece::Copy => follow.copier.copy(&sides, range.clone()).await,

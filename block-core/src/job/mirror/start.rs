@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::graph::info::default_granularity;
 use crate::graph::perm::{Perm, Use};
 use crate::graph::{Graph, NodeId, NodeIndex};
+use crate::job::buffers::Buffers;
 use crate::job::chain::Chain;
 use crate::job::{Job, NewJob, or_report, speed_of};
 use crate::layer::Layer;
@@ -317,6 +318,7 @@ impl Layer {
             policies: working.policies,
             chunk,
             at_once,
+            buffers: Buffers::new(usize::try_from(CHUNK.min(chunk)).unwrap_or(0)),
             ends: working.ends,
             users: Vec::new(),
             blocks: Vec::new(),
