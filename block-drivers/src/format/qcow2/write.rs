@@ -237,7 +237,7 @@ impl Image {
         part: Range<u64>,
         place: &Place<'_>,
     ) -> Result<Option<IoBuf>> {
-        let buf = IoBuf::zeroed(usize_of(part.end - part.start));
+        let len = usize_of(part.end - part.start);
         let run = self
             .first_run(table, part.clone())
             .map_err(|e| self.error(e))?;
@@ -249,8 +249,9 @@ impl Image {
         if zero && run.len == part.end - part.start {
             // Zero bytes of a file are no zeroes once they are decrypted.
             let needed = !place.is_fresh() || self.is_encrypted();
-            return Ok(needed.then_some(buf));
+            return Ok(needed.then(|| IoBuf::zeroed(len)));
         }
+        let buf = IoBuf::zeroed(len);
         env.file().event(BlkdebugEvent::CowRead);
         self.read(env, part.start, buf.clone()).await?;
         Ok(Some(buf))
