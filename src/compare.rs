@@ -181,9 +181,13 @@ impl<'a> Comparison<'a> {
     }
 
     async fn work(&self) {
-        let len = usize::try_from(CHUNK).unwrap_or(0);
-        let mut memory = [AlignedBuf::zeroed(len), AlignedBuf::zeroed(len)];
+        // As long as the longest chunk so far: a sparse disk's are short.
+        let mut memory = [AlignedBuf::zeroed(0), AlignedBuf::zeroed(0)];
         while let Some(chunk) = self.next_chunk().await {
+            let len = usize::try_from(chunk.len).unwrap_or(0);
+            if memory[0].len() < len {
+                memory = [AlignedBuf::zeroed(len), AlignedBuf::zeroed(len)];
+            }
             match self.first_difference(chunk, &mut memory).await {
                 Ok(None) => self.progress.add(chunk.len),
                 Ok(Some(offset)) => {

@@ -20,7 +20,7 @@ use crate::session::join_all;
 /// Bytes of a piece that is read and written.
 const PIECE: u64 = 2 << 20;
 
-/// Units of compression in a piece, at least: they are compressed at the same time.
+/// Units of compression in a piece: each worker has so many in memory, twice.
 const UNITS: u64 = 4;
 
 /// Bytes of zeroes written by one request.
@@ -58,9 +58,10 @@ pub(super) struct How {
 }
 
 impl How {
-    /// Bytes of a piece of data.
+    /// Bytes of a piece of data, at most.
     fn piece_len(self) -> u64 {
-        PIECE.max(self.compression_unit.unwrap_or(0).saturating_mul(UNITS))
+        let units = |unit: u64| unit.saturating_mul(UNITS);
+        self.compression_unit.map_or(PIECE, units)
     }
 }
 
@@ -153,10 +154,17 @@ impl<'a> Copy<'a> {
     }
 
     async fn work(&self) -> Result<(), Failure> {
-        let buf = IoBuf::zeroed(usize::try_from(self.how.piece_len()).unwrap_or(0));
+        // As long as the longest piece so far: a sparse disk's are short.
+        let mut buf = IoBuf::empty();
         while let Some(piece) = self.next_piece().await? {
             match piece.kind {
-                Kind::Data => self.copy(piece, &buf).await?,
+                Kind::Data => {
+                    let len = usize::try_from(piece.len).unwrap_or(0);
+                    if buf.len() < len {
+                        buf = IoBuf::zeroed(len);
+                    }
+                    self.copy(piece, &buf).await?;
+                }
                 Kind::Zero => {
                     self.turn_of(piece).await;
                     let zeroed = self.zero(piece.start, piece.len);
