@@ -69,6 +69,9 @@ pub struct NodeFacts {
     pub force_share: bool,
     /// Whether the node was opened inside another one's options, and goes with it.
     pub anonymous: bool,
+    /// Whether the node was opened for a device by its `id`: it goes when a job has led the device
+    /// elsewhere, and nothing else uses it.
+    pub of_device: bool,
 }
 
 /// The schema's `detect-zeroes`.

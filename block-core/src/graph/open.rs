@@ -614,6 +614,7 @@ fn facts_of(
         cache,
         force_share: inherited.force_share,
         anonymous: inherited.depth > 0,
+        of_device: options.id.is_some(),
     })
 }
 

@@ -89,7 +89,8 @@ impl Draft {
             let Some(now) = self.graph().index_of(node.id()) else {
                 continue;
             };
-            let is_nobodys = node.facts().anonymous || node.name().starts_with('#');
+            let is_nobodys =
+                node.facts().anonymous || node.facts().of_device || node.name().starts_with('#');
             if is_nobodys && self.is_unused(now, roots) {
                 self.remove(node.id());
                 gone.push(node.id());

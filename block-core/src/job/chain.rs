@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::driver::BackingName;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Node};
+use crate::graph::{Graph, Node, NodeId};
 use crate::layer::Layer;
 
 /// The images of a chain, the active one first.
@@ -119,17 +119,23 @@ pub(super) fn name_of(node: &Node, given: Option<String>) -> BackingName {
 }
 
 /// Checks that images are used by the chain above them alone: their content is about to change for
-/// everybody else.
+/// everybody else. An image that nobody uses does not count.
 ///
 /// # Errors
 /// `PermissionConflict`, naming the image.
-pub(super) fn check_only_chain(graph: &Graph, images: &[Arc<Node>]) -> Result<()> {
+pub(super) fn check_only_chain(layer: &Layer, graph: &Graph, images: &[Arc<Node>]) -> Result<()> {
+    let users = layer.backends();
+    let is_used = |parent: NodeId| {
+        let mut roots = users.iter().map(|user| user.root());
+        roots.any(|root| graph.index_of(root).is_some() && graph.reaches(root, parent))
+    };
     for node in images {
         let Some(index) = graph.index_of(node.id()) else {
             continue;
         };
-        let edges = graph.entries().flat_map(|(_, entry)| &entry.edges);
-        if edges.filter(|edge| edge.child == index).count() > 1 {
+        let parents = graph.entries().map(|(_, entry)| entry);
+        let parents = parents.filter(|entry| entry.edges.iter().any(|edge| edge.child == index));
+        if parents.filter(|entry| is_used(entry.node.id())).count() > 1 {
             let name = node.name();
             return Err(Error::PermissionConflict {
                 node: name.to_owned(),

@@ -62,7 +62,11 @@ impl Layer {
             image.check_unblocked()?;
         }
         // The top image itself may have other users: its content is not touched.
-        check_only_chain(&self.graph(), &chain.images()[span.top + 1..=span.base])?;
+        check_only_chain(
+            self,
+            &self.graph(),
+            &chain.images()[span.top + 1..=span.base],
+        )?;
         let new = NewJob {
             id: arguments.job_id.unwrap_or(arguments.device),
             kind: BlockJobType::Commit,
