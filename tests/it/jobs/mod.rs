@@ -3,6 +3,7 @@
 
 mod backup;
 mod backup_faults;
+mod changes;
 mod commit;
 mod killed;
 mod mirror;
