@@ -3,6 +3,7 @@
 mod support;
 
 mod alloc;
+mod chain;
 mod cli;
 mod crash;
 mod create;

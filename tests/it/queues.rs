@@ -7,12 +7,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use block_core::bitmap::BitmapName;
 use block_core::driver::{SnapshotChange, SnapshotKey};
 use block_core::engine::Ring;
 use block_core::{Backend, IoBuf, LocalQueue, Queue, Request};
 
-use block_schema::commands::BlockdevSnapshotSync;
-use block_schema::types::{BlockdevSnapshot, SnapshotInfo};
+use block_schema::commands::{BlockdevSnapshotSync, Transaction};
+use block_schema::types::{
+    Abort, BlockDirtyBitmapAdd, BlockdevSnapshot, SnapshotInfo, TransactionAction,
+};
 
 use crate::support::load::{BACKING, CLUSTER, DISK, Enough, Load, Worker, engine, verify};
 use crate::support::{self, Scratch};
@@ -159,6 +162,43 @@ fn overlay(queue: &LocalQueue, _backend: &Backend, dir: &Scratch, number: u64) {
         .unwrap_or_else(|error| panic!("{}", error.chain()));
 }
 
+/// Puts an overlay over the disk with a bitmap from the same moment; every other time that fails in
+/// the end, and all of it is taken back.
+fn transaction(queue: &LocalQueue, _backend: &Backend, dir: &Scratch, number: u64) {
+    if number >= 20 {
+        return;
+    }
+    let file = dir.path(&format!("overlay-{number}.qcow2"));
+    let overlay = BlockdevSnapshot {
+        device: Some("disk".to_owned()),
+        snapshot_node_name: Some(format!("overlay-{number}")),
+        ..BlockdevSnapshot::new(file.display().to_string())
+    };
+    let mut actions = vec![
+        TransactionAction::BlockdevSnapshotSync(overlay),
+        TransactionAction::BlockDirtyBitmapAdd(BlockDirtyBitmapAdd::new("disk", "since")),
+    ];
+    let fails = number % 2 == 1;
+    if fails {
+        actions.push(TransactionAction::Abort(Abort::new()));
+    }
+    let before = queue.layer().graph().version();
+    let done = queue.layer().transaction(queue, Transaction::new(actions));
+    let done = queue.block_on(done).map_err(|error| error.chain());
+    if fails {
+        let refused = "Transaction aborted using Abort action".to_owned();
+        assert_eq!(done, Err(refused));
+        assert_eq!(queue.layer().graph().version(), before);
+    } else {
+        assert_eq!(done, Ok(()));
+        let since = BitmapName {
+            node: &format!("overlay-{number}"),
+            name: "since",
+        };
+        queue.layer().dirty_bitmap(since).expect("a new bitmap");
+    }
+}
+
 /// Loads the tables, so that the threads meet hits as well as allocations.
 fn warm(queue: &Queue, backend: &Arc<Backend>) {
     let slot = queue.attach(backend);
@@ -226,4 +266,9 @@ fn four_queues_see_every_byte_while_overlays_are_put_over_the_disk() {
 #[test]
 fn four_queues_on_threads_see_every_byte_while_overlays_are_put_over_the_disk() {
     queues(4, POOL, Some(overlay));
+}
+
+#[test]
+fn four_queues_see_every_byte_while_transactions_come_true_or_not() {
+    queues(4, RINGS, Some(transaction));
 }
