@@ -114,7 +114,7 @@ fn a_mirror_follows_writes_from_the_beginning() {
 fn granularity_and_buffer_may_be_small_and_large() {
     check("mirror-small", RINGS, Meddling::None, |arguments| {
         arguments.granularity = Some(32 << 10);
-        arguments.buf_size = Some(1);
+        arguments.buf_size = Some(256 << 10);
     });
     check("mirror-large", POOL, Meddling::None, |arguments| {
         arguments.granularity = Some(64 << 20);
