@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use qapi_parser::{Arguments, Entity, Kind, Member, Schema, Span, Type};
 
 use super::facts::{Facts, Seen, Way};
-use super::holes::Holes;
+use super::holes::{self, Holes};
 
 /// What may be asked of a server's behaviour in one row.
 struct Row {
@@ -302,7 +302,7 @@ impl<'a> Page<'a> {
 
     /// The line that says that a whole was seen, or why not.
     fn whole(&mut self, seen: bool, what: &str, key: &str) -> String {
-        if seen {
+        if seen && !holes::is_by_chance(self.reasons, key) {
             return format!("- {what}\n");
         }
         self.holes.push(key.to_owned());
@@ -388,19 +388,20 @@ impl<'a> Page<'a> {
         if !row.can.contains(&seen) {
             return "";
         }
-        let fact = (entity.name.clone(), row.part.clone(), seen);
-        if self.facts.parts.contains(&fact) {
-            return "✓";
-        }
-        // What an answer always says is the server's choice, and no gap of its tests.
-        if seen == Seen::Absent {
-            return "";
-        }
         let mark = match &entity.kind {
             Kind::Enum(_) => "=",
             _ => ".",
         };
         let key = format!("{}{mark}{} {}", entity.name, row.part, word(seen));
+        let fact = (entity.name.clone(), row.part.clone(), seen);
+        let is_chance = holes::is_by_chance(self.reasons, &key);
+        if self.facts.parts.contains(&fact) && !is_chance {
+            return "✓";
+        }
+        // What an answer always says is the server's choice, and no gap of its tests.
+        if seen == Seen::Absent && !is_chance {
+            return "";
+        }
         notes.insert(self.reason(&key));
         self.holes.push(key);
         "○"
