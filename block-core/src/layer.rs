@@ -737,6 +737,14 @@ impl Change<'_> {
         version
     }
 
+    /// Takes back a user that has made no request.
+    pub(crate) fn withdraw(&self, backend: &Arc<Backend>) {
+        let backends = &self.layer.0.backends;
+        backends.lock().retain(|b| !Arc::ptr_eq(b, backend));
+        let draft = Draft::from(&self.layer.graph());
+        draft.check_permissions(&self.roots(&draft)).ok();
+    }
+
     pub(crate) fn add_backend(
         &self,
         name: &str,

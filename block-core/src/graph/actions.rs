@@ -18,6 +18,7 @@ use crate::driver::{SnapshotChange, SnapshotKey};
 use crate::error::{Error, Result};
 use crate::graph::transaction::Transaction;
 use crate::graph::{Node, NodeId};
+use crate::job::Backups;
 use crate::layer::Layer;
 use crate::queue::LocalQueue;
 
@@ -54,15 +55,27 @@ impl Layer {
             );
             return Err(Error::invalid("properties", reason));
         }
+        let mut backups = Backups::open(self, queue, &arguments.actions).await?;
         let mut transaction = Transaction::begin(self, queue).await;
         transaction.drain_all().await;
-        for action in &arguments.actions {
-            if let Err(error) = transaction.act(action).await {
-                transaction.abort().await;
-                return Err(error);
+        let mut done = Ok(());
+        for (place, action) in arguments.actions.into_iter().enumerate() {
+            done = transaction.act(place, action, &mut backups).await;
+            if done.is_err() {
+                backups.give_up();
+                break;
             }
         }
-        transaction.commit().await
+        match transaction.finish(done).await {
+            Ok(()) => {
+                backups.start(queue);
+                Ok(())
+            }
+            Err(error) => {
+                backups.abort(self, queue).await;
+                Err(error)
+            }
+        }
     }
 
     /// Takes a snapshot inside an image.
@@ -83,8 +96,15 @@ impl Layer {
 }
 
 impl Transaction<'_> {
-    async fn act(&mut self, action: &TransactionAction) -> Result<()> {
-        match action {
+    async fn act(
+        &mut self,
+        place: usize,
+        action: TransactionAction,
+        backups: &mut Backups,
+    ) -> Result<()> {
+        match &action {
+            TransactionAction::BlockdevBackup(wanted) => backups.begin(self, wanted.clone()),
+            TransactionAction::DriveBackup(wanted) => backups.begin_drive(self, place, wanted),
             TransactionAction::Abort(_) => Err(Error::invalid(
                 "abort",
                 "Transaction aborted using Abort action",

@@ -67,6 +67,11 @@ impl<'a> Transaction<'a> {
         &self.queue
     }
 
+    /// The right to change the graph, for users of nodes that are in it already.
+    pub(crate) fn change(&self) -> &Change<'a> {
+        &self.change
+    }
+
     /// The node that an action means by a device or by a node's name.
     ///
     /// # Errors

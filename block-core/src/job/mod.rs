@@ -31,6 +31,7 @@ mod stream;
 mod table;
 mod worker;
 
+pub(crate) use backup::Backups;
 pub use table::Verb;
 
 /// How a job ended.

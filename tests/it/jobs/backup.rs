@@ -9,8 +9,8 @@ use block_core::driver::StatusKind;
 use block_core::engine::Ring;
 use block_core::job::{Ending, Job};
 use block_core::{Backend, Error};
-use block_schema::commands::{BlockdevBackup, DriveBackup};
-use block_schema::types::{self, BitmapSyncMode, MirrorSyncMode};
+use block_schema::commands::{BlockdevBackup, DriveBackup, Transaction};
+use block_schema::types::{self, BitmapSyncMode, MirrorSyncMode, TransactionAction};
 
 use super::{Chain, Meddling, POOL, RINGS};
 use crate::support;
@@ -479,4 +479,52 @@ fn a_file_that_is_there_can_be_backed_up_to() {
             &path("raw.img"),
         ]);
     }
+}
+
+#[test]
+fn backups_of_a_transaction_begin_together_or_not_at_all() {
+    let rig = Rig::new("backup-together", RINGS, None);
+    let Rig { chain, moment, .. } = &rig;
+    let other = chain.path("other.img");
+    std::fs::write(&other, [0x3c; 1 << 20]).expect("another disk");
+    let json = format!(
+        r#"{{"driver": "raw", "id": "other",
+            "file": {{"driver": "file", "filename": "{}"}}}}"#,
+        other.display()
+    );
+    support::open(&chain.queue, &json, "other");
+    let copy = chain.path("copy.img").display().to_string();
+    let to_file = types::DriveBackup::new("other", copy.clone(), MirrorSyncMode::Full);
+    let actions = || {
+        vec![
+            TransactionAction::BlockdevBackup(wanted(MirrorSyncMode::Full)),
+            TransactionAction::DriveBackup(to_file.clone()),
+        ]
+    };
+    let run = |actions| {
+        let all = chain
+            .layer
+            .transaction(&chain.queue, Transaction::new(actions));
+        chain.queue.block_on(all)
+    };
+    let nodes = || chain.layer.graph().entries().count();
+    let before = nodes();
+    let mut fails = actions();
+    fails.push(TransactionAction::Abort(types::Abort::new()));
+    run(fails).expect_err("it was told to");
+    assert!(chain.layer.jobs().is_empty());
+    assert_eq!(nodes(), before);
+    run(actions()).unwrap_or_else(|error| panic!("{}", error.chain()));
+    let job = |name| chain.layer.job(name).expect("it has begun");
+    let (first, second) = (job("disk"), job("other"));
+    let (workers, ending) = chain.go_on(rig.ring, moment.clone(), first, Meddling::None);
+    assert_eq!(ending, Ending::Completed);
+    verify_with(moment, |cluster| {
+        read_cluster(&chain.queue, &rig.target, cluster)
+    });
+    assert_eq!(chain.queue.block_on(second.ended()), Ending::Completed);
+    assert!(std::fs::read(&copy).expect("a copy") == [0x3c; 1 << 20]);
+    let Rig { chain, target, .. } = rig;
+    drop((target, second));
+    chain.verify(&workers);
 }

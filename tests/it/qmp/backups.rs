@@ -23,6 +23,13 @@ fn backup(arguments: &str) -> Step {
     ask("blockdev-backup", arguments)
 }
 
+fn transaction(actions: &[&str]) -> Step {
+    ask(
+        "transaction",
+        &format!(r#""actions": [{}]"#, actions.join(", ")),
+    )
+}
+
 /// What comes back from a script. An event may come before the reply to what caused it.
 fn run(client: &mut Client, script: &[Step]) -> Vec<Value> {
     let mut events: Vec<Value> = Vec::new();
@@ -116,6 +123,22 @@ fn script(rig: &Rig) -> Vec<Step> {
         ask("block-job-cancel", job),
         Step::Event("BLOCK_JOB_CANCELLED"),
         ask("block-job-cancel", job),
+        transaction(&[
+            r#"{"type": "block-dirty-bitmap-add", "data": {"node": "disk", "name": "c"}}"#,
+            r#"{"type": "blockdev-backup", "data": {"device": "disk", "target": "copy",
+                "sync": "full", "job-id": "j", "bitmap": "c", "bitmap-mode": "on-success"}}"#,
+            r#"{"type": "abort", "data": {}}"#,
+        ]),
+        transaction(&[
+            r#"{"type": "blockdev-backup", "data": {"device": "disk", "target": "copy",
+                "sync": "incremental", "job-id": "j", "bitmap": "c"}}"#,
+        ]),
+        transaction(&[
+            r#"{"type": "block-dirty-bitmap-add", "data": {"node": "disk", "name": "c"}}"#,
+            r#"{"type": "blockdev-backup", "data": {"device": "disk", "target": "copy",
+                "sync": "full", "job-id": "j", "bitmap": "c", "bitmap-mode": "on-success"}}"#,
+        ]),
+        Step::Event("BLOCK_JOB_COMPLETED"),
         ask("blockdev-del", r#""node-name": "copy""#),
         ask("blockdev-del", r#""node-name": "disk""#),
     ]

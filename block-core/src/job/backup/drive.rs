@@ -20,7 +20,7 @@ use crate::graph::transaction::Transaction;
 use crate::graph::{Graph, Node, NodeId, NodeIndex};
 use crate::job::chain::name_of;
 use crate::job::{Job, or_report};
-use crate::layer::Layer;
+use crate::layer::{Change, Layer};
 use crate::queue::LocalQueue;
 
 /// Bytes by which a format is told.
@@ -37,53 +37,12 @@ impl Layer {
         queue: &LocalQueue,
         arguments: DriveBackup,
     ) -> Result<Arc<Job>> {
-        let arguments = arguments.0;
-        let device = &arguments.device;
-        let graph = self.graph();
-        let found = match self.backend(device) {
-            Some(backend) => graph.index_of(backend.root()),
-            None => graph.find(device),
-        };
-        let source_at = found.ok_or_else(|| Error::DeviceNotFound {
-            device: device.clone(),
-        })?;
-        let source = Arc::clone(&graph.entry(source_at).node);
-        source.check_unblocked()?;
-        let sync = match arguments.sync {
-            MirrorSyncMode::Top if graph.backing(source_at).is_none() => MirrorSyncMode::Full,
-            sync => sync,
-        };
-        let wanted = Wanted {
-            job_id: arguments.job_id.clone(),
-            sync,
-            speed: arguments.speed,
-            bitmap: arguments.bitmap.clone(),
-            bitmap_mode: arguments.bitmap_mode,
-            compress: arguments.compress.unwrap_or(false),
-            policies: Policies {
-                source: on_device_error(
-                    self,
-                    device,
-                    "on-source-error",
-                    arguments.on_source_error,
-                )?,
-                target: or_report(arguments.on_target_error),
-            },
-        };
-        // Before what is in the file is lost.
-        wanted.check_bitmap(&source)?;
-        let target = self
-            .open_copy(queue, &arguments, sync, (&graph, source_at))
-            .await?;
-        drop(graph);
-        let node = Arc::clone(self.node(queue, target)?.node());
-        let prepared = Backup::prepare(self, (source, node), wanted).await;
-        match prepared {
-            Ok(mut backup) => {
-                backup.owns_target = true;
-                backup.run_from_now(queue).await
-            }
+        let target = self.open_copy(queue, &arguments.0).await?;
+        let change = self.change().await;
+        match Backup::to_file(&change, self, &arguments.0, target) {
+            Ok(backup) => backup.run_from_now(change, queue).await,
             Err(error) => {
+                drop(change);
                 // The first error is the one to tell.
                 self.remove_node(queue, target).await.ok();
                 Err(error)
@@ -92,13 +51,18 @@ impl Layer {
     }
 
     /// Makes the file unless it is there, and opens it.
-    async fn open_copy(
+    pub(super) async fn open_copy(
         &self,
         queue: &LocalQueue,
         arguments: &types::DriveBackup,
-        sync: MirrorSyncMode,
-        (graph, source): (&Graph, NodeIndex),
     ) -> Result<NodeId> {
+        let graph = self.graph();
+        let source = find_device(self, &graph, &arguments.device)?;
+        // Before what is in the file is lost.
+        graph.entry(source).node.check_unblocked()?;
+        let wanted = wanted(self, &graph, source, arguments)?;
+        wanted.check_bitmap(&graph.entry(source).node)?;
+        let sync = wanted.sync;
         let filename = &arguments.target;
         let mode = arguments.mode.unwrap_or(NewImageMode::AbsolutePaths);
         let node = &graph.entry(source).node;
@@ -139,6 +103,61 @@ impl Layer {
         });
         open(self, queue, options, inherited).await
     }
+}
+
+impl Backup {
+    /// One to a file, whose node is open and goes with the job.
+    pub(super) fn to_file(
+        change: &Change<'_>,
+        layer: &Layer,
+        arguments: &types::DriveBackup,
+        target: NodeId,
+    ) -> Result<Backup> {
+        let graph = layer.graph();
+        let source = find_device(layer, &graph, &arguments.device)?;
+        let wanted = wanted(layer, &graph, source, arguments)?;
+        let target = graph.index_of(target).ok_or(Error::ShutDown)?;
+        let node = |index| Arc::clone(&graph.entry(index).node);
+        let ends = (node(source), node(target));
+        let mut backup = Backup::prepare(change, layer, ends, wanted)?;
+        backup.owns_target = true;
+        Ok(backup)
+    }
+}
+
+fn find_device(layer: &Layer, graph: &Graph, device: &str) -> Result<NodeIndex> {
+    let found = match layer.backend(device) {
+        Some(backend) => graph.index_of(backend.root()),
+        None => graph.find(device),
+    };
+    found.ok_or_else(|| Error::DeviceNotFound {
+        device: device.to_owned(),
+    })
+}
+
+fn wanted(
+    layer: &Layer,
+    graph: &Graph,
+    source: NodeIndex,
+    arguments: &types::DriveBackup,
+) -> Result<Wanted> {
+    let device = &arguments.device;
+    let policy = arguments.on_source_error;
+    Ok(Wanted {
+        job_id: arguments.job_id.clone(),
+        sync: match arguments.sync {
+            MirrorSyncMode::Top if graph.backing(source).is_none() => MirrorSyncMode::Full,
+            sync => sync,
+        },
+        speed: arguments.speed,
+        bitmap: arguments.bitmap.clone(),
+        bitmap_mode: arguments.bitmap_mode,
+        compress: arguments.compress.unwrap_or(false),
+        policies: Policies {
+            source: on_device_error(layer, device, "on-source-error", policy)?,
+            target: or_report(arguments.on_target_error),
+        },
+    })
 }
 
 async fn open(

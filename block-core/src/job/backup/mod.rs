@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::graph::blocker::Blocked;
 use crate::graph::perm::{Role, Use};
 use crate::graph::{Graph, Node, NodeIndex};
-use crate::layer::Layer;
+use crate::layer::{Change, Layer};
 use crate::queue::LocalQueue;
 use crate::request::Request;
 use crate::request::watch::Watcher;
@@ -32,6 +32,9 @@ use crate::request::watch::Watcher;
 mod copy;
 mod drive;
 mod save;
+mod together;
+
+pub(crate) use together::Backups;
 
 /// Bytes of a granule at least.
 const GRANULE: u64 = 64 << 10;
@@ -81,35 +84,9 @@ impl Layer {
         queue: &LocalQueue,
         arguments: commands::BlockdevBackup,
     ) -> Result<Arc<Job>> {
-        let types::BlockdevBackup {
-            job_id,
-            device,
-            target,
-            sync,
-            speed,
-            bitmap,
-            bitmap_mode,
-            compress,
-            on_source_error,
-            on_target_error,
-        } = arguments.0;
-        let graph = self.graph();
-        let source = find(self, &graph, "device", &device)?;
-        let target = find(self, &graph, "target", &target)?;
-        let wanted = Wanted {
-            job_id,
-            sync,
-            speed,
-            bitmap,
-            bitmap_mode,
-            compress: compress.unwrap_or(false),
-            policies: Policies {
-                source: on_device_error(self, &device, "on-source-error", on_source_error)?,
-                target: or_report(on_target_error),
-            },
-        };
-        let backup = Backup::prepare(self, (source, target), wanted).await?;
-        backup.run_from_now(queue).await
+        let change = self.change().await;
+        let backup = Backup::to_node(&change, self, arguments.0)?;
+        backup.run_from_now(change, queue).await
     }
 }
 
@@ -190,8 +167,45 @@ pub(crate) struct Backup {
 }
 
 impl Backup {
+    /// One to a node that is there.
+    fn to_node(
+        change: &Change<'_>,
+        layer: &Layer,
+        arguments: types::BlockdevBackup,
+    ) -> Result<Backup> {
+        let types::BlockdevBackup {
+            job_id,
+            device,
+            target,
+            sync,
+            speed,
+            bitmap,
+            bitmap_mode,
+            compress,
+            on_source_error,
+            on_target_error,
+        } = arguments;
+        let graph = layer.graph();
+        let source = find(layer, &graph, "device", &device)?;
+        let target = find(layer, &graph, "target", &target)?;
+        let wanted = Wanted {
+            job_id,
+            sync,
+            speed,
+            bitmap,
+            bitmap_mode,
+            compress: compress.unwrap_or(false),
+            policies: Policies {
+                source: on_device_error(layer, &device, "on-source-error", on_source_error)?,
+                target: or_report(on_target_error),
+            },
+        };
+        Backup::prepare(change, layer, (source, target), wanted)
+    }
+
     /// All that can fail: afterwards the job has its name and its users.
-    async fn prepare(
+    fn prepare(
+        change: &Change<'_>,
         layer: &Layer,
         (source, target): (Arc<Node>, Arc<Node>),
         wanted: Wanted,
@@ -239,7 +253,7 @@ impl Backup {
         let stands_alone = wanted.sync == MirrorSyncMode::Full
             && described.backing.is_none()
             && graph.backing(target_at).is_none();
-        let users = match Users::enter(layer, &source, &target).await {
+        let users = match Users::enter(change, &source, &target) {
             Ok(users) => users,
             Err(error) => {
                 job.forget();
@@ -257,7 +271,8 @@ impl Backup {
         let saver = match Saver::new(copier, Arc::clone(&job), len) {
             Ok(saver) => Arc::new(saver),
             Err(error) => {
-                users.leave(layer).await;
+                change.withdraw(&users.target);
+                change.withdraw(&users.source);
                 job.forget();
                 return Err(error);
             }
@@ -306,13 +321,12 @@ impl Backup {
         job
     }
 
-    async fn run_from_now(mut self, queue: &LocalQueue) -> Result<Arc<Job>> {
-        let layer = self.layer.clone();
+    async fn run_from_now(mut self, change: Change<'_>, queue: &LocalQueue) -> Result<Arc<Job>> {
         let begun = {
-            let _change = layer.change().await;
-            let _drained = layer.drain(&[self.source.id()]).await;
+            let _drained = self.layer.clone().drain(&[self.source.id()]).await;
             self.begin()
         };
+        drop(change);
         match begun {
             Ok(()) => Ok(self.start(queue)),
             Err(error) => {
@@ -447,12 +461,12 @@ struct Users {
 }
 
 impl Users {
-    async fn enter(layer: &Layer, source: &Node, target: &Node) -> Result<Users> {
-        let source = layer.add_user(source.id(), Use::backend(true)).await?;
-        match layer.add_user(target.id(), Use::backend(false)).await {
+    fn enter(change: &Change<'_>, source: &Node, target: &Node) -> Result<Users> {
+        let source = change.add_backend("", source.id(), Use::backend(true))?;
+        match change.add_backend("", target.id(), Use::backend(false)) {
             Ok(target) => Ok(Users { source, target }),
             Err(error) => {
-                layer.remove_backend(&source).await;
+                change.withdraw(&source);
                 Err(error)
             }
         }

@@ -160,12 +160,16 @@ pub enum TransactionAction {
     BlockDirtyBitmapDisable(super::BlockDirtyBitmap),
     /// Adds bitmaps to another one.
     BlockDirtyBitmapMerge(super::BlockDirtyBitmapMerge),
+    /// Copies the disk of this moment to a node.
+    BlockdevBackup(super::BlockdevBackup),
     /// Puts a node over another.
     BlockdevSnapshot(BlockdevOverlay),
     /// Takes a snapshot inside an image.
     BlockdevSnapshotInternalSync(BlockdevSnapshotInternal),
     /// Makes an overlay and puts it over a node.
     BlockdevSnapshotSync(super::BlockdevSnapshot),
+    /// Copies the disk of this moment to a file.
+    DriveBackup(super::DriveBackup),
 }
 
 impl TransactionAction {
@@ -179,9 +183,11 @@ impl TransactionAction {
             Self::BlockDirtyBitmapEnable(_) => TransactionActionKind::BlockDirtyBitmapEnable,
             Self::BlockDirtyBitmapDisable(_) => TransactionActionKind::BlockDirtyBitmapDisable,
             Self::BlockDirtyBitmapMerge(_) => TransactionActionKind::BlockDirtyBitmapMerge,
+            Self::BlockdevBackup(_) => TransactionActionKind::BlockdevBackup,
             Self::BlockdevSnapshot(_) => TransactionActionKind::BlockdevSnapshot,
             Self::BlockdevSnapshotInternalSync(_) => TransactionActionKind::BlockdevSnapshotInternalSync,
             Self::BlockdevSnapshotSync(_) => TransactionActionKind::BlockdevSnapshotSync,
+            Self::DriveBackup(_) => TransactionActionKind::DriveBackup,
         }
     }
 }
@@ -202,9 +208,11 @@ impl runtime::Fields for TransactionAction {
             TransactionActionKind::BlockDirtyBitmapEnable => Self::BlockDirtyBitmapEnable(members.req("data")?),
             TransactionActionKind::BlockDirtyBitmapDisable => Self::BlockDirtyBitmapDisable(members.req("data")?),
             TransactionActionKind::BlockDirtyBitmapMerge => Self::BlockDirtyBitmapMerge(members.req("data")?),
+            TransactionActionKind::BlockdevBackup => Self::BlockdevBackup(members.req("data")?),
             TransactionActionKind::BlockdevSnapshot => Self::BlockdevSnapshot(members.req("data")?),
             TransactionActionKind::BlockdevSnapshotInternalSync => Self::BlockdevSnapshotInternalSync(members.req("data")?),
             TransactionActionKind::BlockdevSnapshotSync => Self::BlockdevSnapshotSync(members.req("data")?),
+            TransactionActionKind::DriveBackup => Self::DriveBackup(members.req("data")?),
         })
     }
 
@@ -218,9 +226,11 @@ impl runtime::Fields for TransactionAction {
             Self::BlockDirtyBitmapEnable(data) => object.put("data", data),
             Self::BlockDirtyBitmapDisable(data) => object.put("data", data),
             Self::BlockDirtyBitmapMerge(data) => object.put("data", data),
+            Self::BlockdevBackup(data) => object.put("data", data),
             Self::BlockdevSnapshot(data) => object.put("data", data),
             Self::BlockdevSnapshotInternalSync(data) => object.put("data", data),
             Self::BlockdevSnapshotSync(data) => object.put("data", data),
+            Self::DriveBackup(data) => object.put("data", data),
         }
     }
 }
@@ -242,12 +252,16 @@ pub enum TransactionActionKind {
     BlockDirtyBitmapDisable,
     /// Adds bitmaps to another one.
     BlockDirtyBitmapMerge,
+    /// Copies the disk of this moment to a node.
+    BlockdevBackup,
     /// Puts a node over another.
     BlockdevSnapshot,
     /// Takes a snapshot inside an image.
     BlockdevSnapshotInternalSync,
     /// Makes an overlay and puts it over a node.
     BlockdevSnapshotSync,
+    /// Copies the disk of this moment to a file.
+    DriveBackup,
 }
 
 impl TransactionActionKind {
@@ -260,9 +274,11 @@ impl TransactionActionKind {
         Self::BlockDirtyBitmapEnable,
         Self::BlockDirtyBitmapDisable,
         Self::BlockDirtyBitmapMerge,
+        Self::BlockdevBackup,
         Self::BlockdevSnapshot,
         Self::BlockdevSnapshotInternalSync,
         Self::BlockdevSnapshotSync,
+        Self::DriveBackup,
     ];
 
     /// Its name on the wire.
@@ -275,9 +291,11 @@ impl TransactionActionKind {
             Self::BlockDirtyBitmapEnable => "block-dirty-bitmap-enable",
             Self::BlockDirtyBitmapDisable => "block-dirty-bitmap-disable",
             Self::BlockDirtyBitmapMerge => "block-dirty-bitmap-merge",
+            Self::BlockdevBackup => "blockdev-backup",
             Self::BlockdevSnapshot => "blockdev-snapshot",
             Self::BlockdevSnapshotInternalSync => "blockdev-snapshot-internal-sync",
             Self::BlockdevSnapshotSync => "blockdev-snapshot-sync",
+            Self::DriveBackup => "drive-backup",
         }
     }
 }
