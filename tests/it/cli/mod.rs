@@ -5,6 +5,7 @@
 //! letter. A test whose tool is missing says so and passes, unless `QBLK_REQUIRE_INTEROP` is set.
 
 mod bitmaps;
+mod chores;
 mod compressed;
 mod create_options;
 mod encrypted;
