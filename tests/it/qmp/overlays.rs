@@ -4,7 +4,7 @@
 use block_schema::Value;
 
 use super::interop::{Oracle, qemu_img, skip};
-use super::rig::{Client, Rig};
+use super::rig::Rig;
 
 fn execute(command: &str, arguments: &str) -> String {
     format!(r#"{{"execute": "{command}", "arguments": {{{arguments}}}}}"#)
