@@ -171,6 +171,21 @@ fn a_cancelled_backup_leaves_the_source_right() {
 }
 
 #[test]
+fn no_node_may_write_what_a_backup_watches() {
+    let rig = Rig::new("backup-above", POOL, None);
+    let job = rig.start(wanted(MirrorSyncMode::None)).expect("a job");
+    let above = r#"{"driver": "raw", "id": "above", "file": "top"}"#;
+    let refused = support::try_open(&rig.chain.queue, above, "above").expect_err("it writes");
+    assert_eq!(
+        refused.to_string(),
+        "Node 'top' is busy: a job watches its writes; no node may write it"
+    );
+    job.cancel(false).expect("it runs");
+    rig.chain.queue.block_on(job.ended());
+    support::open(&rig.chain.queue, above, "above");
+}
+
+#[test]
 fn what_is_overwritten_is_saved_until_the_job_is_cancelled() {
     let rig = Rig::new("backup-none", RINGS, None);
     let job = rig.start(wanted(MirrorSyncMode::None)).expect("a job");
