@@ -265,7 +265,10 @@ fn a_tag_brings_the_members_of_its_variant() {
 
 #[test]
 fn values_complete_where_there_are_few() {
-    check_completion("drive-backup sync=", "drive-backup sync=|: top full none");
+    check_completion(
+        "drive-backup sync=",
+        "drive-backup sync=|: top full none incremental bitmap",
+    );
     check_completion("drive-backup sync=f", "drive-backup sync=|f: full");
     check_completion(
         "blockdev-add driver=qcow2 read-only=",
@@ -302,15 +305,10 @@ fn help_shows_types_marks_values_and_what_our_schema_says() {
         help(&schema, &words).unwrap_or_else(|complaint| complaint.0)
     };
     assert_eq!(
-        text(&["block-commit"]),
-        "block-commit device= top= [base=] [speed=]\n\n  \
-         Merges images downwards: writes what is in those from `top` down into `base`.\n\n  \
-         device  str            the device\n  \
-         base    str, optional  file name of the image to write into; the lowest of the chain if \
-         absent\n  \
-         top     str            file name of the highest image to merge\n  \
-         speed   int, optional  limit in bytes a second; none if absent\n\n\
-         Answers nothing.\n"
+        text(&["block-job-set-speed"]),
+        "block-job-set-speed device= speed=\n\n  Limits a job.\n\n  \
+         device  str  the job's name\n  \
+         speed   int  bytes a second; 0 is no limit\n\nAnswers nothing.\n"
     );
     let add = text(&["blockdev-add"]);
     assert!(
