@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::{Bench, Said};
+use crate::support::record;
 
 /// The blocks of code of the document: the shell's, and the scripts by the names in their first
 /// lines.
@@ -66,7 +67,7 @@ impl Chores {
             .args(words)
             .current_dir(self.bench.path(""))
             .env("PATH", format!("{}:{path}", self.bench.path("").display()))
-            // What stays behind a daemon must not hold the pipes open.
+            .env(record::VARIABLE, record::PATH)
             .output();
         let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
         Said {

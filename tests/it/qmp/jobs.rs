@@ -222,3 +222,77 @@ fn a_commit_takes_the_middle_out() {
         assert!(stats.contains(r#""backing": "#), "{stats}");
     }
 }
+
+#[test]
+fn a_mirror_goes_to_a_file_that_is_there_as_it_is_told() {
+    let Some(mut chain) = Chain::start() else {
+        return;
+    };
+    let target = chain.rig.path("target.qcow2");
+    assert!(qemu_img(&["create", "-q", "-f", "qcow2", &target, "4M"]));
+    let start = execute(
+        "drive-mirror",
+        &format!(
+            r#""job-id": "move", "device": "disk", "target": "{target}", "node-name": "copy",
+                "mode": "existing", "sync": "full", "speed": 1073741824, "granularity": 65536,
+                "buf-size": 1048576, "on-source-error": "report", "on-target-error": "ignore",
+                "unmap": true, "copy-mode": "background""#
+        ),
+    );
+    let ready = chain.until(&start, "BLOCK_JOB_READY");
+    assert_eq!(text(&ready, "device"), "move");
+    assert_eq!(text(&ready, "type"), "mirror");
+    assert_eq!(chain.job().get("ready"), Some(&Value::from(true)));
+    let complete = execute("block-job-complete", r#""device": "move""#);
+    let end = chain.until(&complete, "BLOCK_JOB_COMPLETED");
+    assert_eq!(end.get("error"), None);
+    assert_eq!(end.get("offset"), end.get("len"));
+    let devices = chain.client.ok(r#"{"execute": "query-block"}"#);
+    let inserted = devices.as_array().and_then(|list| list[0].get("inserted"));
+    let inserted = inserted.expect("a medium");
+    assert_eq!(text(inserted, "node-name"), "copy");
+    assert_eq!(text(inserted, "file"), target);
+}
+
+#[test]
+fn a_backup_goes_to_a_file_that_is_there_as_it_is_told() {
+    let Some(mut chain) = Chain::start() else {
+        return;
+    };
+    let full = chain.rig.path("full.qcow2");
+    let later = chain.rig.path("later.qcow2");
+    for target in [&full, &later] {
+        assert!(qemu_img(&["create", "-q", "-f", "qcow2", target, "4M"]));
+    }
+    let add = execute(
+        "block-dirty-bitmap-add",
+        r#""node": "disk", "name": "since", "granularity": 65536"#,
+    );
+    chain.client.ok(&add);
+    let start = execute(
+        "drive-backup",
+        &format!(
+            r#""job-id": "night", "device": "disk", "target": "{full}", "mode": "existing",
+                "sync": "full", "speed": 1073741824, "compress": true,
+                "on-source-error": "report", "on-target-error": "ignore""#
+        ),
+    );
+    let end = chain.until(&start, "BLOCK_JOB_COMPLETED");
+    assert_eq!(text(&end, "device"), "night");
+    assert_eq!(end.get("error"), None);
+    // Nothing was written since: nothing is to be copied.
+    let start = execute(
+        "drive-backup",
+        &format!(
+            r#""device": "disk", "target": "{later}", "mode": "existing", "sync": "bitmap",
+                "bitmap": "since", "bitmap-mode": "never""#
+        ),
+    );
+    let end = chain.until(&start, "BLOCK_JOB_COMPLETED");
+    assert_eq!(end.get("error"), None);
+    assert_eq!(end.get("len").and_then(Value::as_i64), Some(0));
+    let base = chain.rig.path("base.img");
+    assert!(qemu_img(&[
+        "compare", "-q", "-f", "raw", "-F", "qcow2", "-U", &base, &full
+    ]));
+}
