@@ -203,7 +203,10 @@ impl Client {
 
     /// Runs a command; events that come before its answer are lost.
     fn run(&mut self, command: &Value) -> Result<(), String> {
-        writeln!(self.writer, "{command}").map_err(|error| error.to_string())?;
+        // In one piece: the daemon may be gone before a line's end that comes after `quit`.
+        let line = format!("{command}\n");
+        let written = self.writer.write_all(line.as_bytes());
+        written.map_err(|error| error.to_string())?;
         loop {
             let answer = self.next()?;
             if let Some(error) = answer.get("error") {
