@@ -9,7 +9,7 @@ use std::sync::Arc;
 use block_core::driver::{Child, ZeroFlags};
 use block_core::error::{Error, Result, kernel_text};
 use block_core::graph::NodeId;
-use block_core::graph::open::Registry;
+use block_core::graph::registry::Registry;
 use block_core::queue::RequestFuture;
 use block_core::{Backend, BackendSlot, IoBuf, Layer, LocalQueue, Request};
 use block_drivers::Drivers;

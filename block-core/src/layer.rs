@@ -21,9 +21,9 @@ use crate::driver::{
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::events::Events;
-use crate::graph::open::{NoDrivers, Registry};
 use crate::graph::perm::{Role, Use};
 use crate::graph::policy::{DenyAll, OpenPolicy};
+use crate::graph::registry::{NoDrivers, Registry};
 use crate::graph::{Draft, Edge, Graph, Node, NodeId, NodeIndex};
 use crate::job::Job;
 use crate::on_error::RunState;

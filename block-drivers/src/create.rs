@@ -8,7 +8,7 @@ use std::path::Path;
 
 use block_core::driver::Preallocation;
 use block_core::graph::create::NewImage;
-use block_core::graph::open::{Registry, cannot_create};
+use block_core::graph::registry::{Registry, cannot_create};
 use block_core::graph::{Node, NodeFacts};
 use block_core::{Error, LocalQueue, Result};
 use block_schema::types::{BlockdevDriver, BlockdevOptionsBranch};

@@ -7,8 +7,9 @@
 use block_core::driver::{Driver, Pending};
 use block_core::error::Error;
 use block_core::graph::create::NewImage;
-use block_core::graph::open::{Opener, Registry};
+use block_core::graph::open::Opener;
 use block_core::graph::policy::protocol_of;
+use block_core::graph::registry::Registry;
 use block_core::{LocalQueue, Result};
 use block_schema::types::{
     BlockdevDriver, BlockdevOptionsBranch, BlockdevOptionsFile, BlockdevOptionsGenericCOWFormat,

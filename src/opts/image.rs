@@ -4,8 +4,8 @@
 //! options. Called by every subcommand through `image.rs`. Invariant: names on the command line
 //! are explicit, so nothing here asks the policy. Not here: opening, probing.
 
-use block_core::graph::open::Registry;
 use block_core::graph::policy::protocol_of;
+use block_core::graph::registry::Registry;
 use block_drivers::Drivers;
 use block_schema::types::{BlockdevDriver, BlockdevOptions, BlockdevRef};
 use block_schema::{Object, Unknown, Value, Wire};

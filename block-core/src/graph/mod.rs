@@ -29,6 +29,7 @@ pub mod perm;
 pub(crate) mod pivot;
 pub mod policy;
 pub(crate) mod rebase;
+pub mod registry;
 pub(crate) mod reopen;
 pub(crate) mod transaction;
 

@@ -2,8 +2,7 @@
 //!
 //! A verb opens into a draft; each driver gets an [`Opener`] through which it opens its children,
 //! reads them, and learns its facts. Nothing is visible to requests before the whole tree is open
-//! and permissions are checked. Which driver opens what is the [`Registry`]'s business: this crate
-//! names no driver.
+//! and permissions are checked. Not here: which driver opens what (`registry`).
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -17,10 +16,9 @@ use block_schema::types::{
 };
 
 use crate::buffer::AlignedBuf;
-use crate::driver::{Driver, Pending};
+use crate::driver::Pending;
 use crate::engine::Aio;
 use crate::error::{Error, Result};
-use crate::graph::create::NewImage;
 use crate::graph::perm::{Role, Use};
 use crate::graph::policy::{Decision, ImplicitOpen, protocol_of};
 use crate::graph::reopen::Again;
@@ -39,80 +37,6 @@ const MAX_DEPTH: u32 = 512;
 
 /// Bytes that a probe looks at.
 const PROBE_LEN: usize = 2048;
-
-/// The drivers that are built in.
-pub trait Registry: Send + Sync {
-    /// Opens a driver by its options, its children through `opener`.
-    fn open<'a>(
-        &'a self,
-        opener: &'a mut Opener,
-        options: BlockdevOptionsBranch,
-    ) -> Pending<'a, Box<dyn Driver>>;
-
-    /// The format of an image by its first bytes; raw when none fits.
-    fn probe(&self, head: &[u8]) -> BlockdevDriver;
-
-    /// The options of a format over `file`, for formats that have a file and may have a backing
-    /// file; `None` for other drivers.
-    fn format_over(
-        &self,
-        format: BlockdevDriver,
-        file: BlockdevRef,
-    ) -> Option<BlockdevOptionsBranch>;
-
-    /// The options that a file name with a protocol stands for.
-    ///
-    /// # Errors
-    /// `InvalidOption` when no driver understands it.
-    fn parse_filename(&self, name: &str) -> Result<BlockdevOptionsBranch>;
-
-    /// Makes an empty image, durable when this returns; what was in the file is lost.
-    ///
-    /// # Errors
-    /// `InvalidOption` when the format or the protocol makes no such images; `Open` and
-    /// `ImageLocked` for the file.
-    fn create<'a>(&'a self, queue: &'a LocalQueue, image: NewImage) -> Pending<'a>;
-}
-
-/// A registry without drivers.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoDrivers;
-
-impl Registry for NoDrivers {
-    fn open<'a>(
-        &'a self,
-        opener: &'a mut Opener,
-        options: BlockdevOptionsBranch,
-    ) -> Pending<'a, Box<dyn Driver>> {
-        Box::pin(async move { Err(opener.not_built_in(options.kind())) })
-    }
-
-    fn probe(&self, _head: &[u8]) -> BlockdevDriver {
-        BlockdevDriver::Raw
-    }
-
-    fn format_over(&self, _: BlockdevDriver, _: BlockdevRef) -> Option<BlockdevOptionsBranch> {
-        None
-    }
-
-    fn parse_filename(&self, name: &str) -> Result<BlockdevOptionsBranch> {
-        let protocol = protocol_of(name).unwrap_or(name);
-        Err(Error::invalid(
-            "filename",
-            format!("Unknown protocol '{protocol}'"),
-        ))
-    }
-
-    fn create<'a>(&'a self, _queue: &'a LocalQueue, image: NewImage) -> Pending<'a> {
-        Box::pin(async move { Err(cannot_create(image.format)) })
-    }
-}
-
-/// Says that a format makes no images.
-pub fn cannot_create(format: BlockdevDriver) -> Error {
-    let reason = format!("Format driver '{format}' does not support image creation");
-    Error::invalid("format", reason)
-}
 
 /// What children take over from the node that opens them.
 #[derive(Clone, Debug)]
@@ -511,7 +435,8 @@ impl Opener {
     }
 }
 
-async fn probe_bytes(child: &Child) -> Result<AlignedBuf> {
+/// What tells a format: the first bytes of a node.
+pub(crate) async fn probe_bytes(child: &Child) -> Result<AlignedBuf> {
     let len = usize::try_from(child.len())
         .unwrap_or(PROBE_LEN)
         .min(PROBE_LEN);
