@@ -29,6 +29,7 @@ mod crew;
 mod mirror;
 mod stream;
 mod table;
+mod target;
 mod worker;
 
 pub(crate) use backup::Backups;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use block_schema::commands::DriveBackup;
 use block_schema::types::{
-    self, BlockdevDetectZeroesOptions, BlockdevDiscardOptions, BlockdevDriver, BlockdevOptions,
-    MirrorSyncMode, NewImageMode,
+    self, BlockdevDetectZeroesOptions, BlockdevDiscardOptions, BlockdevOptions, MirrorSyncMode,
+    NewImageMode,
 };
 
 use super::{Backup, Policies, Wanted, on_device_error};
@@ -19,12 +19,10 @@ use crate::graph::open::Inherited;
 use crate::graph::transaction::Transaction;
 use crate::graph::{Graph, Node, NodeId, NodeIndex};
 use crate::job::chain::name_of;
+use crate::job::target::{driver_named, told_by_file};
 use crate::job::{Job, or_report};
 use crate::layer::{Change, Layer};
 use crate::queue::LocalQueue;
-
-/// Bytes by which a format is told.
-const PROBE_LEN: u64 = 2048;
 
 impl Layer {
     /// Starts copying a device's content, as it is now, to a file. The job runs on `queue`.
@@ -69,7 +67,7 @@ impl Layer {
         let format = match (&arguments.format, mode) {
             (Some(format), _) => driver_named(format)?,
             (None, NewImageMode::AbsolutePaths) => driver_named(node.driver().format_name())?,
-            (None, NewImageMode::Existing) => format_of(self, queue, filename).await?,
+            (None, NewImageMode::Existing) => told_by_file(self, queue, filename).await?,
         };
         let inherited = match mode {
             NewImageMode::Existing => Inherited::default(),
@@ -174,32 +172,4 @@ async fn open(
             Err(error)
         }
     }
-}
-
-/// The format of a file by its first bytes.
-async fn format_of(layer: &Layer, queue: &LocalQueue, filename: &str) -> Result<BlockdevDriver> {
-    let mut options = layer.image_options(filename, BlockdevDriver::Raw)?;
-    options.read_only = Some(true);
-    let id = open(layer, queue, options, Inherited::default()).await?;
-    let head = {
-        let node = layer.node(queue, id)?;
-        let len = node.len().min(PROBE_LEN);
-        node.read_bytes(0, usize::try_from(len).unwrap_or(0)).await
-    };
-    layer.remove_node(queue, id).await?;
-    match layer.registry().probe(&head?) {
-        // What a guest has written there may look like an image later.
-        BlockdevDriver::Raw => {
-            let reason = format!("The format of '{filename}' must be given if it is raw");
-            Err(Error::invalid("format", reason))
-        }
-        format => Ok(format),
-    }
-}
-
-fn driver_named(format: &str) -> Result<BlockdevDriver> {
-    format.parse().map_err(|_| {
-        let reason = format!("Unknown driver '{format}'");
-        Error::invalid("format", reason)
-    })
 }

@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use block_schema::commands::DriveMirror;
 use block_schema::types::{
-    BlockdevCacheOptions, BlockdevDiscardOptions, BlockdevDriver, BlockdevOptions, MirrorSyncMode,
-    NewImageMode,
+    BlockdevCacheOptions, BlockdevDiscardOptions, BlockdevOptions, MirrorSyncMode, NewImageMode,
 };
 use block_schema::{Unknown, Value, Wire};
 
@@ -20,12 +19,10 @@ use crate::error::{Error, Result};
 use crate::graph::create::NewImage;
 use crate::graph::{Draft, Graph, Node, NodeId, NodeIndex};
 use crate::job::chain::name_of;
+use crate::job::target::{driver_named, told_by_file};
 use crate::job::{Job, or_report};
 use crate::layer::Layer;
 use crate::queue::LocalQueue;
-
-/// Bytes by which a format is told.
-const PROBE_LEN: u64 = 2048;
 
 impl Layer {
     /// Starts copying a device's content to a file, and keeps it up to date until the job is
@@ -114,7 +111,7 @@ impl Layer {
         let format = match (&arguments.format, mode) {
             (Some(format), _) => driver_named(format)?,
             (None, NewImageMode::AbsolutePaths) => driver_named(node.driver().format_name())?,
-            (None, NewImageMode::Existing) => self.told_by_file(queue, filename).await?,
+            (None, NewImageMode::Existing) => told_by_file(self, queue, filename).await?,
         };
         if mode == NewImageMode::AbsolutePaths {
             let image = NewImage {
@@ -162,35 +159,6 @@ impl Layer {
         }
         Ok(Some(below))
     }
-
-    /// The format of a file by its first bytes.
-    async fn told_by_file(&self, queue: &LocalQueue, filename: &str) -> Result<BlockdevDriver> {
-        let mut options = self.image_options(filename, BlockdevDriver::Raw)?;
-        options.read_only = Some(true);
-        let id = self.blockdev_add_unnamed(queue, options).await?;
-        let head = {
-            let node = self.node(queue, id)?;
-            let len = node.len().min(PROBE_LEN);
-            let len = usize::try_from(len).unwrap_or(0);
-            node.read_bytes(0, len).await
-        };
-        self.remove_node(queue, id).await?;
-        match self.registry().probe(&head?) {
-            // What a guest writes there may look like an image later.
-            BlockdevDriver::Raw => {
-                let reason = format!("The format of '{filename}' must be given if it is raw");
-                Err(Error::invalid("format", reason))
-            }
-            format => Ok(format),
-        }
-    }
-}
-
-fn driver_named(format: &str) -> Result<BlockdevDriver> {
-    format.parse().map_err(|_| {
-        let reason = format!("Unknown driver '{format}'");
-        Error::invalid("format", reason)
-    })
 }
 
 /// How the source is accessed is how its copy will be.
