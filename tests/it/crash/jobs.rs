@@ -16,14 +16,15 @@ fn history(seed: u64, queues: usize, content: Content) -> History {
     History::of(Machine::new(sim, queues).with_content(content), seed)
 }
 
-#[test]
-fn a_streamed_image_needs_its_backing_file_or_has_everything() {
-    let mut history = history(31, 1, Content::Named);
+/// A job between writes, alone.
+#[track_caller]
+fn check_alone(seed: u64, content: Content, job: Verb) {
+    let mut history = history(seed, 1, content);
     for act in [
         write(CLUSTER, 3 * CLUSTER, 0x11),
         write(9 * CLUSTER + 512, 512, 0x22),
         FLUSH,
-        Act::Verb(Verb::Stream),
+        Act::Verb(job),
         write(5 * CLUSTER, 600, 0x33),
         FLUSH,
     ] {
@@ -33,19 +34,13 @@ fn a_streamed_image_needs_its_backing_file_or_has_everything() {
 }
 
 #[test]
+fn a_streamed_image_needs_its_backing_file_or_has_everything() {
+    check_alone(31, Content::Named, Verb::Stream);
+}
+
+#[test]
 fn a_committed_image_is_in_the_chain_or_below_it() {
-    let mut history = history(32, 1, Content::Chain);
-    for act in [
-        write(CLUSTER, 3 * CLUSTER, 0x11),
-        write(9 * CLUSTER + 512, 512, 0x22),
-        FLUSH,
-        Act::Verb(Verb::Commit),
-        write(5 * CLUSTER, 600, 0x33),
-        FLUSH,
-    ] {
-        history.does(&[act]);
-    }
-    history.cut_everywhere(24, 8);
+    check_alone(32, Content::Chain, Verb::Commit);
 }
 
 /// A job while each of three queues writes a part of the disk of its own.
