@@ -10,7 +10,8 @@
 //! write (`follow`), so it ends under any load.
 //!
 //! A power cut before the pivot finds the source as the disk; behind it, the target, which holds
-//! what the source held, flushed, before the first request reaches it. Nothing on disk names which
+//! what the source held, flushed, before the first request reaches it; a source that stays as its
+//! backing file is flushed, too. Nothing on disk names which
 //! of the two is the disk: who starts the machine again asks whether the job was completed. A
 //! commit is the same with an image of the chain: until the pivot, what is written to it is what
 //! the active image hides or equals, so the chain reads the same at every moment.
@@ -355,6 +356,10 @@ impl Mirror {
                 worker.advance(bytes);
             }
             sides.target.flush().await.map_err(Failed::target)?;
+            if asked == Asked::Complete && self.ends.backing == Some(follow.source) {
+                // Later flushes end at the target, and what is below it is still needed.
+                sides.source.flush().await.map_err(Failed::source)?;
+            }
             taken.commit();
         }
         self.stop_following(queue)?;
