@@ -5,6 +5,7 @@
 
 mod bitmaps;
 mod jobs;
+mod moves;
 mod requests;
 mod subclusters;
 mod verbs;

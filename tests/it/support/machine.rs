@@ -2,8 +2,9 @@
 //! Called by the proofs that cut the power, fail operations and drop callers. Invariant: one thread
 //! drives all queues, so one seed is one history.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use block_drivers::protocol::file::FileDriver;
 use block_schema::commands::{BlockCommit, BlockStream};
 use block_schema::types::SnapshotInfo;
 
-use super::Random;
+use super::{Random, named};
 
 pub(crate) const CLUSTER: u64 = 4096;
 pub(crate) const SECTOR: u64 = 512;
@@ -41,6 +42,14 @@ pub(crate) struct Machine {
     pub(crate) layer: Layer,
     pub(crate) queues: Vec<Queue>,
     content: Content,
+    moves: RefCell<Moves>,
+}
+
+/// When the disk's root became another node, as far as whoever looks between two turns can tell.
+#[derive(Clone, Debug, Default)]
+struct Moves {
+    seen: Option<(NodeId, usize)>,
+    last: Option<Range<usize>>,
 }
 
 /// How the image stores the disk.
@@ -84,15 +93,24 @@ impl Content {
 impl Machine {
     /// A layer with `queues` queues on what `sim` holds.
     pub(crate) fn new(sim: Sim, queues: usize) -> Machine {
-        let layer = super::layer();
+        Machine::on(super::layer(), sim, queues)
+    }
+
+    /// As [`new`](Machine::new), where every file is one of the simulator by its name, as images name
+    /// one another; nothing is open yet.
+    pub(crate) fn with_named_files(sim: Sim, queues: usize) -> Machine {
+        Machine::on(named::layer(&sim), sim, queues)
+    }
+
+    fn on(layer: Layer, sim: Sim, queues: usize) -> Machine {
         let queue = || layer.new_queue(Box::new(SimEngine::new(&sim))).start();
         let queues = (0..queues).map(|_| queue()).collect();
-        let content = Content::Plain;
         Machine {
             sim,
             layer,
             queues,
-            content,
+            content: Content::Plain,
+            moves: RefCell::default(),
         }
     }
 
@@ -247,8 +265,39 @@ impl Machine {
                         .unwrap_or_else(|error| panic!("{}", error.chain()));
                     left.set(left.get() - 1);
                 });
+                self.look();
             }
         }
+    }
+
+    /// Lets every queue work once.
+    pub(crate) fn turn(&self) {
+        for queue in &self.queues {
+            queue.kick();
+            queue.wait(Some(Duration::ZERO));
+            self.look();
+        }
+    }
+
+    /// Notes whether the disk has another root now.
+    fn look(&self) {
+        let Some(disk) = self.layer.backend("disk") else {
+            return;
+        };
+        let now = (disk.root(), self.sim.journal_len());
+        let mut moves = self.moves.borrow_mut();
+        if let Some((root, before)) = moves.seen
+            && root != now.0
+        {
+            moves.last = Some(before..now.1);
+        }
+        moves.seen = Some(now);
+    }
+
+    /// Where in the journal the disk got another root last: not before the start, and not after the
+    /// end.
+    pub(crate) fn last_move(&self) -> Option<Range<usize>> {
+        self.moves.borrow().last.clone()
     }
 
     /// Does a verb alone.

@@ -3,6 +3,7 @@
 pub(crate) mod disks;
 pub(crate) mod load;
 pub(crate) mod machine;
+pub(crate) mod named;
 pub(crate) mod record;
 
 use std::path::{Path, PathBuf};
