@@ -286,6 +286,25 @@ impl Layer {
             .cloned()
     }
 
+    /// The backends as users of a draft's nodes, each of the node that `root_of` says.
+    pub(crate) fn roots_led(
+        &self,
+        draft: &Draft,
+        root_of: &dyn Fn(&Arc<Backend>) -> NodeId,
+    ) -> Vec<(NodeIndex, String, Use)> {
+        let backends = self.0.backends.lock();
+        let root = |b: &Arc<Backend>| {
+            let index = draft.graph().index_of(root_of(b))?;
+            let who = if b.name().is_empty() {
+                "an export"
+            } else {
+                b.name()
+            };
+            Some((index, who.to_owned(), b.access()))
+        };
+        backends.iter().filter_map(root).collect()
+    }
+
     /// The lock that every verb holds while it changes the graph.
     pub(crate) async fn change(&self) -> Change<'_> {
         let _lock = self.0.change.lock().await;
@@ -701,31 +720,23 @@ impl Change<'_> {
         draft: &Draft,
         root_of: &dyn Fn(&Arc<Backend>) -> NodeId,
     ) -> Vec<(NodeIndex, String, Use)> {
-        let backends = self.layer.0.backends.lock();
-        let root = |b: &Arc<Backend>| {
-            let index = draft.graph().index_of(root_of(b))?;
-            let who = if b.name().is_empty() {
-                "an export"
-            } else {
-                b.name()
-            };
-            Some((index, who.to_owned(), b.access()))
-        };
-        backends.iter().filter_map(root).collect()
+        self.layer.roots_led(draft, root_of)
     }
 
     /// Checks a draft's permissions and takes its locks; on an error the locks are again those
     /// of the current graph.
     pub(crate) fn permit(&self, draft: &Draft, roots: &[(NodeIndex, String, Use)]) -> Result<()> {
         let permitted = draft.check_permissions(roots);
-        if permitted.is_err() {
-            let current = Draft::from(&self.layer.graph());
-            if let Err(error) = current.check_permissions(&self.roots(&current)) {
-                // Another process was faster with a lock that this one had just let go.
-                tracing::error!("locks are not as before: {}", error.chain());
-            }
+        permitted.inspect_err(|_| self.restore_locks())
+    }
+
+    /// Makes the locks those of the current graph, after a change that came to nothing.
+    pub(crate) fn restore_locks(&self) {
+        let current = Draft::from(&self.layer.graph());
+        if let Err(error) = current.check_permissions(&self.roots(&current)) {
+            // Another process was faster with a lock that this one had just let go.
+            tracing::error!("locks are not as before: {}", error.chain());
         }
-        permitted
     }
 
     /// Makes a draft the current graph; returns its version.

@@ -11,6 +11,7 @@ mod detach;
 mod devices;
 mod events;
 mod faults;
+mod in_use;
 mod independence;
 mod interop;
 mod jobs;

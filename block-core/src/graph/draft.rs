@@ -166,6 +166,32 @@ impl Draft {
         Ok(())
     }
 
+    /// Checks that a child can have one more user, and tells it and those below. `but` is a node
+    /// whose own use of its children does not count: it is about to be another instance.
+    ///
+    /// # Errors
+    /// As [`check_permissions`](Draft::check_permissions).
+    pub(super) fn admit(
+        &self,
+        child: NodeId,
+        user: (String, Use),
+        mut roots: Vec<(NodeIndex, String, Use)>,
+        but: Option<NodeId>,
+    ) -> Result<()> {
+        let Some(index) = self.graph.index_of(child) else {
+            return Err(Error::NodeNotFound {
+                node: String::new(),
+            });
+        };
+        roots.push((index, user.0, user.1));
+        let uses = self.uses_but(&roots, &Node::is_read_only, but)?;
+        for &below in std::iter::once(&index).chain(self.graph.below(index)) {
+            let driver = &self.graph.entry(below).node.driver;
+            driver.set_permissions(uses[below.usize()].outside())?;
+        }
+        Ok(())
+    }
+
     /// What each node is used for, all its users together, in the order of the entries, where
     /// `read_only` says which of them refuse writes.
     ///
@@ -175,6 +201,15 @@ impl Draft {
         &self,
         roots: &[(NodeIndex, String, Use)],
         read_only: &dyn Fn(&Node) -> bool,
+    ) -> Result<Vec<Use>> {
+        self.uses_but(roots, read_only, None)
+    }
+
+    fn uses_but(
+        &self,
+        roots: &[(NodeIndex, String, Use)],
+        read_only: &dyn Fn(&Node) -> bool,
+        but: Option<NodeId>,
     ) -> Result<Vec<Use>> {
         let entries = &self.graph.entries;
         let mut users: Vec<Vec<(String, Use)>> = vec![Vec::new(); entries.len()];
@@ -190,7 +225,8 @@ impl Draft {
             if parent_read_only {
                 check_writers(&entry.node, total)?;
             }
-            for edge in &entry.edges {
+            let counts = but != Some(entry.node.id());
+            for edge in entry.edges.iter().filter(|_| counts) {
                 let child = &entries[edge.child.usize()].node;
                 let mut wanted = edge.role.child_use(total, parent_read_only);
                 if entry.node.facts.force_share {

@@ -19,7 +19,7 @@ use crate::buffer::AlignedBuf;
 use crate::driver::Pending;
 use crate::engine::Aio;
 use crate::error::{Error, Result};
-use crate::graph::perm::{Role, Use};
+use crate::graph::perm::{Perm, Role, Use};
 use crate::graph::policy::{Decision, ImplicitOpen, protocol_of};
 use crate::graph::reopen::Again;
 use crate::graph::{
@@ -96,6 +96,13 @@ pub struct ImplicitRef<'a> {
     pub format: Option<&'a str>,
 }
 
+/// Whether a child was there before its parent was opened, again perhaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Instance {
+    New,
+    Kept,
+}
+
 /// One driver's view of the opening of its node.
 pub struct Opener {
     layer: Layer,
@@ -164,11 +171,15 @@ impl Opener {
     /// # Errors
     /// What opening the child answers; `InvalidOption` for an unknown reference.
     pub async fn child(&mut self, name: &str, role: Role, child: BlockdevRef) -> Result<EdgeIndex> {
-        if let Some(id) = self.child_again(name, role, Some(&child)).await? {
-            return Ok(self.add_edge(name, role, id));
+        if let Some((id, instance)) = self.child_again(name, role, Some(&child)).await? {
+            return self.add_edge(name, role, id, instance);
         }
+        let mut instance = Instance::New;
         let id = match child {
-            BlockdevRef::Reference(reference) => self.referred(&reference)?,
+            BlockdevRef::Reference(reference) => {
+                instance = Instance::Kept;
+                self.referred(&reference)?
+            }
             BlockdevRef::Null(_) => {
                 let reason = format!("Invalid parameter type for '{name}', expected: BlockdevRef");
                 return Err(Error::invalid(name, reason));
@@ -193,7 +204,7 @@ impl Opener {
                 opening.await?
             }
         };
-        Ok(self.add_edge(name, role, id))
+        self.add_edge(name, role, id, instance)
     }
 
     /// Opens the backing file: the one in the options, none for `null` or an empty name, else the
@@ -211,7 +222,8 @@ impl Opener {
             && again.keeps_backing(option.is_some(), named.is_some())?
         {
             let kept = self.child_again(NAME, Role::Cow, None).await?;
-            return Ok(kept.map(|id| self.add_edge(NAME, Role::Cow, id)));
+            let edge = kept.map(|(id, instance)| self.add_edge(NAME, Role::Cow, id, instance));
+            return edge.transpose();
         }
         if self.inherited.without_backing {
             return Ok(None);
@@ -234,7 +246,7 @@ impl Opener {
         name: &str,
         role: Role,
         given: Option<&BlockdevRef>,
-    ) -> Result<Option<NodeId>> {
+    ) -> Result<Option<(NodeId, Instance)>> {
         let Some(again) = &self.again else {
             return Ok(None);
         };
@@ -253,8 +265,9 @@ impl Opener {
                 Some(again),
             );
             opening.await?;
+            return Ok(Some((id, Instance::New)));
         }
-        Ok(Some(id))
+        Ok(Some((id, Instance::Kept)))
     }
 
     /// Opens what the image names, if the policy of the layer lets it.
@@ -267,8 +280,8 @@ impl Opener {
         role: Role,
         wanted: ImplicitRef<'_>,
     ) -> Result<EdgeIndex> {
-        if let Some(id) = self.child_again(name, role, None).await? {
-            return Ok(self.add_edge(name, role, id));
+        if let Some((id, instance)) = self.child_again(name, role, None).await? {
+            return self.add_edge(name, role, id, instance);
         }
         let decision = self.layer.policy().decide(ImplicitOpen {
             referrer: &self.facts.filename,
@@ -343,7 +356,36 @@ impl Opener {
         &self.queue
     }
 
-    fn add_edge(&mut self, name: &str, role: Role, child: NodeId) -> EdgeIndex {
+    /// Takes the locks of a child whose bytes the driver is about to read, and perhaps repair: what
+    /// it reads from now on nobody else changes.
+    fn admit(&self, name: &str, role: Role, child: NodeId, instance: Instance) -> Result<()> {
+        let but = match (&self.again, instance) {
+            (None, _) => None,
+            (Some(again), Instance::New) => Some(again.id()),
+            // Locked for the old instance until the new graph is permitted.
+            (Some(_), Instance::Kept) => return Ok(()),
+        };
+        if !matches!(role, Role::Image | Role::Data) {
+            return Ok(());
+        }
+        let mut wanted = role.child_use(Use::NOTHING, self.facts.read_only);
+        if self.facts.force_share {
+            wanted.share = Perm::ALL;
+        }
+        let who = format!("node '{}' as '{name}'", self.facts.name);
+        let draft = self.draft.borrow();
+        let roots = self.layer.roots_led(&draft, &|backend| backend.root());
+        draft.admit(child, (who, wanted), roots, but)
+    }
+
+    fn add_edge(
+        &mut self,
+        name: &str,
+        role: Role,
+        child: NodeId,
+        instance: Instance,
+    ) -> Result<EdgeIndex> {
+        self.admit(name, role, child, instance)?;
         if matches!(role, Role::Image | Role::Filtered) && self.facts.filename.is_empty() {
             let draft = self.draft.borrow();
             if let Some(index) = draft.graph().index_of(child) {
@@ -357,7 +399,7 @@ impl Opener {
             role,
             child,
         });
-        EdgeIndex(index)
+        Ok(EdgeIndex(index))
     }
 
     fn referred(&self, reference: &str) -> Result<NodeId> {
@@ -707,8 +749,9 @@ impl Layer {
             inherited,
             None,
         );
-        let id = opening.await?;
+        let opened = opening.await;
         let draft = draft.take();
+        let id = opened.inspect_err(|_| change.restore_locks())?;
         let Some(index) = draft.graph().index_of(id) else {
             return Err(Error::ShutDown);
         };

@@ -92,6 +92,11 @@ impl Again {
         self.child.node()
     }
 
+    /// The id, which stays.
+    pub(super) fn id(&self) -> NodeId {
+        self.node().id()
+    }
+
     /// The name, which stays.
     pub(super) fn name(&self) -> &str {
         self.child.node_name()

@@ -275,6 +275,7 @@ impl<'a> Transaction<'a> {
         }
         let draft = self.draft.take();
         self.layer.close_new(&self.queue, &self.graph, draft).await;
+        self.change.restore_locks();
     }
 }
 
