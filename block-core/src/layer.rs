@@ -3,7 +3,7 @@
 //!
 //! A verb builds the next graph, checks permissions on it, drains what it touches, publishes, and
 //! waits until no queue holds what it replaced. Verbs run one at a time, on any queue, and never
-//! block a queue's thread. Not here: QMP (`qmp/`), options (`graph/open.rs`).
+//! block a queue's thread; one that touches images runs to its end, whether or not its caller waits. Not here: QMP (`qmp/`), options (`graph/open.rs`).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::graph::registry::{NoDrivers, Registry};
 use crate::graph::{Draft, Edge, Graph, Node, NodeId, NodeIndex};
 use crate::job::Job;
 use crate::on_error::RunState;
-use crate::queue::{Entry, LocalQueue, QueueBuilder, QueueShared};
+use crate::queue::{Entry, LocalQueue, QueueBuilder, QueueShared, shield};
 use crate::request::announce::{ClaimKind, Reach, Reader};
 use crate::request::cx::Child;
 use crate::request::map::{Access, EdgeIndex};
@@ -43,6 +43,10 @@ pub(crate) enum Obstacle {
 }
 
 /// A handle to the process's block layer; clones are the same layer.
+///
+/// # Cancel safety
+/// A verb that takes a queue runs there as a task: dropping its future detaches it, and it runs to
+/// its end. The others do nothing before their last await.
 #[derive(Clone)]
 pub struct Layer(Arc<Shared>);
 
@@ -396,37 +400,42 @@ impl Layer {
     /// # Errors
     /// `PermissionConflict` when something uses the node; what closing the image answers.
     pub async fn remove_node(&self, queue: &LocalQueue, id: NodeId) -> Result<()> {
-        let change = self.change().await;
-        let graph = self.graph();
-        let Some(index) = graph.index_of(id) else {
-            return Err(Error::NodeNotFound {
-                node: String::new(),
-            });
-        };
-        graph.entry(index).node.check_unblocked()?;
-        let name = graph.entry(index).node.name().to_owned();
-        let has_parent = graph
-            .entries()
-            .any(|(_, e)| e.edges.iter().any(|edge| edge.child == index));
-        let has_user = self.backends().iter().any(|b| b.root() == id);
-        if has_parent || has_user {
-            return Err(Error::PermissionConflict {
-                node: name.clone(),
-                reason: format!("Node '{name}' is busy: node is used as a child or by a device"),
-            });
-        }
-        let drained = self.drain(&[id]).await;
-        let closed = self.close_nodes(queue, &graph, index).await;
-        let mut draft = Draft::from(&graph);
-        for gone in unused_below(&graph, index, &self.backends()) {
-            draft.remove(gone);
-        }
-        drop(graph);
-        draft.check_permissions(&change.roots(&draft)).ok();
-        let version = change.publish(draft);
-        drop(drained);
-        self.wait_released(version).await;
-        closed
+        shield(queue, async move |layer, queue| {
+            let change = layer.change().await;
+            let graph = layer.graph();
+            let Some(index) = graph.index_of(id) else {
+                return Err(Error::NodeNotFound {
+                    node: String::new(),
+                });
+            };
+            graph.entry(index).node.check_unblocked()?;
+            let name = graph.entry(index).node.name().to_owned();
+            let has_parent = graph
+                .entries()
+                .any(|(_, e)| e.edges.iter().any(|edge| edge.child == index));
+            let has_user = layer.backends().iter().any(|b| b.root() == id);
+            if has_parent || has_user {
+                return Err(Error::PermissionConflict {
+                    node: name.clone(),
+                    reason: format!(
+                        "Node '{name}' is busy: node is used as a child or by a device"
+                    ),
+                });
+            }
+            let drained = layer.drain(&[id]).await;
+            let closed = layer.close_nodes(&queue, &graph, index).await;
+            let mut draft = Draft::from(&graph);
+            for gone in unused_below(&graph, index, &layer.backends()) {
+                draft.remove(gone);
+            }
+            drop(graph);
+            draft.check_permissions(&change.roots(&draft)).ok();
+            let version = change.publish(draft);
+            drop(drained);
+            layer.wait_released(version).await;
+            closed
+        })
+        .await
     }
 
     /// Lets every user of `from` use `to` instead: parents by their edges, and backends.
@@ -494,23 +503,26 @@ impl Layer {
     /// # Errors
     /// The first error of a node; the others are closed all the same.
     pub async fn close_all(&self, queue: &LocalQueue) -> Result<()> {
-        let _change = self.change().await;
-        let graph = self.graph();
-        let ids: Vec<NodeId> = graph.entries().map(|(_, e)| e.node.id()).collect();
-        let _drained = self.drain(&ids).await;
-        let snapshot = queue.hold(Arc::clone(&graph));
-        let mut result = Ok(());
-        for id in ids.into_iter().rev() {
-            let Some(index) = graph.index_of(id) else {
-                continue;
-            };
-            let child = Child::new(queue.clone(), std::rc::Rc::clone(&snapshot), index);
-            if !child.is_read_only() {
-                let closed = child.node().driver().close(&child.cx()).await;
-                result = result.and(closed);
+        shield(queue, async move |layer, queue| {
+            let _change = layer.change().await;
+            let graph = layer.graph();
+            let ids: Vec<NodeId> = graph.entries().map(|(_, e)| e.node.id()).collect();
+            let _drained = layer.drain(&ids).await;
+            let snapshot = queue.hold(Arc::clone(&graph));
+            let mut result = Ok(());
+            for id in ids.into_iter().rev() {
+                let Some(index) = graph.index_of(id) else {
+                    continue;
+                };
+                let child = Child::new(queue.clone(), std::rc::Rc::clone(&snapshot), index);
+                if !child.is_read_only() {
+                    let closed = child.node().driver().close(&child.cx()).await;
+                    result = result.and(closed);
+                }
             }
-        }
-        result
+            result
+        })
+        .await
     }
 
     /// Sets the length of a node, drained.
@@ -524,19 +536,22 @@ impl Layer {
         len: u64,
         preallocation: Preallocation,
     ) -> Result<()> {
-        let _change = self.change().await;
-        let child = self.node(queue, id)?;
-        if child.is_read_only() {
-            return Err(Error::ReadOnly {
-                node: child.node_name().to_owned(),
-            });
-        }
-        child.node().check_unblocked()?;
-        self.check_bitmaps_resize(id, len)?;
-        let _drained = self.drain(&[id]).await;
-        let driver = child.node().driver();
-        driver.resize(&child.cx(), len, preallocation).await?;
-        self.bitmaps_follow_resize(id)
+        shield(queue, async move |layer, queue| {
+            let _change = layer.change().await;
+            let child = layer.node(&queue, id)?;
+            if child.is_read_only() {
+                return Err(Error::ReadOnly {
+                    node: child.node_name().to_owned(),
+                });
+            }
+            child.node().check_unblocked()?;
+            layer.check_bitmaps_resize(id, len)?;
+            let _drained = layer.drain(&[id]).await;
+            let driver = child.node().driver();
+            driver.resize(&child.cx(), len, preallocation).await?;
+            layer.bitmaps_follow_resize(id)
+        })
+        .await
     }
 
     /// Gives an image that was opened without its key a passphrase.
@@ -544,10 +559,13 @@ impl Layer {
     /// # Errors
     /// `InvalidOption` when the passphrase is wrong, or the image is not encrypted.
     pub async fn unlock(&self, queue: &LocalQueue, id: NodeId, passphrase: Secret) -> Result<()> {
-        let _change = self.change().await;
-        let child = self.node(queue, id)?;
-        let driver = child.node().driver();
-        driver.unlock(&child.cx(), passphrase).await
+        shield(queue, async move |layer, queue| {
+            let _change = layer.change().await;
+            let child = layer.node(&queue, id)?;
+            let driver = child.node().driver();
+            driver.unlock(&child.cx(), passphrase).await
+        })
+        .await
     }
 
     /// Checks, and repairs, an image, drained.
@@ -560,10 +578,13 @@ impl Layer {
         id: NodeId,
         repair: Repair,
     ) -> Result<CheckReport> {
-        let _change = self.change().await;
-        let child = self.node(queue, id)?;
-        let _drained = self.drain(&[id]).await;
-        child.node().driver().check(&child.cx(), repair).await
+        shield(queue, async move |layer, queue| {
+            let _change = layer.change().await;
+            let child = layer.node(&queue, id)?;
+            let _drained = layer.drain(&[id]).await;
+            child.node().driver().check(&child.cx(), repair).await
+        })
+        .await
     }
 
     /// Takes, applies, deletes or shows an internal snapshot, drained; returns the one concerned.
@@ -576,21 +597,24 @@ impl Layer {
         id: NodeId,
         change: SnapshotChange,
     ) -> Result<SnapshotInfo> {
-        let _change = self.change().await;
-        let child = self.node(queue, id)?;
-        if child.is_read_only() && !matches!(change, SnapshotChange::Show(_)) {
-            return Err(Error::ReadOnly {
-                node: child.node_name().to_owned(),
-            });
-        }
-        child.node().check_unblocked()?;
-        let _drained = self.drain(&[id]).await;
-        let applied = matches!(change, SnapshotChange::Apply(_));
-        let snapshot = child.node().driver().snapshot(&child.cx(), change).await?;
-        if applied {
-            self.bitmaps_follow_change(id)?;
-        }
-        Ok(snapshot)
+        shield(queue, async move |layer, queue| {
+            let _change = layer.change().await;
+            let child = layer.node(&queue, id)?;
+            if child.is_read_only() && !matches!(change, SnapshotChange::Show(_)) {
+                return Err(Error::ReadOnly {
+                    node: child.node_name().to_owned(),
+                });
+            }
+            child.node().check_unblocked()?;
+            let _drained = layer.drain(&[id]).await;
+            let applied = matches!(change, SnapshotChange::Apply(_));
+            let snapshot = child.node().driver().snapshot(&child.cx(), change).await?;
+            if applied {
+                layer.bitmaps_follow_change(id)?;
+            }
+            Ok(snapshot)
+        })
+        .await
     }
 
     /// Names another backing file in an image, or none, drained; the one that is open stays open.
@@ -603,14 +627,17 @@ impl Layer {
         id: NodeId,
         backing: Option<BackingName>,
     ) -> Result<()> {
-        let _change = self.change().await;
-        let child = self.writable_node(queue, id)?;
-        let _drained = self.drain(&[id]).await;
-        child
-            .node()
-            .driver()
-            .name_backing(&child.cx(), backing)
-            .await
+        shield(queue, async move |layer, queue| {
+            let _change = layer.change().await;
+            let child = layer.writable_node(&queue, id)?;
+            let _drained = layer.drain(&[id]).await;
+            child
+                .node()
+                .driver()
+                .name_backing(&child.cx(), backing)
+                .await
+        })
+        .await
     }
 
     /// Lets an image forget what it holds itself, drained: its backing file shows through.
@@ -618,11 +645,14 @@ impl Layer {
     /// # Errors
     /// `ReadOnly`; what the driver answers.
     pub async fn make_empty(&self, queue: &LocalQueue, id: NodeId) -> Result<()> {
-        let _change = self.change().await;
-        let child = self.writable_node(queue, id)?;
-        let _drained = self.drain(&[id]).await;
-        child.node().driver().make_empty(&child.cx()).await?;
-        self.bitmaps_follow_change(id)
+        shield(queue, async move |layer, queue| {
+            let _change = layer.change().await;
+            let child = layer.writable_node(&queue, id)?;
+            let _drained = layer.drain(&[id]).await;
+            child.node().driver().make_empty(&child.cx()).await?;
+            layer.bitmaps_follow_change(id)
+        })
+        .await
     }
 
     /// Changes the format of an image, drained; afterwards the node only reads.
@@ -630,10 +660,13 @@ impl Layer {
     /// # Errors
     /// `ReadOnly`; what the driver answers.
     pub async fn amend(&self, queue: &LocalQueue, id: NodeId, options: AmendOptions) -> Result<()> {
-        let _change = self.change().await;
-        let child = self.writable_node(queue, id)?;
-        let _drained = self.drain(&[id]).await;
-        child.node().driver().amend(&child.cx(), options).await
+        shield(queue, async move |layer, queue| {
+            let _change = layer.change().await;
+            let child = layer.writable_node(&queue, id)?;
+            let _drained = layer.drain(&[id]).await;
+            child.node().driver().amend(&child.cx(), options).await
+        })
+        .await
     }
 
     /// Changes the passphrases of a node's image.
@@ -646,14 +679,17 @@ impl Layer {
         id: NodeId,
         change: KeySlotChange,
     ) -> Result<()> {
-        let _change = self.change().await;
-        let child = self.writable_node(queue, id)?;
-        let _drained = self.drain(&[id]).await;
-        child
-            .node()
-            .driver()
-            .change_key_slots(&child.cx(), change)
-            .await
+        shield(queue, async move |layer, queue| {
+            let _change = layer.change().await;
+            let child = layer.writable_node(&queue, id)?;
+            let _drained = layer.drain(&[id]).await;
+            child
+                .node()
+                .driver()
+                .change_key_slots(&child.cx(), change)
+                .await
+        })
+        .await
     }
 
     fn writable_node(&self, queue: &LocalQueue, id: NodeId) -> Result<Child> {

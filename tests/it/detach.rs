@@ -1,4 +1,4 @@
-//! A caller that goes away at any await of any operation: the operation runs to its end all the
+//! A caller that goes away at any await of any operation, or verb: it runs to its end all the
 //! same, its I/O lands late, and nothing else notices.
 
 use std::future::Future;
@@ -7,9 +7,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use block_core::driver::Repair;
-use block_core::{IoBuf, Request};
+use block_core::graph::DetectZeroes;
+use block_core::{IoBuf, Request, Result};
+use block_schema::commands::{BlockdevReopen, ChangeBackingFile};
 
-use crate::support::machine::{self, BACKING, CLUSTER, Content, Machine, SECTOR, SIZE, Step};
+use crate::support::machine::{self, BACKING, CLUSTER, Content, Machine, SECTOR, SIZE, Step, Verb};
 use crate::support::{self, Random};
 
 /// What is there before: a written cluster, a zeroed one, and neighbours from the backing file.
@@ -203,4 +205,120 @@ fn a_read_lands_in_memory_that_is_still_there() {
     }
     queue.park();
     assert_eq!(buf.to_vec(), vec![0x11; support::usize(CLUSTER)]);
+}
+
+/// Starts a verb for a caller that leaves after `turns` turns of the queue; says whether the caller
+/// was still there when it ended.
+fn abandoned_verb(
+    seed: u64,
+    verb: &impl AsyncFn(&Machine) -> Result<()>,
+    is_done: &impl Fn(&Machine) -> bool,
+    turns: usize,
+) -> bool {
+    let machine = Machine::new(machine::fresh(seed), 1);
+    let slots = machine.open();
+    let mut disk = vec![BACKING; support::usize(SIZE)];
+    for before in BEFORE {
+        machine.together(&slots, &[before]);
+        before.apply(&mut disk);
+    }
+    let stayed = {
+        let mut verb = pin!(verb(&machine));
+        let mut poll = || {
+            let mut context = Context::from_waker(Waker::noop());
+            match verb.as_mut().poll(&mut context) {
+                Poll::Ready(done) => done.map(|()| true),
+                Poll::Pending => Ok(false),
+            }
+        };
+        let mut ended = poll();
+        for _ in 0..turns {
+            if !matches!(ended, Ok(false)) {
+                break;
+            }
+            machine.turn();
+            ended = poll();
+        }
+        ended.unwrap_or_else(|error| panic!("{}", error.chain()))
+    };
+    // Nobody waits for the verb; its queue still ends it.
+    machine.queue().park();
+    assert!(is_done(&machine), "left after {turns}, seed {seed}");
+    let now = machine.read_all(&slots);
+    let all = disk.len();
+    assert!(now[..all] == disk && now[all..].iter().all(|byte| *byte == 0));
+    let step = Step::Write {
+        at: 9 * CLUSTER,
+        len: SECTOR,
+        byte: 0x44,
+    };
+    machine.together(&slots, &[step, Step::Flush]);
+    let report = machine.check(Repair::None).expect("a check");
+    assert_eq!((report.corruptions, report.leaks), (0, 0), "{turns}");
+    machine.close().expect("a clean close");
+    stayed
+}
+
+fn check_verb(verb: impl AsyncFn(&Machine) -> Result<()>, is_done: impl Fn(&Machine) -> bool) {
+    let seed = support::seed("detach");
+    let mut turns = 0;
+    while !abandoned_verb(seed, &verb, &is_done, turns) {
+        turns += 1;
+        assert!(turns < 1000, "it never ends");
+    }
+    println!("{turns} places to leave at");
+    assert!(turns > 0, "there is a place to leave at");
+}
+
+#[test]
+fn a_snapshot() {
+    check_verb(
+        async |machine| Verb::Take("one").run(machine.queue(), machine.top()).await,
+        |machine| machine.snapshots().contains("one"),
+    );
+}
+
+#[test]
+fn a_resize() {
+    check_verb(
+        async |machine| {
+            let longer = Verb::Resize(2 * SIZE);
+            longer.run(machine.queue(), machine.top()).await
+        },
+        |machine| machine.disk().len() == 2 * SIZE,
+    );
+}
+
+#[test]
+fn an_image_opened_again() {
+    check_verb(
+        async |machine| {
+            let options = r#"{"driver": "qcow2", "node-name": "top", "discard": "unmap",
+                "detect-zeroes": "on", "file": "file", "backing": "base"}"#;
+            let options = support::options(options);
+            let reopen = BlockdevReopen::new(vec![options]);
+            machine.layer.blockdev_reopen(machine.queue(), reopen).await
+        },
+        |machine| {
+            let node = machine.disk();
+            node.node().facts().detect_zeroes == DetectZeroes::On
+        },
+    );
+}
+
+#[test]
+fn another_name_of_the_backing_file() {
+    check_verb(
+        async |machine| {
+            let name = ChangeBackingFile::new("disk", "top", "elsewhere");
+            machine
+                .layer
+                .change_backing_file(machine.queue(), name)
+                .await
+        },
+        |machine| {
+            let named = machine.disk().node().driver().describe().backing;
+            named.is_some_and(|named| named.filename == "elsewhere")
+        },
+    );
 }

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::graph::info::{default_granularity, signed};
 use crate::graph::{Graph, Node, NodeId};
 use crate::layer::Layer;
-use crate::queue::LocalQueue;
+use crate::queue::{LocalQueue, shield};
 
 /// A bitmap of a node, both by name; the node may be named by its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,17 +63,22 @@ impl Layer {
         queue: &LocalQueue,
         bitmap: BitmapName<'_>,
     ) -> Result<()> {
-        let _change = self.change().await;
-        let (node, found) = self.dirty_bitmap(bitmap)?;
-        found.check(Purpose::Remove)?;
-        let _drained = self.drain(&[node.id()]).await;
-        if found.is_persistent() {
-            let child = self.node(queue, node.id())?;
-            let driver = child.node().driver();
-            driver.remove_bitmap(&child.cx(), found.name()).await?;
-        }
-        node.bitmaps().remove(found.name());
-        Ok(())
+        let (node, name) = (bitmap.node.to_owned(), bitmap.name.to_owned());
+        shield(queue, async move |layer, queue| {
+            let _change = layer.change().await;
+            let (node, name) = (node.as_str(), name.as_str());
+            let (node, found) = layer.dirty_bitmap(BitmapName { node, name })?;
+            found.check(Purpose::Remove)?;
+            let _drained = layer.drain(&[node.id()]).await;
+            if found.is_persistent() {
+                let child = layer.node(&queue, node.id())?;
+                let driver = child.node().driver();
+                driver.remove_bitmap(&child.cx(), found.name()).await?;
+            }
+            node.bitmaps().remove(found.name());
+            Ok(())
+        })
+        .await
     }
 
     /// Forgets what is dirty.

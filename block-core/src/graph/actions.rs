@@ -20,7 +20,7 @@ use crate::graph::transaction::Transaction;
 use crate::graph::{Node, NodeId};
 use crate::job::Backups;
 use crate::layer::Layer;
-use crate::queue::LocalQueue;
+use crate::queue::{LocalQueue, shield};
 
 /// Bytes of a snapshot's name at most; longer ones are cut.
 const MAX_NAME: usize = 255;
@@ -45,37 +45,40 @@ impl Layer {
     /// # Errors
     /// That of the first action that cannot be done, or of the graph that all of them would make.
     pub async fn transaction(&self, queue: &LocalQueue, arguments: Command) -> Result<()> {
-        let mode = arguments.properties.and_then(|p| p.completion_mode);
-        if let (Some(ActionCompletionMode::Grouped), Some(action)) =
-            (mode, arguments.actions.first())
-        {
-            let reason = format!(
-                "Action '{}' does not support transaction property completion-mode = grouped",
-                action.kind()
-            );
-            return Err(Error::invalid("properties", reason));
-        }
-        let mut backups = Backups::open(self, queue, &arguments.actions).await?;
-        let mut transaction = Transaction::begin(self, queue).await;
-        transaction.drain_all().await;
-        let mut done = Ok(());
-        for (place, action) in arguments.actions.into_iter().enumerate() {
-            done = transaction.act(place, action, &mut backups).await;
-            if done.is_err() {
-                backups.give_up();
-                break;
+        shield(queue, async move |layer, queue| {
+            let mode = arguments.properties.and_then(|p| p.completion_mode);
+            if let (Some(ActionCompletionMode::Grouped), Some(action)) =
+                (mode, arguments.actions.first())
+            {
+                let reason = format!(
+                    "Action '{}' does not support transaction property completion-mode = grouped",
+                    action.kind()
+                );
+                return Err(Error::invalid("properties", reason));
             }
-        }
-        match transaction.finish(done).await {
-            Ok(()) => {
-                backups.start(queue);
-                Ok(())
+            let mut backups = Backups::open(&layer, &queue, &arguments.actions).await?;
+            let mut transaction = Transaction::begin(&layer, &queue).await;
+            transaction.drain_all().await;
+            let mut done = Ok(());
+            for (place, action) in arguments.actions.into_iter().enumerate() {
+                done = transaction.act(place, action, &mut backups).await;
+                if done.is_err() {
+                    backups.give_up();
+                    break;
+                }
             }
-            Err(error) => {
-                backups.abort(self, queue).await;
-                Err(error)
+            match transaction.finish(done).await {
+                Ok(()) => {
+                    backups.start(&queue);
+                    Ok(())
+                }
+                Err(error) => {
+                    backups.abort(&layer, &queue).await;
+                    Err(error)
+                }
             }
-        }
+        })
+        .await
     }
 
     /// Takes a snapshot inside an image.
@@ -87,11 +90,14 @@ impl Layer {
         queue: &LocalQueue,
         arguments: BlockdevSnapshotInternalSync,
     ) -> Result<()> {
-        let BlockdevSnapshotInternalSync { device, name } = arguments;
-        let mut transaction = Transaction::begin(self, queue).await;
-        let wanted = BlockdevSnapshotInternal { device, name };
-        let taken = transaction.take_snapshot(&wanted).await;
-        transaction.finish(taken).await
+        shield(queue, async move |layer, queue| {
+            let BlockdevSnapshotInternalSync { device, name } = arguments;
+            let mut transaction = Transaction::begin(&layer, &queue).await;
+            let wanted = BlockdevSnapshotInternal { device, name };
+            let taken = transaction.take_snapshot(&wanted).await;
+            transaction.finish(taken).await
+        })
+        .await
     }
 }
 

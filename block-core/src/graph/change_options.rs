@@ -13,7 +13,7 @@ use crate::graph::perm::Role;
 use crate::graph::reopen::Reopening;
 use crate::graph::{Graph, Node, NodeId, NodeIndex};
 use crate::layer::Layer;
-use crate::queue::LocalQueue;
+use crate::queue::{LocalQueue, shield};
 
 impl Layer {
     /// Opens nodes again with other options: all of them, or none. Returns when the files that were
@@ -27,21 +27,24 @@ impl Layer {
         queue: &LocalQueue,
         arguments: BlockdevReopen,
     ) -> Result<()> {
-        let change = self.change().await;
-        let graph = self.graph();
-        let mut wanted: Vec<Reopening> = Vec::new();
-        for options in arguments.options {
-            let id = reopened(&graph, &options)?;
-            if wanted.iter().any(|other| other.id == id) {
-                let reason = "A node can be opened again only once";
-                return Err(Error::invalid("options", reason));
+        shield(queue, async move |layer, queue| {
+            let change = layer.change().await;
+            let graph = layer.graph();
+            let mut wanted: Vec<Reopening> = Vec::new();
+            for options in arguments.options {
+                let id = reopened(&graph, &options)?;
+                if wanted.iter().any(|other| other.id == id) {
+                    let reason = "A node can be opened again only once";
+                    return Err(Error::invalid("options", reason));
+                }
+                wanted.push(Reopening::with(&graph, id, options)?);
             }
-            wanted.push(Reopening::with(&graph, id, options)?);
-        }
-        drop(graph);
-        let version = self.open_again(&change, queue, wanted).await?;
-        self.wait_released(version).await;
-        Ok(())
+            drop(graph);
+            let version = layer.open_again(&change, &queue, wanted).await?;
+            layer.wait_released(version).await;
+            Ok(())
+        })
+        .await
     }
 
     /// Names another backing file in an image of a device's chain; the one that is open stays open.
@@ -55,19 +58,24 @@ impl Layer {
         queue: &LocalQueue,
         arguments: ChangeBackingFile,
     ) -> Result<()> {
-        let change = self.change().await;
-        let image = self.image_of_chain(&arguments)?;
-        let read_only = self.node(queue, image)?.is_read_only();
-        let mut version = self.version();
-        if read_only {
-            version = self.change_mode(&change, queue, image, false).await?;
-        }
-        let named = self.write_name(queue, image, &arguments.backing_file).await;
-        if read_only {
-            version = self.change_mode(&change, queue, image, true).await?;
-        }
-        self.wait_released(version).await;
-        named
+        shield(queue, async move |layer, queue| {
+            let change = layer.change().await;
+            let image = layer.image_of_chain(&arguments)?;
+            let read_only = layer.node(&queue, image)?.is_read_only();
+            let mut version = layer.version();
+            if read_only {
+                version = layer.change_mode(&change, &queue, image, false).await?;
+            }
+            let named = layer
+                .write_name(&queue, image, &arguments.backing_file)
+                .await;
+            if read_only {
+                version = layer.change_mode(&change, &queue, image, true).await?;
+            }
+            layer.wait_released(version).await;
+            named
+        })
+        .await
     }
 
     fn image_of_chain(&self, arguments: &ChangeBackingFile) -> Result<NodeId> {

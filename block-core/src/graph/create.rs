@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::graph::perm::{Perm, Use};
 use crate::graph::{Draft, Node};
 use crate::layer::Layer;
-use crate::queue::LocalQueue;
+use crate::queue::{LocalQueue, shield};
 use crate::request::cx::Child;
 
 /// An empty image that is to be made, everything else as its format has it by default.
@@ -77,14 +77,17 @@ impl Layer {
     /// `InvalidOption` when the format makes no images, or none like this one, and when the file
     /// cannot be made; `ImageLocked` when another program uses it.
     pub async fn create_image(&self, queue: &LocalQueue, image: NewImage) -> Result<()> {
-        let created = self.registry().create(queue, image).await;
-        created.map_err(|error| match error {
-            Error::Open { path, source } => {
-                let why = crate::error::kernel_text(&source);
-                Error::invalid("filename", format!("Could not create '{path}': {why}"))
-            }
-            error => error,
+        shield(queue, async move |layer, queue| {
+            let created = layer.registry().create(&queue, image).await;
+            created.map_err(|error| match error {
+                Error::Open { path, source } => {
+                    let why = crate::error::kernel_text(&source);
+                    Error::invalid("filename", format!("Could not create '{path}': {why}"))
+                }
+                error => error,
+            })
         })
+        .await
     }
 
     /// The options that open an image by its name and format, and nothing that it names.

@@ -27,7 +27,7 @@ use crate::graph::{
 };
 use crate::layer::Layer;
 use crate::on_error::OnError;
-use crate::queue::LocalQueue;
+use crate::queue::{LocalQueue, shield};
 use crate::request::cx::Child;
 use crate::request::map::EdgeIndex;
 use crate::secret::Secret;
@@ -723,52 +723,55 @@ impl Layer {
         options: BlockdevOptions,
         inherited: Inherited,
     ) -> Result<NodeId> {
-        let change = self.change().await;
-        let device = options.id.clone();
-        let rules = match &device {
-            Some(_) => OnError::from_options(options.rerror, options.werror)?,
-            None => {
-                refuse_rules("", &options)?;
-                OnError::default()
+        shield(queue, async move |layer, queue| {
+            let change = layer.change().await;
+            let device = options.id.clone();
+            let rules = match &device {
+                Some(_) => OnError::from_options(options.rerror, options.werror)?,
+                None => {
+                    refuse_rules("", &options)?;
+                    OnError::default()
+                }
+            };
+            if let Some(id) = &device
+                && (layer.backend(id).is_some() || layer.graph().find(id).is_some())
+            {
+                return Err(Error::invalid(
+                    "id",
+                    format!("Duplicate ID '{id}' for block device"),
+                ));
             }
-        };
-        if let Some(id) = &device
-            && (self.backend(id).is_some() || self.graph().find(id).is_some())
-        {
-            return Err(Error::invalid(
-                "id",
-                format!("Duplicate ID '{id}' for block device"),
-            ));
-        }
-        let draft = Rc::new(RefCell::new(Draft::from(&self.graph())));
-        let opening = open_node(
-            self.clone(),
-            queue.clone(),
-            Rc::clone(&draft),
-            options,
-            inherited,
-            None,
-        );
-        let opened = opening.await;
-        let draft = draft.take();
-        let id = opened.inspect_err(|_| change.restore_locks())?;
-        let Some(index) = draft.graph().index_of(id) else {
-            return Err(Error::ShutDown);
-        };
-        let node = Arc::clone(&draft.graph().entry(index).node);
-        change.permit(&draft, &change.roots(&draft))?;
-        change.publish(draft);
-        if let Some(id) = device {
-            let added = change.add_backend(&id, node.id(), Use::backend(node.is_read_only()));
-            match added {
-                Ok(backend) => backend.set_on_error(rules),
-                Err(error) => {
-                    drop(change);
-                    self.remove_node(queue, node.id()).await.ok();
-                    return Err(error);
+            let draft = Rc::new(RefCell::new(Draft::from(&layer.graph())));
+            let opening = open_node(
+                layer.clone(),
+                queue.clone(),
+                Rc::clone(&draft),
+                options,
+                inherited,
+                None,
+            );
+            let opened = opening.await;
+            let draft = draft.take();
+            let id = opened.inspect_err(|_| change.restore_locks())?;
+            let Some(index) = draft.graph().index_of(id) else {
+                return Err(Error::ShutDown);
+            };
+            let node = Arc::clone(&draft.graph().entry(index).node);
+            change.permit(&draft, &change.roots(&draft))?;
+            change.publish(draft);
+            if let Some(id) = device {
+                let added = change.add_backend(&id, node.id(), Use::backend(node.is_read_only()));
+                match added {
+                    Ok(backend) => backend.set_on_error(rules),
+                    Err(error) => {
+                        drop(change);
+                        layer.remove_node(&queue, node.id()).await.ok();
+                        return Err(error);
+                    }
                 }
             }
-        }
-        Ok(node.id())
+            Ok(node.id())
+        })
+        .await
     }
 }

@@ -26,7 +26,7 @@ use crate::graph::policy::protocol_of;
 use crate::graph::transaction::Transaction;
 use crate::graph::{Graph, Node, NodeId, NodeIndex};
 use crate::layer::Layer;
-use crate::queue::LocalQueue;
+use crate::queue::{LocalQueue, shield};
 
 /// The format of an overlay of which nothing is said.
 const DEFAULT_FORMAT: BlockdevDriver = BlockdevDriver::Qcow2;
@@ -44,9 +44,12 @@ impl Layer {
         queue: &LocalQueue,
         arguments: BlockdevSnapshotSync,
     ) -> Result<()> {
-        let mut transaction = Transaction::begin(self, queue).await;
-        let covered = transaction.snapshot_sync(&arguments.0).await;
-        transaction.finish(covered).await
+        shield(queue, async move |layer, queue| {
+            let mut transaction = Transaction::begin(&layer, &queue).await;
+            let covered = transaction.snapshot_sync(&arguments.0).await;
+            transaction.finish(covered).await
+        })
+        .await
     }
 
     /// Lets all who use a node use an overlay that is open already, with nothing behind it yet.
@@ -58,9 +61,12 @@ impl Layer {
         queue: &LocalQueue,
         arguments: BlockdevSnapshot,
     ) -> Result<()> {
-        let mut transaction = Transaction::begin(self, queue).await;
-        let covered = transaction.snapshot(&arguments.0).await;
-        transaction.finish(covered).await
+        shield(queue, async move |layer, queue| {
+            let mut transaction = Transaction::begin(&layer, &queue).await;
+            let covered = transaction.snapshot(&arguments.0).await;
+            transaction.finish(covered).await
+        })
+        .await
     }
 }
 

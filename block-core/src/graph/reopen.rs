@@ -25,7 +25,7 @@ use crate::graph::open::{Inherited, Origin, open_node};
 use crate::graph::perm::{Role, Use};
 use crate::graph::{Draft, Graph, NamedChild, Node, NodeFacts, NodeId, NodeIndex};
 use crate::layer::{Change, Layer};
-use crate::queue::LocalQueue;
+use crate::queue::{LocalQueue, shield};
 use crate::request::cx::Child;
 
 /// Which children a node has when it is opened again.
@@ -243,10 +243,13 @@ impl Layer {
         id: NodeId,
         read_only: bool,
     ) -> Result<()> {
-        let change = self.change().await;
-        let version = self.change_mode(&change, queue, id, read_only).await?;
-        self.wait_released(version).await;
-        Ok(())
+        shield(queue, async move |layer, queue| {
+            let change = layer.change().await;
+            let version = layer.change_mode(&change, &queue, id, read_only).await?;
+            layer.wait_released(version).await;
+            Ok(())
+        })
+        .await
     }
 
     /// As [`set_read_only`](Layer::set_read_only), within a verb; the answer is the version of the

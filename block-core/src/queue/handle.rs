@@ -9,10 +9,12 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use parking_lot::Mutex;
 
+use super::executor::TaskKind;
 use super::{LocalQueue, QueueShared};
 use crate::backend::Backend;
 use crate::buffer::IoBuf;
 use crate::error::{Error, Result};
+use crate::layer::Layer;
 use crate::request::Request;
 use crate::sync::WaitList;
 
@@ -47,28 +49,13 @@ impl QueueHandle {
         T: Send + 'static,
         F: Future<Output = T> + 'static,
     {
-        let slot = Arc::new(OneShot {
-            state: Mutex::new((None, false)),
-            filled: Default::default(),
-        });
+        let slot = OneShot::new();
         let sender = Sender(Arc::clone(&slot));
         self.spawn(move |queue| {
             let work = f(queue);
-            async move {
-                let value = work.await;
-                sender.0.state.lock().0 = Some(value);
-                drop(sender);
-            }
+            async move { sender.send(work.await) }
         });
-        let mut value = None;
-        slot.filled
-            .wait_until(|| {
-                let mut state = slot.state.lock();
-                value = state.0.take();
-                value.is_some() || state.1
-            })
-            .await;
-        value.ok_or(Error::ShutDown)
+        slot.value().await.ok_or(Error::ShutDown)
     }
 
     /// Does a request on this queue and waits for its end; works on any executor.
@@ -87,13 +74,59 @@ impl QueueHandle {
     }
 }
 
+/// Runs a verb as a task of a queue, and waits for its end.
+///
+/// # Errors
+/// What the verb answers; `ShutDown` when the queue ends first.
+/// # Cancel safety
+/// Dropping the future does not stop a verb that was polled once: it runs to its end, and the end of
+/// its queue waits for it.
+pub(crate) async fn shield<T: 'static>(
+    queue: &LocalQueue,
+    verb: impl AsyncFnOnce(Layer, LocalQueue) -> Result<T> + 'static,
+) -> Result<T> {
+    let slot = OneShot::new();
+    let sender = Sender(Arc::clone(&slot));
+    let (layer, on) = (queue.layer().clone(), queue.clone());
+    let task = async move { sender.send(verb(layer, on).await) };
+    queue.spawn_task(Box::pin(task), TaskKind::Request);
+    slot.value().await.unwrap_or(Err(Error::ShutDown))
+}
+
 struct OneShot<T> {
     /// The value, and whether nobody can fill it any more.
     state: Mutex<(Option<T>, bool)>,
     filled: WaitList,
 }
 
+impl<T> OneShot<T> {
+    fn new() -> Arc<OneShot<T>> {
+        Arc::new(OneShot {
+            state: Mutex::new((None, false)),
+            filled: WaitList::new(),
+        })
+    }
+
+    /// Waits for the value; `None` when nobody will send one.
+    async fn value(&self) -> Option<T> {
+        let mut value = None;
+        let filled = self.filled.wait_until(|| {
+            let mut state = self.state.lock();
+            value = state.0.take();
+            value.is_some() || state.1
+        });
+        filled.await;
+        value
+    }
+}
+
 struct Sender<T>(Arc<OneShot<T>>);
+
+impl<T> Sender<T> {
+    fn send(self, value: T) {
+        self.0.state.lock().0 = Some(value);
+    }
+}
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {

@@ -48,6 +48,7 @@ mod settle;
 
 pub(crate) use future::OpFuture;
 pub use future::RequestFuture;
+pub(crate) use handle::shield;
 pub use handle::{QueueHandle, block_on_thread};
 pub(crate) use path::{Announced, Entry};
 pub(crate) use snapshot::Snapshot;

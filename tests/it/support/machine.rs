@@ -306,11 +306,11 @@ impl Machine {
         queue.block_on(verb.run(queue, self.top()))
     }
 
-    fn top(&self) -> NodeId {
+    pub(crate) fn top(&self) -> NodeId {
         self.layer.backend("disk").expect("it is open").root()
     }
 
-    fn disk(&self) -> Child {
+    pub(crate) fn disk(&self) -> Child {
         let disk = self.layer.node(self.queue(), self.top());
         disk.expect("it is open")
     }
@@ -541,7 +541,7 @@ pub(crate) enum Verb {
 }
 
 impl Verb {
-    async fn run(self, queue: &LocalQueue, top: NodeId) -> Result<()> {
+    pub(crate) async fn run(self, queue: &LocalQueue, top: NodeId) -> Result<()> {
         let layer = queue.layer();
         let key = |name: &str| SnapshotKey {
             id: None,

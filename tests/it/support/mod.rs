@@ -118,10 +118,14 @@ pub(crate) fn try_open(
 
 /// Opens a node by JSON options.
 pub(crate) fn add_node(queue: &LocalQueue, json: &str) -> block_core::Result<NodeId> {
-    let value = Value::from_json(json).expect("valid JSON");
-    let options = BlockdevOptions::decode(value, Unknown::Refuse).expect("valid options");
     let layer = queue.layer().clone();
-    queue.block_on(layer.blockdev_add(queue, options))
+    queue.block_on(layer.blockdev_add(queue, options(json)))
+}
+
+/// A node's options from JSON.
+pub(crate) fn options(json: &str) -> BlockdevOptions {
+    let value = Value::from_json(json).expect("valid JSON");
+    BlockdevOptions::decode(value, Unknown::Refuse).expect("valid options")
 }
 
 /// Makes an empty qcow2 with clusters of 64 KiB.
