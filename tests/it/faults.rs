@@ -15,10 +15,11 @@ use crate::support::{self, Random};
 
 /// The disk as its user knows it: each sector has one content, or, where a step failed or was not
 /// made durable, one of several.
-struct Model(Vec<Vec<u8>>);
+#[derive(Clone)]
+pub(crate) struct Model(Vec<Vec<u8>>);
 
 impl Model {
-    fn new() -> Model {
+    pub(crate) fn new() -> Model {
         Model(vec![vec![BACKING]; support::usize(SIZE / SECTOR)])
     }
 
@@ -29,13 +30,13 @@ impl Model {
         (&mut self.0[first..first + count], byte)
     }
 
-    fn done(&mut self, step: Step) {
+    pub(crate) fn done(&mut self, step: Step) {
         let (sectors, byte) = self.sectors(step);
         sectors.fill(vec![byte]);
     }
 
     /// A failed step may have changed any of its sectors.
-    fn failed(&mut self, step: Step) {
+    pub(crate) fn failed(&mut self, step: Step) {
         let (sectors, byte) = self.sectors(step);
         for sector in sectors {
             sector.push(byte);
@@ -43,7 +44,7 @@ impl Model {
     }
 
     #[track_caller]
-    fn check(&self, disk: &[u8], context: &str) {
+    pub(crate) fn check(&self, disk: &[u8], context: &str) {
         let sectors = disk.chunks(support::usize(SECTOR));
         for (number, (bytes, allowed)) in sectors.zip(&self.0).enumerate() {
             let uniform = bytes.iter().all(|byte| *byte == bytes[0]);

@@ -7,8 +7,11 @@ use block_core::IoBuf;
 use block_core::Request;
 use block_core::driver::Repair;
 use block_core::engine::Fallocate;
-use block_core::engine::sim::SimKind;
+use block_core::engine::sim::{Fault, SimKind};
+use block_drivers::format::qcow2::CreateOptions;
+use rustix::io::Errno;
 
+use crate::faults::Model;
 use crate::support::machine::{self, BACKING, CLUSTER, Machine, SIZE, Step};
 use crate::support::{self, Random, Scratch};
 
@@ -66,6 +69,173 @@ fn a_late_hole_never_hits_a_reused_cluster() {
     machine.together(&slots, &[Step::Flush]);
     let report = machine.check(Repair::None).expect("a check");
     assert_eq!((report.corruptions, report.leaks), (0, 0), "{report:?}");
+}
+
+/// The same for a host cluster that compressed clusters share: while its hole waits, the next one
+/// that is compressed is not put beside those that are gone.
+#[test]
+fn a_late_hole_never_hits_a_compressed_neighbour() {
+    let seed = support::seed("a_late_hole_never_hits_a_compressed_neighbour");
+    let machine = Machine::new(machine::fresh(seed), 2);
+    let slots = machine.open();
+    let mut disk = vec![BACKING; support::usize(SIZE)];
+    let packed = |at: u64, byte: u8| {
+        let bytes = vec![byte; support::usize(CLUSTER)];
+        Request::write_compressed(at, IoBuf::copy_of(&bytes))
+    };
+    let gone = Step::Discard {
+        at: 0,
+        len: CLUSTER,
+    };
+    // What lies behind it: the file does not end in the host cluster.
+    let behind = Step::Write {
+        at: 20 * CLUSTER,
+        len: CLUSTER,
+        byte: 0x33,
+    };
+    let first = [packed(0, 0x11), behind.request(), Request::flush()];
+    for request in first.into_iter().chain([gone.request()]) {
+        machine.request(&slots, request).expect("no request fails");
+    }
+    behind.apply(&mut disk);
+    gone.apply(&mut disk);
+    let late = machine
+        .sim
+        .hold(|op| matches!(op.kind, SimKind::Fallocate(Fallocate::PunchHole)));
+    machine.queues[0].submit(slots[0], Request::flush(), 0);
+    let mut left = 2;
+    let mut written = false;
+    while left > 0 {
+        if !written && !machine.sim.held().is_empty() {
+            machine.queues[1].submit(slots[1], packed(8 * CLUSTER, 0x22), 1);
+            written = true;
+        }
+        for queue in &machine.queues {
+            queue.kick();
+            queue.wait(Some(std::time::Duration::ZERO));
+            queue.reap(|done| {
+                done.result.expect("no request fails");
+                left -= 1;
+            });
+        }
+        if written && left == 1 && !machine.sim.held().is_empty() {
+            // The write is over, and the hole comes.
+            machine.sim.release(late);
+        }
+    }
+    let at = support::usize(8 * CLUSTER);
+    disk[at..at + support::usize(CLUSTER)].fill(0x22);
+    assert!(machine.read_all(&slots) == disk, "a byte was lost");
+    machine.together(&slots, &[Step::Flush]);
+    let report = machine.check(Repair::None).expect("a check");
+    assert_eq!((report.corruptions, report.leaks), (0, 0), "{report:?}");
+}
+
+/// A guest fills its disk: from some byte on, the image's file takes no more. Whatever fails in the
+/// middle of an allocation, no table is named that is not counted: opened again, with room, the image
+/// gives none of them out a second time.
+#[test]
+fn a_table_that_is_named_is_counted_however_full_the_file() {
+    fill_the_file(
+        "a_table_that_is_named_is_counted_however_full_the_file",
+        None,
+    );
+}
+
+/// The same over compressed clusters: a write that finds no room for what it would take their place
+/// leaves them as they were, and nothing behind.
+#[test]
+fn a_write_that_finds_no_room_leaves_nothing_behind() {
+    fill_the_file(
+        "a_write_that_finds_no_room_leaves_nothing_behind",
+        Some(0x66),
+    );
+}
+
+/// Fills files of every length; `packed` is what a disk of compressed clusters holds first.
+fn fill_the_file(test: &str, packed: Option<u8>) {
+    let seed = support::seed(test);
+    for round in 0..support::rounds(1) {
+        // From hardly a table to more than the script needs.
+        for room in (0..96).map(|clusters| clusters * 512) {
+            let context = format!("{room} bytes of room, seed {}", seed.wrapping_add(round));
+            fill_with_room(seed.wrapping_add(round), room, packed, &context);
+        }
+    }
+}
+
+fn fill_with_room(seed: u64, room: u64, packed: Option<u8>, context: &str) {
+    // A table describes 32 KiB: the disk has eight.
+    let options = CreateOptions {
+        size: SIZE,
+        cluster_size: 512,
+        ..CreateOptions::default()
+    };
+    let sim = machine::fresh_of(seed, &options);
+    let machine = Machine::new(sim.clone(), 1);
+    let slots = machine.open();
+    let mut model = Model::new();
+    if let Some(byte) = packed {
+        let whole = Step::Write {
+            at: 0,
+            len: SIZE,
+            byte,
+        };
+        let bytes = IoBuf::copy_of(&vec![byte; support::usize(SIZE)]);
+        for request in [Request::write_compressed(0, bytes), Request::flush()] {
+            machine.request(&slots, request).expect("there is room");
+        }
+        model.done(whole);
+    }
+    let full = sim.contents(machine::IMAGE).len() as u64 + room;
+    sim.fail_when(0, usize::MAX, Fault::Errno(Errno::NOSPC), move |op| {
+        let longer = matches!(op.kind, SimKind::Write | SimKind::Truncate);
+        op.file == Some(machine::IMAGE) && longer && op.range.end > full
+    });
+    let mut random = Random::new(seed);
+    let mut durable = model.clone();
+    for number in 0..40 {
+        let step = match number % 8 {
+            7 => Step::Flush,
+            _ => Step::random(&mut random, 0, SIZE / machine::SECTOR),
+        };
+        let done = machine.request(&slots, step.request());
+        durable.failed(step);
+        match (step, done) {
+            (Step::Flush, Ok(_)) => durable = model.clone(),
+            (_, Ok(_)) => model.done(step),
+            (_, Err(_)) => model.failed(step),
+        }
+    }
+    model.check(&machine.read_all(&slots), context);
+    let closed = machine.close().is_ok();
+    drop(machine);
+    sim.heal();
+    let machine = Machine::new(sim.clone(), 1);
+    let slots = machine.open();
+    let mut left = if closed { model } else { durable };
+    left.check(&machine.read_all(&slots), context);
+    let report = machine.check(Repair::None).expect("a check");
+    assert_eq!(report.corruptions, 0, "{context}: {:?}", report.messages);
+    assert!(!closed || report.leaks == 0, "{context}: {report:?}");
+    // What is free is given out again: to every second cluster.
+    for at in (0..SIZE).step_by(1024) {
+        let step = Step::Write {
+            at,
+            len: 512,
+            byte: 0x99,
+        };
+        let done = machine.request(&slots, step.request());
+        done.unwrap_or_else(|error| panic!("{context}: {}", error.chain()));
+        left.done(step);
+    }
+    machine.close().expect("a clean close");
+    drop(machine);
+    let machine = Machine::new(sim, 1);
+    let slots = machine.open();
+    left.check(&machine.read_all(&slots), context);
+    let report = machine.check(Repair::None).expect("a check");
+    assert_eq!(report.corruptions, 0, "{context}: {:?}", report.messages);
 }
 
 /// An image of compressed clusters, grown, then written all over: tables that are in use are never

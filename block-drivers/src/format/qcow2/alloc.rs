@@ -724,6 +724,7 @@ impl Image {
     /// Runs of clusters that nobody will refer to and that options say to give back to the file.
     fn unused_runs(&self, block: &Pinned<'_>, freed: &[Freed]) -> Vec<Range<u64>> {
         let mut runs: Vec<Range<u64>> = Vec::new();
+        let mut state = self.refcounts.state.lock();
         for same in freed.chunk_by(|a, b| a.cluster == b.cluster) {
             let Some(Freed { cluster, reason }) = same.first().copied() else {
                 continue;
@@ -739,6 +740,11 @@ impl Image {
                 Some(run) if run.end == cluster => run.end += 1,
                 Some(_) | None => runs.push(cluster..cluster + 1),
             }
+        }
+        // Nobody may pack into a cluster of which a hole is made.
+        let open = state.open.map(|at| self.geometry.cluster_of(at));
+        if open.is_some_and(|open| runs.iter().any(|run| run.contains(&open))) {
+            state.open = None;
         }
         runs
     }
