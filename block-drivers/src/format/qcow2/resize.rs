@@ -218,7 +218,6 @@ impl Image {
                 what,
             });
         }
-        let before = env.file().len();
         let mut rest = range;
         while rest.start < rest.end {
             let (key, part) = self.one_table(&rest);
@@ -268,21 +267,17 @@ impl Image {
                 | Cluster::Compressed(_) => run.len,
             };
             drop(table);
-            self.limit_dirty(env).await?;
-        }
-        if self.has_data_file() {
-            return Ok(());
-        }
-        // What was reserved and not written must be in the file, or no entry may name it.
-        let end = self.host_end();
-        if end > before {
-            let mode = match mode {
-                Preallocation::Falloc | Preallocation::Full => Preallocation::Falloc,
-                Preallocation::Off | Preallocation::Metadata => Preallocation::Off,
-            };
-            if env.file().len() < end {
+            // Before a flush: what is reserved and not written must be in the file, or no entry on
+            // disk may name it.
+            let end = self.host_end();
+            if !self.has_data_file() && env.file().len() < end {
+                let mode = match mode {
+                    Preallocation::Falloc | Preallocation::Full => Preallocation::Falloc,
+                    Preallocation::Off | Preallocation::Metadata => Preallocation::Off,
+                };
                 env.file().resize(end, mode).await?;
             }
+            self.limit_dirty(env).await?;
         }
         Ok(())
     }

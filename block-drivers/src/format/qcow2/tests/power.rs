@@ -110,6 +110,36 @@ pub(super) fn cut_power(
     }
 }
 
+/// Tables of a preallocated range reach the disk in the middle of it, when memory is full of them:
+/// the file is as long as they say by then.
+#[test]
+fn a_power_cut_while_space_is_preallocated_leaves_no_corruption() {
+    let options = CreateOptions {
+        cluster_size: 512,
+        refcount_bits: 64,
+        ..sized(64 << 10)
+    };
+    for mode in [
+        Preallocation::Metadata,
+        Preallocation::Falloc,
+        Preallocation::Full,
+    ] {
+        let mut disk = Disk::create(&options, None);
+        disk.run("write 0+40k ee; flush; reopen");
+        let mut bytes = disk.bench.file.bytes();
+        disk.bench.file.record();
+        block_on(disk.image.resize(&disk.bench, 2 << 20, mode)).unwrap();
+        block_on(disk.image.flush(&disk.bench)).unwrap();
+        for (cut, event) in disk.bench.file.events().iter().enumerate() {
+            apply(&mut bytes, event);
+            if cut % 7 == 0 {
+                let what = format!("{mode:?} {cut}");
+                check_survivor(bytes.clone(), &None, &disk.model, &[], &what);
+            }
+        }
+    }
+}
+
 /// Holds what a power cut left against what was durable; bytes in `free` may be anything.
 #[track_caller]
 pub(super) fn check_survivor(
