@@ -181,6 +181,14 @@ pub enum ImageError {
         /// What is there.
         structure: &'static str,
     },
+    /// Two L1 entries name one L2 table, as if each had it to itself.
+    #[error("L2 table at {offset:#x} for guest offset {guest:#x} is that of another L1 entry, too")]
+    SharedTable {
+        /// Where the table is.
+        offset: u64,
+        /// The first byte of the guest's that one of the entries describes.
+        guest: u64,
+    },
     /// The encryption header pointer has another length than its structure.
     #[error("encryption header pointer has {len} bytes and not 16")]
     EncryptionPointer {
@@ -278,6 +286,7 @@ impl ImageError {
                 | ImageError::AllocatedInUse { .. }
                 | ImageError::DataFilePlace { .. }
                 | ImageError::InvalidWrite { .. }
+                | ImageError::SharedTable { .. }
         )
     }
 

@@ -6,6 +6,7 @@
 //! Spec: none; the option `overlap-check`. Not here: what follows from a hit (`corrupt.rs`).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
@@ -130,11 +131,16 @@ impl Checked {
 #[derive(Default)]
 pub(super) struct Places {
     words: HashMap<u64, u64>,
+    /// Active L2 tables that several L1 entries name, and how many others.
+    shared: HashMap<u64, u32>,
 }
 
 impl Places {
-    fn insert(&mut self, cluster: u64) {
-        *self.words.entry(cluster / 64).or_default() |= 1 << (cluster % 64);
+    /// Returns whether the cluster is new.
+    fn insert(&mut self, cluster: u64) -> bool {
+        let word = self.words.entry(cluster / 64).or_default();
+        let old = std::mem::replace(word, *word | 1 << (cluster % 64));
+        old >> (cluster % 64) & 1 == 0
     }
 
     fn word(&self, cluster: u64) -> u64 {
@@ -213,6 +219,27 @@ impl Image {
             .collect()
     }
 
+    /// Whether the place of an L2 table is off a cluster boundary, or that of another structure, too.
+    pub(super) fn is_no_table(&self, at: HostOffset) -> bool {
+        let cluster = self.geometry.cluster_of(at);
+        let holds = |start: HostOffset, len: u64| {
+            let end = self.geometry.clusters(start.0.saturating_add(len));
+            (self.geometry.cluster_of(start)..end).contains(&cluster)
+        };
+        let blocks = self.refcount_table().into_iter();
+        let mut blocks = blocks.filter_map(|entry| RefcountTableEntry(entry).block());
+        let snapshots = self.snapshots.lock();
+        let mut l1_tables = snapshots.entries.iter();
+        let table = self.header.lock().snapshots;
+        let directory = self.header.lock().bitmap_directory().unwrap_or_default();
+        self.geometry.within(at.0) != 0
+            || self.in_fixed_metadata(at)
+            || holds(table, snapshots.table_len)
+            || holds(HostOffset(directory.0), directory.1)
+            || blocks.any(|block| self.geometry.cluster_of(block) == cluster)
+            || l1_tables.any(|s| holds(s.l1_table, s.l1_bytes()))
+    }
+
     /// What a cluster among the places is.
     fn kind_of(&self, cluster: u64) -> Structure {
         let is_it = |at: HostOffset| self.geometry.cluster_of(at) == cluster;
@@ -237,6 +264,36 @@ impl Image {
         }
     }
 
+    /// Refuses to change an L2 table in place that several L1 entries name: in memory each has a
+    /// table of its own, and the last one written would win.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub(super) fn refuse_shared(&self, key: u64, entry: L1Entry) -> Result<()> {
+        let Some(at) = entry.table().filter(|_| self.is_suspect()) else {
+            return Ok(());
+        };
+        let cluster = self.geometry.cluster_of(at);
+        match self.places.lock().shared.contains_key(&cluster) {
+            false => Ok(()),
+            true => Err(self.error(ImageError::SharedTable {
+                offset: at.0,
+                guest: key.saturating_mul(self.geometry.l2_reach()),
+            })),
+        }
+    }
+
+    /// Says that one L1 entry names a table no longer.
+    pub(super) fn leave_shared(&self, at: HostOffset) {
+        let mut places = self.places.lock();
+        if let Entry::Occupied(mut others) = places.shared.entry(self.geometry.cluster_of(at)) {
+            *others.get_mut() -= 1;
+            if *others.get() == 0 {
+                others.remove();
+            }
+        }
+    }
+
     /// Remembers a structure's cluster.
     pub(super) fn note_place(&self, structure: Structure, at: HostOffset) {
         if self.options.overlap.has(structure) {
@@ -255,8 +312,8 @@ impl Image {
             return Ok(());
         }
         *self.places.lock() = Places::default();
-        for table in self.active_l1().into_iter().filter_map(L1Entry::table) {
-            self.note_place(Structure::ActiveL2, table);
+        if checked.has(Structure::ActiveL2) {
+            self.note_tables();
         }
         let blocks = self.refcount_table().into_iter();
         for block in blocks.filter_map(|entry| RefcountTableEntry(entry).block()) {
@@ -280,6 +337,21 @@ impl Image {
             }
         }
         Ok(())
+    }
+
+    /// Remembers the active L2 tables, and those that several L1 entries name.
+    fn note_tables(&self) {
+        let mut places = self.places.lock();
+        for table in self.active_l1().into_iter().filter_map(L1Entry::table) {
+            let cluster = self.geometry.cluster_of(table);
+            if !places.insert(cluster) {
+                *places.shared.entry(cluster).or_default() += 1;
+            }
+        }
+        if !places.shared.is_empty() {
+            // Writes in place ask before they trust such a table's entries.
+            self.suspect.store(true, Ordering::Release);
+        }
     }
 
     /// Looks at the entries of a table that comes into memory: from the first that names a structure

@@ -327,6 +327,7 @@ impl Image {
                 continue;
             };
             if self.owns_table(env, key, entry).await? {
+                self.refuse_shared(key, entry)?;
                 return Ok(table);
             }
             let _one = self.copying.lock().await;
@@ -375,6 +376,7 @@ impl Image {
         let at = self.reserve_table(env, 1).await?;
         self.set_l1(key, at, || table.mark_all(Needs::Nothing));
         if let Some(old) = shared.table() {
+            self.leave_shared(old);
             self.refcounts
                 .free_later(old, self.geometry.cluster_size(), FreeReason::Other);
         }

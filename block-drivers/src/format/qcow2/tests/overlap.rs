@@ -198,3 +198,60 @@ fn entries_of_the_cache_are_whole_clusters() {
         assert_eq!(said, want);
     }
 }
+
+/// Two L1 entries name one L2 table.
+fn shared_table() -> Disk {
+    let options = CreateOptions {
+        cluster_size: 512,
+        ..sized(128 << 10)
+    };
+    let mut disk = Disk::create(&options, None);
+    disk.run("write 0+64k aa; reopen");
+    let l1 = disk.image.header.lock().l1_table.0;
+    let first = block_on(disk.bench.file.read_bytes(l1, 8)).unwrap();
+    block_on(disk.bench.file.write_bytes(l1 + 8, &first)).unwrap();
+    disk
+}
+
+#[test]
+fn a_table_of_two_entries_is_not_written_by_either() {
+    let disk = shared_table();
+    for at in [0, 32 << 10] {
+        let image = block_on(Image::open(&disk.bench, "test", small_cache())).unwrap();
+        let buf = IoBuf::zeroed(512);
+        block_on(image.read(&disk.bench, at, buf.clone())).unwrap();
+        assert_eq!(buf.to_vec(), [0xaa; 512]);
+        let before = disk.bench.file.bytes();
+        let text = block_on(image.write(&disk.bench, at, buf))
+            .unwrap_err()
+            .chain();
+        assert!(text.contains("is that of another L1 entry, too"), "{text}");
+        assert!(before == disk.bench.file.bytes(), "something was written");
+    }
+}
+
+/// Counted and flagged as shared, it is copied by whoever writes first, and is the other's then.
+#[test]
+fn a_table_of_two_entries_is_copied_where_counts_say_so() {
+    let disk = shared_table();
+    let check = || OpenOptions {
+        for_check: true,
+        ..small_cache()
+    };
+    let image = block_on(Image::open(&disk.bench, "test", check())).unwrap();
+    block_on(image.check(&disk.bench, Repair::All)).unwrap();
+    block_on(image.close(&disk.bench)).unwrap();
+    let mut model = vec![0xaa; 64 << 10];
+    model.resize(128 << 10, 0);
+    let mut disk = Disk::open(disk.bench.file.bytes(), None, model);
+    disk.run("write 1k+1k bb; write 33k+1k cc; write 2k+1k dd; flush");
+    disk.expect_model();
+    // Flags of what is no longer shared may stay behind: they only cost a copy.
+    let image = block_on(Image::open(&disk.bench, "test", check())).unwrap();
+    let found = block_on(image.check(&disk.bench, Repair::All)).unwrap();
+    assert_eq!((found.corruptions, found.leaks), (0, 0), "{found:?}");
+    block_on(image.close(&disk.bench)).unwrap();
+    let disk = Disk::open(disk.bench.file.bytes(), None, disk.model);
+    disk.expect_model();
+    disk.expect_clean();
+}
