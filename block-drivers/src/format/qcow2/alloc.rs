@@ -525,16 +525,14 @@ impl Image {
         state.open = None;
     }
 
-    /// Whether a refcount table entry names a block.
-    pub(super) fn has_block(&self, index: u64) -> bool {
-        let entry = self
-            .refcounts
-            .table
-            .lock()
-            .entries
-            .get(index_of(index))
-            .copied();
-        entry.is_some_and(|e| RefcountTableEntry(e).block().is_some())
+    /// The first of some blocks that the refcount table names.
+    pub(super) fn next_block(&self, indices: Range<u64>) -> Option<u64> {
+        let table = self.refcounts.table.lock();
+        let end = indices.end.min(table.entries.len() as u64);
+        (indices.start..end).find(|&index| {
+            let entry = table.entries.get(index_of(index)).copied();
+            entry.is_some_and(|entry| RefcountTableEntry(entry).block().is_some())
+        })
     }
 
     /// Sets a refcount to what a check counted; false when there is no block to hold it and none

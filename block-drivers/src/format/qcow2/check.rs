@@ -6,6 +6,7 @@
 //! Not repaired: entries that point where nothing can be.
 //! Spec: qcow2 "Host cluster management", "Cluster mapping", "Snapshots", "Bitmaps".
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use block_core::Result;
@@ -40,6 +41,8 @@ pub(super) struct Census {
     pub(super) counts: Vec<u32>,
     /// Behind the last cluster that anything refers to.
     pub(super) end: u64,
+    /// The first cluster behind the window that anything refers to.
+    pub(super) next: u64,
     counted: Counted,
     /// Whether entries are made right that can be by themselves.
     pub(super) repairs: bool,
@@ -79,6 +82,9 @@ impl Census {
             (at.0 + len - 1) >> self.cluster_bits,
         );
         self.end = self.end.max(last + 1);
+        if last >= self.window.end {
+            self.next = self.next.min(first.max(self.window.end));
+        }
         for cluster in first.max(self.window.start)..(last + 1).min(self.window.end) {
             let place = usize::try_from(cluster - self.window.start).unwrap_or(usize::MAX);
             let Some(count) = self.counts.get_mut(place) else {
@@ -167,6 +173,7 @@ impl Image {
             Repair::Leaks | Repair::All if report.corruptions + report.leaks > 0 => {
                 report.corruptions -= found.corruptions;
                 report.leaks -= found.leaks;
+                report.check_errors -= found.errors;
                 self.compare(env, Pass::Again, repair, &mut report).await?
             }
             Repair::None | Repair::Leaks | Repair::All => found,
@@ -259,6 +266,7 @@ impl Image {
             counts: vec![0; usize::try_from(len).unwrap_or(usize::MAX)],
             window,
             end: 0,
+            next: u64::MAX,
             counted,
             repairs: false,
             faults: Vec::new(),
@@ -375,6 +383,7 @@ impl Image {
             .file()
             .read_bytes(at.0, self.geometry.cluster_len())
             .await?;
+        let mut is_other = None;
         let mut next = None;
         let words = words_be(&bytes);
         for (index, full) in FullEntry::of_words(&words, self.geometry.l2_entry_words()).enumerate()
@@ -436,7 +445,11 @@ impl Image {
                     true => bitmap.allocated() != 0,
                     false => !entry.is_zero(),
                 };
-                if !stored && census.repairs {
+                // A table that is something else as well stays as it is.
+                let repairs = !stored
+                    && census.repairs
+                    && !*is_other.get_or_insert_with(|| self.is_no_table(at));
+                if repairs {
                     self.zero_entry(env, at, index, bitmap).await?;
                     census.repaired(format!(
                         "Repairing offset={host:x}: Preallocated cluster is not properly aligned; \
@@ -545,10 +558,10 @@ impl Image {
     ) -> Result<()> {
         let entries = u64::from(self.header.lock().l1_size);
         let mut counts = StoredCounts::new(self, env);
+        let mut repaired = HashSet::new();
         for key in 0..entries {
             let entry = self.l1.entry(key);
-            // A wrong entry is reported by the walk.
-            let Ok(at) = self.l2_place(key) else { continue };
+            let Some(at) = entry.table() else { continue };
             let Some(count) = counts.of(self.geometry.cluster_of(at)).await? else {
                 continue;
             };
@@ -569,20 +582,33 @@ impl Image {
                     report.corruptions += 1;
                 }
             }
-            self.check_table_flags((key, at), &mut counts, repair, report)
-                .await?;
+            // In a table that is something else as well, or nothing, nothing is made right.
+            let repair = match self.l2_place(key) {
+                Ok(_) => repair,
+                Err(_) => Repair::None,
+            };
+            // A table that two entries name is made right once.
+            if !repaired.contains(&at) && at.0 < env.file().len() {
+                let made_right = self
+                    .check_table_flags((key, at), &mut counts, repair, report)
+                    .await?;
+                if made_right {
+                    repaired.insert(at);
+                }
+            }
         }
         Ok(())
     }
 
+    /// Checks the flags of a table's entries; returns whether any was made right.
     async fn check_table_flags<E: Surroundings>(
         &self,
         (key, at): (u64, HostOffset),
         counts: &mut StoredCounts<'_, E>,
         repair: Repair,
         report: &mut CheckReport,
-    ) -> Result<()> {
-        let env = counts.env();
+    ) -> Result<bool> {
+        let (env, mut made_right) = (counts.env(), false);
         let bytes = env
             .file()
             .read_bytes(at.0, self.geometry.cluster_len())
@@ -600,7 +626,7 @@ impl Image {
                 ) {
                     continue;
                 }
-            } else if entry.is_compressed() || host.0 == 0 || self.geometry.within(host.0) != 0 {
+            } else if entry.is_compressed() || host.0 == 0 {
                 continue;
             }
             let count = match self.has_data_file() {
@@ -631,9 +657,10 @@ impl Image {
                 let fixed = FullEntry { entry, ..full };
                 self.set_entries(&table, index, std::iter::once(fixed), Needs::Nothing);
                 report.corruptions_fixed += 1;
+                made_right = true;
             }
             self.limit_dirty(env).await?;
         }
-        Ok(())
+        Ok(made_right)
     }
 }

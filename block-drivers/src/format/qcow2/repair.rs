@@ -36,6 +36,8 @@ pub(super) struct Compared {
     pub(super) outside: bool,
     pub(super) corruptions: u64,
     pub(super) leaks: u64,
+    /// Counts that nobody can know.
+    pub(super) errors: u64,
 }
 
 /// Whether the walk tells what it finds besides references.
@@ -100,12 +102,15 @@ impl Image {
             return None;
         }
         let reach = self.geometry.block_reach();
-        let start = if from < census.end {
-            from
-        } else {
-            let block = (from / reach..last.div_ceil(reach)).find(|&i| self.has_block(i))?;
-            from.max(block * reach)
-        };
+        // What nothing counts and nothing refers to is not looked at, however long the file.
+        let block = self.next_block(from / reach..last.div_ceil(reach));
+        let counted = block.map_or(u64::MAX, |block| from.max(block * reach));
+        // Windows begin where a block does.
+        let named = census.next / reach * reach;
+        let start = counted.min(named.max(from));
+        if counted == u64::MAX && census.next == u64::MAX {
+            return None;
+        }
         Some(start..start.saturating_add(self.window_len()))
     }
 
@@ -118,6 +123,7 @@ impl Image {
         compared: &mut Compared,
     ) -> Result<()> {
         let reach = self.geometry.block_reach();
+        let file_end = self.geometry.clusters(env.file().len());
         let mut first = census.window.start;
         for counts in census
             .counts
@@ -126,11 +132,16 @@ impl Image {
             let stored = self.stored_block(env, first / reach).await?;
             for (cluster, &references) in (first..).zip(counts) {
                 let references = u64::from(references);
+                if cluster >= file_end && references == 0 {
+                    // No cluster of the file, whatever is counted there.
+                    continue;
+                }
                 let refcount = match &stored {
                     Stored::None => 0,
                     Stored::Words(words) => self.geometry.count_in(words, cluster % reach),
                     Stored::Unreadable => {
                         report.check_errors += 1;
+                        compared.errors += 1;
                         let text = "Input/output error";
                         say(
                             report,
@@ -230,6 +241,9 @@ impl Image {
         let file_end = geometry.clusters(env.file().len()) + 1;
         // A cluster that the end of the file cuts may be named as well.
         let base = file_end.max(geometry.clusters(self.host_end()));
+        if base / geometry.block_reach() >= MAX_REFCOUNT_TABLE_BYTES / 8 {
+            return Err(self.no_space(Errno::FBIG));
+        }
         let mut area = Area {
             first: base,
             boundary: base / geometry.block_reach(),
@@ -242,10 +256,12 @@ impl Image {
             let mut census = self.census(env, window.clone(), Counted::WithoutRefcounts);
             self.walk(env, &mut census, None).await?;
             self.write_counts(env, &census, &mut area).await?;
-            if window.end >= census.end {
+            if census.next == u64::MAX {
                 break;
             }
-            window = window.end..window.end.saturating_add(self.window_len());
+            let reach = geometry.block_reach();
+            let start = window.end.max(census.next / reach * reach);
+            window = start..start.saturating_add(self.window_len());
         }
         self.finish_rebuild(env, area).await
     }

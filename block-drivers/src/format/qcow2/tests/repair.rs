@@ -172,7 +172,15 @@ fn damaged_refcount_structures_are_written_anew() {
 fn counts_and_flags_are_made_right() {
     let same = |name, damage: fn(&mut Vec<u8>, &Places)| check_damage(name, After::Same, damage);
     same("sound", |_, _| {});
-    same("leak", |b, p| b[p.block + 2 * 1000 + 1] = 1);
+    same("leak", |b, p| {
+        let cluster = b.len().div_ceil(CLUSTER);
+        b.resize((cluster + 1) * CLUSTER, 0);
+        b[p.block + 2 * cluster + 1] = 1;
+    });
+    same("leak-behind-the-end", |b, p| {
+        let cluster = b.len().div_ceil(CLUSTER);
+        b[p.block + 2 * cluster + 1] = 1;
+    });
     same("too-high", |b, p| b[p.block + 2 * 9 + 1] += 3);
     same("flag", |b, p| b[p.l2 + 8] ^= 0x80);
     same("l1-flag", |b, p| b[p.l1] ^= 0x80);
@@ -186,6 +194,14 @@ fn what_cannot_be_repaired_is_told() {
     lost("shared-data", |b, p| {
         let other = word(b, p.l2 + 8);
         put(b, p.l2, other);
+    });
+    lost("table-is-l1", |b, p| {
+        let entry = 1 << 63 | p.l1 as u64;
+        put(b, p.l1, entry);
+    });
+    lost("table-is-block", |b, p| {
+        let entry = 1 << 63 | p.block as u64;
+        put(b, p.l1, entry);
     });
     lost("data-outside", |b, p| put(b, p.l2, 1 << 40 | 1 << 63));
     lost("data-unaligned", |b, p| b[p.l2 + 6] |= 2);
@@ -282,4 +298,25 @@ fn a_power_cut_in_a_rebuild_leaves_what_can_be_rebuilt() {
             left.expect_clean();
         }
     }
+}
+
+/// Two L1 entries with one L2 table: flags are made right once, and the counts say that it is shared.
+#[test]
+fn a_table_of_two_entries_is_repaired_once() {
+    let options = CreateOptions {
+        cluster_size: 512,
+        ..sized(128 << 10)
+    };
+    let disk = check(&options, None, "write 0+32k aa; write 32k+32k bb; reopen");
+    let mut bytes = disk.bench.file.bytes();
+    let p = Places::of(&bytes);
+    let first = word(&bytes, p.l1);
+    put(&mut bytes, p.l1 + 8, first);
+    let bench = bench(bytes, None);
+    let image = block_on(Image::open(&bench, "test", for_check(true))).unwrap();
+    let found = block_on(image.check(&bench, Repair::All)).unwrap();
+    // A count and a flag of the table, and of each of its 64 clusters; the L1 flag is in two entries.
+    assert_eq!(found.corruptions_fixed, 2 * 65 + 1, "{:#?}", found.messages);
+    let found = block_on(image.check(&bench, Repair::None)).unwrap();
+    assert!(found.is_clean(), "{:#?}", found.messages);
 }
