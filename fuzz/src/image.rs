@@ -207,6 +207,30 @@ pub fn written(bytes: &[u8]) {
     image.close();
 }
 
+/// Checks and repairs an image as the tool does: a repair that did anything is looked at again. What
+/// it says, and the image that it leaves; `None` where it is not opened.
+///
+/// # Errors
+/// Why it cannot be checked.
+pub fn repaired(bytes: &[u8], repair: Repair) -> Option<Result<(CheckReport, Vec<u8>)>> {
+    let access = match repair {
+        Repair::None => Access::Read,
+        Repair::Leaks | Repair::All => Access::Write,
+    };
+    let image = Opened::new(bytes, access).ok()?;
+    let checked = image.check(repair).and_then(|first| {
+        if first.corruptions_fixed + first.leaks_fixed == 0 {
+            return Ok(first);
+        }
+        let mut again = image.check(Repair::None)?;
+        again.corruptions_fixed = first.corruptions_fixed;
+        again.leaks_fixed = first.leaks_fixed;
+        Ok(again)
+    });
+    let sim = image.close();
+    Some(checked.map(|report| (report, sim.contents(FILE))))
+}
+
 /// A bit of everything; errors are the image's.
 fn work(image: &Opened) {
     let disk = &image.disk;

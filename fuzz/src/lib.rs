@@ -4,10 +4,12 @@
 //! must be true of its answer. `libfuzzer/` drives targets with coverage, `tests/smoke.rs` with
 //! mutations of the committed corpus; both by [`TARGETS`]. Invariant: a target depends on its bytes
 //! alone, takes no more memory than it says, and leaves nothing behind.
-//! Not here: what two programs make of the same image (`tests/differential.rs`).
+//! Not here: what two programs make of the same image (`tests/differential.rs`, `tests/repairs.rs`).
 
+pub mod damage;
 pub mod image;
 pub mod mutate;
+pub mod qemu;
 
 mod json;
 mod options;

@@ -96,6 +96,14 @@ const PROOFS: [Proof; 9] = [
         filter: "",
         rounds: 100,
     },
+    Proof {
+        name: "repairs",
+        what: "damaged metadata, checked and repaired by us and by qemu-img",
+        package: "fuzz",
+        test: Some("repairs"),
+        filter: "",
+        rounds: 50,
+    },
 ];
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
