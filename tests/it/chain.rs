@@ -8,8 +8,8 @@ use block_core::{Backend, IoBuf, LocalQueue, Request};
 use crate::support::{self, Scratch, load};
 
 const LAYERS: u64 = 200;
-/// Opening and cold reads go down the chain by recursion.
-const STACK: usize = 32 << 20;
+/// No more than any thread has: neither opening nor cold reads may need a level's stack a level.
+const STACK: usize = 2 << 20;
 const CLUSTER: u64 = 65536;
 /// One cluster a layer, and one that no layer has.
 const SIZE: u64 = (LAYERS + 1) * CLUSTER;

@@ -15,6 +15,7 @@ mod in_use;
 mod independence;
 mod interop;
 mod jobs;
+mod layers;
 mod patience;
 mod qmp;
 mod queues;

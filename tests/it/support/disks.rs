@@ -53,14 +53,15 @@ impl Disk {
                 _ => LEN - TOP..LEN,
             };
             let mut image = BlockdevOptionsQcow2::new(file(&path, &format!("file{level}")));
-            image.backing = Some(match top.take() {
-                Some(below) => BlockdevRef::Definition(Box::new(below)),
-                None => BlockdevRef::Reference(String::new()),
-            });
+            image.backing = Some(BlockdevRef::Reference(String::new()));
             let name = format!("image{level}");
-            let image = named(BlockdevOptionsBranch::Qcow2(image), &name);
-            disk.write(&image, own);
-            top = Some(image);
+            // Whole clusters need nothing of what is below.
+            let alone = named(BlockdevOptionsBranch::Qcow2(image.clone()), &name);
+            disk.write(&alone, own);
+            if let Some(below) = top.take() {
+                image.backing = Some(BlockdevRef::Definition(Box::new(below)));
+            }
+            top = Some(named(BlockdevOptionsBranch::Qcow2(image), &name));
         }
         disk.open(top.expect("at least one image"))
     }
