@@ -1,6 +1,7 @@
 //! What does the way from a queue to the engine and back cost? Nanoseconds of one core for each
 //! 4 KiB request over an engine that does nothing: by graph, by depth and by caller. Chains are of
-//! qcow2 images, where the lowest one holds the data and the others have tables that say so.
+//! qcow2 images, where the lowest one holds the data and the others have tables that say so; those below
+//! the topmost are read-only, as they are when they are opened by name.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use block_core::engine::{Bell, Completion, Engine, Leaf, Operation, Slot, Token};
 use block_core::{BackendSlot, IoBuf, Queue, Request};
+use block_schema::commands::BlockSetIoThrottle;
 use rustix::time::{ClockId, clock_gettime};
 
 #[path = "../tests/it/support/disks.rs"]
@@ -83,15 +85,29 @@ fn main() {
     wanted.retain(|word| !word.starts_with('-'));
     let wants = |graph: &str| wanted.is_empty() || wanted.iter().any(|word| word == graph);
     if wants("raw") {
-        measure("raw", &Disk::raw(), LEN);
+        let disk = Disk::raw();
+        measure("raw", &disk, LEN);
+        // Limits that nothing reaches; and once they are off, a request costs what it did.
+        limit(&disk, 1_000_000_000);
+        measure("raw-limited", &disk, LEN);
+        limit(&disk, 0);
+        measure("raw-unlimited", &disk, LEN);
     }
-    for depth in [1, 3, 6] {
+    for depth in [1, 3, 6, 10, 200] {
         let graph = format!("qcow2x{depth}");
         if wants(&graph) {
             // Overwrites stay where the topmost image holds the data.
             measure(&graph, &Disk::qcow2(depth), TOP);
         }
     }
+}
+
+/// Sets how many requests a second the disk takes; 0 is no limit.
+fn limit(disk: &Disk, iops: i64) {
+    let mut limits = BlockSetIoThrottle::new("disk", 0, 0, 0, 0, 0, 0);
+    limits.iops = iops;
+    let set = disk.layer().block_set_io_throttle(&limits);
+    set.expect("limits that exclude nothing");
 }
 
 /// Reads all over the disk, and overwrites of its last `owned` bytes.

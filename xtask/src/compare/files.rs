@@ -10,7 +10,7 @@ use std::process::Command;
 
 use super::Size;
 use super::measure;
-use super::rows::{Pieces, Source, Target, Work};
+use super::rows::{Against, Pieces, Source, Target, Work};
 use super::work::Programs;
 
 const MIB: usize = 1 << 20;
@@ -80,6 +80,15 @@ impl Files {
         (self.full_mib() * MIB) as u64
     }
 
+    /// The topmost of so many images, among which the clusters of a disk are dealt out.
+    pub(super) fn layers(&self, count: u32) -> PathBuf {
+        self.layer(count, count)
+    }
+
+    fn layer(&self, count: u32, number: u32) -> PathBuf {
+        self.path(&format!("layers-{count}-{number}.qcow2"))
+    }
+
     /// The image of 1 TiB.
     pub(super) fn sparse(&self, pieces: Pieces) -> PathBuf {
         self.path(&format!("sparse-{}.qcow2", pieces.name()))
@@ -106,6 +115,13 @@ impl Files {
                 let full = self.make_full_as("qcow2")?;
                 self.make_overlay()?;
                 full
+            }
+            Work::Layers { count, against, .. } => {
+                self.make_layers(*count)?;
+                if *against == Against::OneLayer {
+                    self.make_layers(1)?;
+                }
+                self.layers(*count)
             }
             Work::Tool { pieces, .. } => {
                 self.make_sparse(*pieces)?;
@@ -182,6 +198,39 @@ impl Files {
             write.args(["-S", &pieces.stride().to_string()]);
             write.args(["-c", &(all / pieces.bytes()).to_string()]);
             measure::run(write.arg(&path))?;
+        }
+        Ok(())
+    }
+
+    /// Cluster by cluster to the images in turn, the lowest first.
+    fn make_layers(&self, count: u32) -> Result<(), String> {
+        let clusters = 256 << 20 >> 16;
+        for number in 1..=count {
+            let path = self.layer(count, number);
+            if path.exists() {
+                continue;
+            }
+            let mut create = Command::new("qemu-img");
+            create.args(["create", "-q", "-f", "qcow2"]);
+            if number > 1 {
+                create.args(["-F", "qcow2", "-b"]);
+                create.arg(self.layer(count, number - 1));
+            }
+            measure::run(create.arg(&path).arg("256M"))?;
+            let first = number - 1;
+            let mut write = self.ours().img();
+            write.args(["bench", "-q", "-w", "-f", "qcow2", "-s", "65536"]);
+            write.args(["-S", &(count << 16).to_string()]);
+            write.args(["-o", &(first << 16).to_string()]);
+            write.args(["--pattern", &(1 + number % 200).to_string()]);
+            write.args(["-c", &((clusters - first).div_ceil(count)).to_string()]);
+            measure::run(write.arg(&path))?;
+        }
+        // What was written last is read from memory too.
+        for number in 1..=count {
+            let path = self.layer(count, number);
+            read_through(&path)
+                .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         }
         Ok(())
     }

@@ -41,6 +41,12 @@ pub(super) enum Work {
     AgainstFio { requests: u32 },
     /// 4 KiB reads under O_DIRECT, by us alone: through four queues, and through one.
     Queues { requests: u32 },
+    /// 4 KiB reads all over a disk whose clusters lie in so many images over one another.
+    Layers {
+        count: u32,
+        against: Against,
+        requests: u32,
+    },
     /// An image tool on a large and sparse image.
     Tool { verb: Verb, pieces: Pieces },
     /// A mixed image from one format to another.
@@ -59,6 +65,15 @@ pub(super) enum Work {
         depth: u32,
         seconds: u32,
     },
+}
+
+/// What stands in the peer's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Against {
+    /// The peer, on the same images.
+    Peer,
+    /// We, on the same disk in one image.
+    OneLayer,
 }
 
 /// What a job does.
@@ -169,7 +184,7 @@ impl Work {
             Work::Bench { .. } | Work::Convert { .. } | Work::Write { .. } | Work::Tool { .. } => {
                 &["qemu-img"]
             }
-            Work::Queues { .. } => &["qemu-img"],
+            Work::Queues { .. } | Work::Layers { .. } => &["qemu-img"],
             Work::AgainstFio { .. } => &["qemu-img", "fio"],
             Work::Job { .. } => &["qemu-img", "qemu-storage-daemon"],
             Work::Nbd { .. } => &["qemu-img", "qemu-nbd", "fio"],
@@ -183,6 +198,7 @@ impl Work {
             | Work::Write { .. }
             | Work::AgainstFio { .. }
             | Work::Queues { .. }
+            | Work::Layers { .. }
             | Work::Nbd {
                 block_size: "4k", ..
             } => "requests/s",
@@ -217,6 +233,7 @@ pub(super) fn rows(size: Size) -> Vec<Row> {
             }
         }
     }
+    rows.extend(layer_rows(size));
     rows.extend(device_rows(size));
     rows.extend(write_rows(size));
     rows.extend(tool_rows());
@@ -282,6 +299,33 @@ pub(super) fn rows(size: Size) -> Vec<Row> {
         });
     }
     rows
+}
+
+/// What the length of a chain costs: the peer asks every image of it.
+fn layer_rows(size: Size) -> Vec<Row> {
+    let row = |count: u32, against: Against| Row {
+        name: match against {
+            Against::Peer => format!("layers/{count}/hot/qd64/io_uring"),
+            Against::OneLayer => format!("layers/{count}/hot/qd64/one-layer"),
+        },
+        aim: match against {
+            Against::Peer => Aim::PerCpuSecond(1.5),
+            // Half as much again as through one.
+            Against::OneLayer => Aim::PerCpuSecond(1.0 / 1.5),
+        },
+        work: Work::Layers {
+            count,
+            against,
+            requests: requests(size, Cache::Hot, 64, "io_uring"),
+        },
+    };
+    vec![
+        row(1, Against::Peer),
+        row(10, Against::Peer),
+        row(200, Against::Peer),
+        row(10, Against::OneLayer),
+        row(200, Against::OneLayer),
+    ]
 }
 
 /// What a device can do, and how much of it reaches the guest.

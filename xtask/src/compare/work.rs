@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::files::Files;
 use super::measure::{self, Cost, Server};
-use super::rows::{Cache, Work};
+use super::rows::{Against, Cache, Work};
 use super::{jobs, tools, writes};
 
 /// From one read of `bench` to the next: a prime number of blocks, so that all of the image is
@@ -68,6 +68,11 @@ pub(super) fn run_once(work: &Work, programs: &Programs, files: &Files) -> Resul
         Work::Write { .. } => writes::write(work, programs, files),
         Work::AgainstFio { requests } => writes::against_fio(*requests, programs, files),
         Work::Queues { requests } => writes::queues(*requests, programs, files),
+        Work::Layers {
+            count,
+            against,
+            requests,
+        } => layers(*count, *against, *requests, programs, files),
         Work::Tool { verb, pieces } => tools::run_verb(*verb, *pieces, programs, files),
         Work::Convert { .. } => convert(work, programs, files),
         Work::Job { kind, cache } => jobs::run_job(*kind, *cache, programs, files),
@@ -95,6 +100,26 @@ fn bench(work: &Work, programs: &Programs, files: &Files) -> Result<Cost, String
     command.args(["-d", &depth.to_string(), "-c", &requests.to_string()]);
     command.args(["-S", &STEP.to_string()]);
     finished(command.arg(files.full(format)), requests)
+}
+
+/// Reads through a chain, or by us from one image with the same bytes.
+fn layers(
+    count: u32,
+    against: Against,
+    requests: u32,
+    programs: &Programs,
+    files: &Files,
+) -> Result<Cost, String> {
+    let ours = files.ours();
+    let (programs, count) = match (against, programs) {
+        (Against::Peer, _) | (Against::OneLayer, Programs::Ours(_)) => (programs, count),
+        (Against::OneLayer, Programs::Peer) => (&ours, 1),
+    };
+    let mut command = programs.img();
+    command.args(["bench", "-f", "qcow2", "-t", "writeback", "-i", "io_uring"]);
+    command.args(["-s", "4096", "-d", "64", "-c", &requests.to_string()]);
+    command.args(["-S", &STEP.to_string()]);
+    finished(command.arg(files.layers(count)), requests)
 }
 
 /// Runs a benchmark of requests to its end.
