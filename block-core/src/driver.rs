@@ -296,6 +296,9 @@ pub trait Driver: Send + Sync + 'static {
     ///
     /// For [`Access::Write`] only what this node owns alone and may be overwritten without any
     /// change of metadata; never `Unallocated` or `Zero`.
+    ///
+    /// What reads of a read-only node map to is kept and used again: a miss may become a mapping, and
+    /// nothing else may change, but by [`snapshot`](Driver::snapshot) and [`check`](Driver::check).
     fn try_map(&self, access: Access, range: Range<u64>, out: &mut Mapping) -> Lookup;
 
     /// As `try_map`, but may load tables: maps `range` from its start, at least its first byte.

@@ -579,10 +579,14 @@ impl Layer {
         repair: Repair,
     ) -> Result<CheckReport> {
         shield(queue, async move |layer, queue| {
-            let _change = layer.change().await;
+            let change = layer.change().await;
             let child = layer.node(&queue, id)?;
             let _drained = layer.drain(&[id]).await;
-            child.node().driver().check(&child.cx(), repair).await
+            let report = child.node().driver().check(&child.cx(), repair).await;
+            if repair != Repair::None && child.is_read_only() {
+                change.publish_again();
+            }
+            report
         })
         .await
     }
@@ -598,7 +602,7 @@ impl Layer {
         change: SnapshotChange,
     ) -> Result<SnapshotInfo> {
         shield(queue, async move |layer, queue| {
-            let _change = layer.change().await;
+            let lock = layer.change().await;
             let child = layer.node(&queue, id)?;
             if child.is_read_only() && !matches!(change, SnapshotChange::Show(_)) {
                 return Err(Error::ReadOnly {
@@ -608,7 +612,11 @@ impl Layer {
             child.node().check_unblocked()?;
             let _drained = layer.drain(&[id]).await;
             let applied = matches!(change, SnapshotChange::Apply(_));
-            let snapshot = child.node().driver().snapshot(&child.cx(), change).await?;
+            let snapshot = child.node().driver().snapshot(&child.cx(), change).await;
+            if child.is_read_only() {
+                lock.publish_again();
+            }
+            let snapshot = snapshot?;
             if applied {
                 layer.bitmaps_follow_change(id)?;
             }
@@ -782,6 +790,12 @@ impl Change<'_> {
         self.layer.0.graph.store(Arc::new(graph));
         self.layer.0.version.store(version, Ordering::Release);
         version
+    }
+
+    /// Publishes the current graph once more, since a read-only node has changed: what is known of
+    /// fixed images is found out anew. The node is drained.
+    fn publish_again(&self) {
+        self.publish(Draft::from(&self.layer.graph()));
     }
 
     /// Takes back a user that has made no request.

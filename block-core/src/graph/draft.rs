@@ -21,9 +21,10 @@ pub struct Draft {
 impl Draft {
     /// Starts from a snapshot.
     pub fn from(graph: &Graph) -> Draft {
-        Draft {
-            graph: graph.clone(),
-        }
+        let mut graph = graph.clone();
+        // Edges are about to move.
+        graph.fixed.clear();
+        Draft { graph }
     }
 
     /// The state so far, for I/O on nodes that are not published yet.
@@ -51,8 +52,8 @@ impl Draft {
         let entry = Entry {
             node,
             edges,
-            reach: Vec::new(),
-            below: Vec::new(),
+            reach: Arc::default(),
+            below: Arc::default(),
             backing: None,
             plain_writes: false,
             target: (index, 0),
@@ -246,6 +247,7 @@ impl Draft {
     /// The finished graph.
     pub fn finish(mut self) -> Graph {
         self.graph.version = self.version();
+        self.graph.find_fixed();
         self.graph
     }
 }

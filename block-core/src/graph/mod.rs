@@ -22,6 +22,7 @@ pub(crate) mod change_options;
 pub mod create;
 mod draft;
 pub mod drain;
+pub(crate) mod fixed;
 pub mod info;
 pub mod open;
 pub(crate) mod overlay;
@@ -36,6 +37,7 @@ pub(crate) mod transaction;
 pub use draft::Draft;
 
 use blocker::Blockers;
+use fixed::Fixed;
 use open::Origin;
 use perm::Role;
 
@@ -279,8 +281,8 @@ pub struct Entry {
     /// Its children, in the order in which the driver opened them.
     pub edges: Vec<Edge>,
     /// The nodes below, and the node itself; sorted.
-    reach: Vec<NodeId>,
-    below: Vec<NodeIndex>,
+    reach: Arc<[NodeId]>,
+    below: Arc<[NodeIndex]>,
     backing: Option<NodeIndex>,
     /// Whether no node on the way wants to look at writes.
     plain_writes: bool,
@@ -306,6 +308,8 @@ pub struct Graph {
     entries: Vec<Entry>,
     by_id: HashMap<NodeId, NodeIndex>,
     leaves: HashMap<LeafId, Arc<Leaf>>,
+    /// By node; nothing in drafts.
+    fixed: Vec<Option<Arc<Fixed>>>,
 }
 
 impl Graph {
@@ -406,6 +410,11 @@ impl Graph {
         range: Range<u64>,
         out: &mut Mapping,
     ) -> Lookup {
+        if access == Access::Read
+            && let Some(fixed) = self.fixed(index)
+        {
+            return self.walk_fixed(index, fixed, range, out);
+        }
         let entry = self.entry(index);
         let (target, shift) = entry.target;
         let Some(start) = range.start.checked_add(shift) else {
@@ -482,11 +491,11 @@ impl Graph {
         let mut plain_writes = facts.detect_zeroes == DetectZeroes::Off && facts.cache.writeback;
         for edge in &entry.edges {
             below.push(edge.child);
-            below.extend(&self.entries[edge.child.usize()].below);
+            below.extend(self.entries[edge.child.usize()].below.iter());
             if edge.role != Role::Cow {
                 plain_writes &= self.entries[edge.child.usize()].plain_writes;
             }
-            reach.extend(&self.entries[edge.child.usize()].reach);
+            reach.extend(self.entries[edge.child.usize()].reach.iter());
             if edge.role == Role::Cow {
                 backing = Some(edge.child);
             }
@@ -521,8 +530,8 @@ impl Graph {
         }
         self.by_id.insert(id, index);
         let entry = &mut self.entries[index.usize()];
-        entry.reach = reach;
-        entry.below = below;
+        entry.reach = reach.into();
+        entry.below = below.into();
         entry.plain_writes = plain_writes;
         entry.backing = backing;
         entry.target = target;

@@ -201,7 +201,11 @@ impl Opener {
                     inherited,
                     None,
                 );
-                opening.await?
+                match role {
+                    // A chain may be long: who opens it needs no stack for each image.
+                    Role::Cow => shield(&self.queue, async move |_, _| opening.await).await?,
+                    Role::Image | Role::Data | Role::Filtered => opening.await?,
+                }
             }
         };
         self.add_edge(name, role, id, instance)

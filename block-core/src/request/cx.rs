@@ -21,7 +21,8 @@ use crate::buffer::{AlignedBuf, IoBuf};
 use crate::driver::{Pending, Preallocation, Status, ZeroFlags};
 use crate::engine::{Completion, Fallocate, Leaf, Operation, Seek};
 use crate::error::{Error, Result};
-use crate::graph::{Node, NodeId, NodeIndex};
+use crate::graph::fixed::Descent;
+use crate::graph::{Graph, Node, NodeId, NodeIndex};
 use crate::layer::{Obstacle, Readers};
 use crate::limits::Limits;
 use crate::queue::{Announced, Entry, LocalQueue, OpFuture, Snapshot};
@@ -131,6 +132,32 @@ impl Cx {
             snapshot: Rc::clone(&self.snapshot),
             index,
         })
+    }
+
+    /// Whether images from the node down are fixed and looked up together.
+    pub(crate) fn has_fixed(&self) -> bool {
+        self.snapshot.graph.has_fixed(self.index)
+    }
+
+    /// The graph of this call.
+    pub(crate) fn graph(&self) -> &Graph {
+        &self.snapshot.graph
+    }
+
+    /// Where the node stands in it.
+    pub(crate) fn index(&self) -> NodeIndex {
+        self.index
+    }
+
+    /// Surroundings of a fixed image below. The announcement of this call stands for it: nobody can
+    /// have a claim there, and drains see what is above.
+    pub(crate) fn at_fixed(&self, index: NodeIndex) -> Cx {
+        Cx::new(
+            self.queue.clone(),
+            Rc::clone(&self.snapshot),
+            index,
+            self.announced.clone(),
+        )
     }
 
     /// Says that the image is corrupt.
@@ -577,8 +604,18 @@ impl Child {
         result.and(watch.end(cx).await)
     }
 
+    /// The way down its fixed images, if it has any.
+    pub(crate) fn descend(&self, wanted: Range<u64>) -> Option<Descent> {
+        self.snapshot.graph.descend(self.index, wanted)
+    }
+
+    /// A node below, by its place.
+    pub(crate) fn elsewhere(&self, index: NodeIndex) -> Child {
+        Child::new(self.queue.clone(), Rc::clone(&self.snapshot), index)
+    }
+
     /// Announces this node alone.
-    async fn enter_node(&self, access: Access, range: &Range<u64>) -> Cx {
+    pub(crate) async fn enter_node(&self, access: Access, range: &Range<u64>) -> Cx {
         let node = Arc::clone(self.node());
         let announced = loop {
             let announced = self

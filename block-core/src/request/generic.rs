@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::graph::DetectZeroes;
 use crate::request::cx::{ClaimKind, Cx};
 use crate::request::map::{Access, Extent, Mapping};
-use crate::request::{Op, Request, align};
+use crate::request::{Op, Request, align, through};
 
 /// Zero bytes written at a time where nothing better is there.
 const ZERO_CHUNK: u64 = 1 << 20;
@@ -75,6 +75,14 @@ pub(crate) async fn perform(cx: &Cx, request: Request) -> Result<()> {
 
 /// Reads from the node's driver, padded and cut to its limits.
 pub(crate) async fn read(cx: &Cx, offset: u64, buf: IoBuf) -> Result<()> {
+    if cx.has_fixed() {
+        return Box::pin(through::read(cx, offset, buf)).await;
+    }
+    read_here(cx, offset, buf).await
+}
+
+/// Reads from the node's driver, padded and cut to its limits, whatever is known of images below.
+pub(crate) async fn read_here(cx: &Cx, offset: u64, buf: IoBuf) -> Result<()> {
     let driver = cx.node().driver();
     let limits = driver.limits();
     if driver.leaf().is_none() && !align::is_aligned(limits, offset, buf.len()) {

@@ -16,6 +16,7 @@ pub mod align;
 pub(crate) mod announce;
 pub(crate) mod cx;
 pub(crate) mod generic;
+pub(crate) mod through;
 pub(crate) mod watch;
 
 /// What a request does.

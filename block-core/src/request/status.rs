@@ -9,6 +9,8 @@ use std::ops::Range;
 use crate::driver::{Status, StatusKind};
 use crate::error::Result;
 use crate::request::cx::Child;
+use crate::request::map::Access;
+use crate::request::through;
 
 /// What a run of bytes reads as, and which node of the chain says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,18 @@ pub struct ChainStatus {
 }
 
 impl Child {
+    /// The image below that says what the first byte of `range` is, how many images above do not, and
+    /// where the first part of the range is there; nothing for a node without fixed images.
+    async fn pass_fixed(&self, range: Range<u64>) -> Result<Option<(Child, u32, Range<u64>)>> {
+        let Some(mut descent) = self.descend(range.clone()) else {
+            return Ok(None);
+        };
+        let cx = self.enter_node(Access::Read, &range).await;
+        through::arrive(&cx, &mut descent).await?;
+        let image = self.elsewhere(descent.image());
+        Ok(Some((image, descent.passed(), descent.rest())))
+    }
+
     /// The status of the first run of `range`, through the chain below this node. `range` is not
     /// empty and ends within the node.
     ///
@@ -53,12 +67,18 @@ impl Child {
                 end = there + shift;
                 continue;
             }
+            let mut wanted = at..there;
+            // Fixed images that do not have it need not be asked one by one.
+            if let Some((image, passed, there)) = node.pass_fixed(wanted.clone()).await? {
+                (node, wanted, depth) = (image, there, depth + passed);
+                at = wanted.start;
+            }
             let Status {
                 len,
                 kind,
                 compressed,
                 ..
-            } = node.status(at..there).await?;
+            } = node.status(wanted).await?;
             match (kind, node.backing()) {
                 (StatusKind::Unallocated, Some(backing)) => {
                     node = backing;

@@ -2,7 +2,7 @@
 //! interleaving and every outcome of weak memory that its memory model allows.
 //!
 //! The files are those of the libraries, by path: `announce.rs` (announcements and claims),
-//! `sync.rs` (wait lists), `line.rs` (the line of syncs), `bits.rs` (dirty bitmaps), `table_cache.rs`. They take atomics and
+//! `sync.rs` (wait lists), `line.rs` (the line of syncs), `bits.rs` (dirty bitmaps), `table_cache.rs`, `slots.rs` (runs of fixed images). They take atomics and
 //! locks from `block_core::atomic`, which is [`atomic`] here. `models.rs` holds what must be true.
 //! Not here: anything that waits for the kernel.
 #![expect(
@@ -29,6 +29,9 @@ mod line;
 
 #[path = "../../../block-core/src/bitmap/bits.rs"]
 mod bits;
+
+#[path = "../../../block-core/src/graph/fixed/slots.rs"]
+mod slots;
 
 #[path = "../../../block-drivers/src/kit/table_cache.rs"]
 mod table_cache;

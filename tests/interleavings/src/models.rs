@@ -11,6 +11,7 @@ use crate::bits::Bits;
 use crate::graph::NodeId;
 use crate::line::Line;
 use crate::request::map::Access;
+use crate::slots::Slots;
 use crate::sync::{AsyncMutex, WaitList};
 use crate::table_cache::{Acquire, Loading, Needs, TableCache};
 
@@ -397,4 +398,28 @@ fn loading(cache: &TableCache, key: u64) -> Loading<'_> {
         Acquire::Load(slot) => slot,
         Acquire::Ready(_) | Acquire::Wait | Acquire::Full => panic!("the cache has room"),
     }
+}
+
+/// Two write a slot, a third one reads it: what it sees one of them wrote, or nobody has yet.
+pub fn a_slot_is_seen_whole() {
+    explore(|| {
+        let slots = Arc::new(Slots::new(1).expect("memory"));
+        let writer = {
+            let slots = Arc::clone(&slots);
+            thread::spawn(move || slots.put(0, [1; 3]))
+        };
+        let reader = {
+            let slots = Arc::clone(&slots);
+            thread::spawn(move || {
+                if let Some([first, rest @ ..]) = slots.get(0) {
+                    assert!(rest == [first; 2], "{first} {rest:?}");
+                }
+            })
+        };
+        slots.put(0, [2; 3]);
+        writer.join().expect("the writer's thread");
+        reader.join().expect("the reader's thread");
+        let left = slots.get(0).expect("nobody writes it");
+        assert!(left == [1; 3] || left == [2; 3], "{left:?}");
+    });
 }

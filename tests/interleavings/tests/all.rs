@@ -24,4 +24,5 @@ models! {
     a_pair_of_a_held_table_is_whole
     a_table_is_loaded_once
     every_change_reaches_a_copy
+    a_slot_is_seen_whole
 }
