@@ -53,7 +53,7 @@ pub struct Layer(Arc<Shared>);
 struct Shared {
     graph: ArcSwap<Graph>,
     version: AtomicU64,
-    /// Claims and drains there are at all; 0 lets every request pass with one load.
+    /// Claims and drains there are at all, each drain [`DRAIN`]; 0 lets every request pass with one load.
     obstacles: AtomicU64,
     /// Woken when announcements or snapshots go.
     left: WaitList,
@@ -68,6 +68,9 @@ struct Shared {
     run_state: RunState,
     jobs: Mutex<Vec<Arc<Job>>>,
 }
+
+/// What a drain counts for among obstacles: more than all claims.
+const DRAIN: u64 = 1 << 32;
 
 impl Default for Layer {
     fn default() -> Layer {
@@ -204,6 +207,14 @@ impl Layer {
         self.0.obstacles.fetch_sub(1, Ordering::SeqCst);
     }
 
+    pub(crate) fn drain_added(&self) {
+        self.0.obstacles.fetch_add(DRAIN, Ordering::SeqCst);
+    }
+
+    pub(crate) fn drain_removed(&self) {
+        self.0.obstacles.fetch_sub(DRAIN, Ordering::SeqCst);
+    }
+
     /// Whether a claim or, for a request from outside, a drain keeps a request out, or for a guest's
     /// one that the machine stands still. The caller has announced it.
     pub(crate) fn obstacle(
@@ -215,7 +226,8 @@ impl Layer {
         reach: Reach,
         entry: Entry,
     ) -> Obstacle {
-        if self.0.obstacles.load(Ordering::Acquire) == 0 {
+        let obstacles = self.0.obstacles.load(Ordering::Acquire);
+        if obstacles == 0 {
             return Obstacle::None;
         }
         let gated = entry != Entry::Inside;
@@ -225,7 +237,12 @@ impl Layer {
         let node = &graph.entry(index).node;
         let mut in_the_way =
             node.claims.keeps_out(access, Some(range)) || gated && node.claims.is_quiesced();
-        for &below in graph.below(index) {
+        let below = match obstacles >= DRAIN && gated {
+            true => graph.below(index),
+            // Who makes a claim is about to write.
+            false => graph.writable_below(index),
+        };
+        for &below in below {
             let claims = &graph.entry(below).node.claims;
             in_the_way |= reach == Reach::Direct && claims.keeps_out(access, None)
                 || gated && claims.is_quiesced();

@@ -54,6 +54,7 @@ impl Draft {
             edges,
             reach: Arc::default(),
             below: Arc::default(),
+            writable_below: Arc::default(),
             backing: None,
             plain_writes: false,
             target: (index, 0),

@@ -33,7 +33,7 @@ impl Drop for Drained {
     fn drop(&mut self) {
         for node in &self.nodes {
             node.claims.resume();
-            self.layer.obstacle_removed();
+            self.layer.drain_removed();
         }
         // Requests wait at the node they entered, which may be any node above.
         for (_, entry) in self.layer.graph().entries() {
@@ -52,7 +52,7 @@ impl Layer {
             .map(|index| Arc::clone(&graph.entry(index).node))
             .collect();
         for node in &held {
-            self.obstacle_added();
+            self.drain_added();
             node.claims.quiesce();
         }
         let drained = Drained {

@@ -283,6 +283,7 @@ pub struct Entry {
     /// The nodes below, and the node itself; sorted.
     reach: Arc<[NodeId]>,
     below: Arc<[NodeIndex]>,
+    writable_below: Arc<[NodeIndex]>,
     backing: Option<NodeIndex>,
     /// Whether no node on the way wants to look at writes.
     plain_writes: bool,
@@ -395,6 +396,11 @@ impl Graph {
     /// The nodes below `index` that its requests can touch.
     pub(crate) fn below(&self, index: NodeIndex) -> &[NodeIndex] {
         &self.entry(index).below
+    }
+
+    /// Those of them that can be written.
+    pub(crate) fn writable_below(&self, index: NodeIndex) -> &[NodeIndex] {
+        &self.entry(index).writable_below
     }
 
     /// Whether writes to `index` may go straight to the leaf where they are mapped.
@@ -523,6 +529,8 @@ impl Graph {
             let below = &self.entries[edge.child.usize()].passed;
             passed.extend(below.iter().map(|&(node, by)| (node, by + shift)));
         }
+        let is_writable = |index: &NodeIndex| !self.entry(*index).node.is_read_only();
+        let writable_below = below.iter().copied().filter(is_writable).collect();
         let length = self.length_of(index, entry);
         let id = entry.node.id;
         if let Some(leaf) = entry.node.driver.leaf() {
@@ -532,6 +540,7 @@ impl Graph {
         let entry = &mut self.entries[index.usize()];
         entry.reach = reach.into();
         entry.below = below.into();
+        entry.writable_below = writable_below;
         entry.plain_writes = plain_writes;
         entry.backing = backing;
         entry.target = target;
