@@ -25,4 +25,5 @@ models! {
     a_table_is_loaded_once
     every_change_reaches_a_copy
     a_slot_is_seen_whole
+    a_slot_has_one_writer
 }
