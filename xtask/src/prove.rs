@@ -23,7 +23,7 @@ struct Proof {
     rounds: u32,
 }
 
-const PROOFS: [Proof; 9] = [
+const PROOFS: &[Proof] = &[
     Proof {
         name: "interleavings",
         what: "every order of the lock-free parts, whatever memory allows",
@@ -113,7 +113,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     while let Some(word) = words.next() {
         match word.as_str() {
             "--list" => {
-                for proof in &PROOFS {
+                for proof in PROOFS {
                     println!("{:14} {} (×{})", proof.name, proof.what, proof.rounds);
                 }
                 return Ok(());
