@@ -2,12 +2,12 @@
 //! Called by `lib.rs` after names are defined and before they are checked, so that what an overlay
 //! adds obeys the same rules.
 //! Invariant: an overlay only adds: optional members, enum values, branches, documentation, a
-//! second spelling for a command's argument. Of what the schema says, one thing may be replaced: a
-//! branch's type.
+//! second spelling for a command's argument. Of what the schema says, two things may change: a
+//! branch's type, and that a member must be given.
 //!
 //! An overlay is a JSON object; each key names a definition, its value what is added:
 //! `{"T": {"doc": "…", "docs": {"member": "…"}, "members": {"*m": "str"}, "values": ["v"],
-//! "branches": {"b": "Type"}, "flat": "argument"}}`.
+//! "branches": {"b": "Type"}, "optional": ["member"], "flat": "argument"}}`.
 
 use crate::check::legacy;
 use crate::doc;
@@ -18,7 +18,9 @@ use crate::schema::{Arguments, Branch, Kind, Member, Schema, Type};
 use crate::source::FileId;
 use crate::syntax::{Node, Object, Text, Value};
 
-const KEYS: [&str; 6] = ["doc", "docs", "members", "values", "branches", "flat"];
+const KEYS: [&str; 7] = [
+    "doc", "docs", "members", "values", "branches", "optional", "flat",
+];
 
 /// Merges overlay `file`, whose text is `text`, into `schema`.
 pub(crate) fn merge(
@@ -80,6 +82,7 @@ fn merge_entity(
                 true
             }
             ("branches", kind) => add_branches(kind, legacy::overlay_branches(value, diagnostics)),
+            ("optional", kind) => make_optional(kind, value, &name.text, diagnostics),
             ("flat", Kind::Command(command)) => {
                 let argument = value.as_text();
                 if !is_flat(&command.arguments, argument.as_ref()) {
@@ -102,18 +105,48 @@ fn merge_entity(
     document(schema, &name.text, additions, diagnostics);
 }
 
+/// The members that a definition has by itself, if it is one of those that have.
+fn members_of(kind: &mut Kind) -> Option<&mut Vec<Member>> {
+    let arguments = match kind {
+        Kind::Struct(structure) => return Some(&mut structure.members),
+        Kind::Command(command) => &mut command.arguments,
+        Kind::Event(event) => &mut event.data,
+        _ => return None,
+    };
+    match arguments {
+        Arguments::Members(members) => Some(members),
+        Arguments::Type(_) => None,
+    }
+}
+
+/// Lets members be left out that had to be given.
+fn make_optional(kind: &mut Kind, value: &Value, of: &str, diagnostics: &mut Diagnostics) -> bool {
+    let Some(members) = members_of(kind) else {
+        return false;
+    };
+    let Node::List(names) = &value.node else {
+        refuse(value, "`optional`", "a list of names", diagnostics);
+        return true;
+    };
+    for name in names {
+        let Some(text) = name.as_text() else {
+            refuse(name, "a member's name", "a string", diagnostics);
+            continue;
+        };
+        match members.iter_mut().find(|member| member.name == text.text) {
+            Some(member) => member.optional = true,
+            None => {
+                let error = Diagnostic::overlay_optional_unknown(name.span, &text.text, of);
+                diagnostics.push(error);
+            }
+        }
+    }
+    true
+}
+
 fn add_members(kind: &mut Kind, added: Vec<Member>, diagnostics: &mut Diagnostics) -> bool {
-    let members = match kind {
-        Kind::Struct(structure) => &mut structure.members,
-        Kind::Command(command) => match &mut command.arguments {
-            Arguments::Members(members) => members,
-            Arguments::Type(_) => return false,
-        },
-        Kind::Event(event) => match &mut event.data {
-            Arguments::Members(members) => members,
-            Arguments::Type(_) => return false,
-        },
-        _ => return false,
+    let Some(members) = members_of(kind) else {
+        return false;
     };
     for member in added {
         if !member.optional {

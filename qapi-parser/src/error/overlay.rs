@@ -28,6 +28,14 @@ impl Diagnostic {
         )
     }
 
+    pub(crate) fn overlay_optional_unknown(span: Span, name: &str, of: &str) -> Self {
+        Self::at(
+            Pass::Check,
+            span,
+            format!("`{of}` has no member `{name}` to make optional"),
+        )
+    }
+
     pub(crate) fn overlay_doc_unknown(span: Span, name: &str, of: &str) -> Self {
         Self::at(
             Pass::Check,

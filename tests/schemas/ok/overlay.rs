@@ -90,11 +90,11 @@ pub mod types {
         }
 
         /// `A`.
-        #[derive(Clone, PartialEq)]
+        #[derive(Clone, PartialEq, Default)]
         #[non_exhaustive]
         pub struct A {
             /// `x`.
-            pub x: i64,
+            pub x: Option<i64>,
             /// `more`.
             pub more: Option<Vec<String>>,
             /// `deep`.
@@ -103,8 +103,15 @@ pub mod types {
 
         impl A {
             /// One with its required members alone.
-            pub fn new(x: i64) -> Self {
-                Self { x, more: None, deep: None }
+            pub fn new() -> Self {
+                Self { x: None, more: None, deep: None }
+            }
+
+            /// Sets `x`.
+            #[must_use]
+            pub fn x(mut self, value: i64) -> Self {
+                self.x = Some(value);
+                self
             }
 
             /// Sets `more`.
@@ -135,7 +142,7 @@ pub mod types {
             }
 
             fn put(&self, object: &mut runtime::Object) {
-                object.put("x", &self.x);
+                object.put_opt("x", &self.x);
                 object.put_opt("more", &self.more);
                 object.put_opt("deep", &self.deep);
             }
@@ -432,7 +439,7 @@ pub mod introspect {
 {"name": "2", "meta-type": "object", "members": [{"name": "extra", "type": "str", "default": null}]},
 {"name": "3", "meta-type": "enum", "members": [{"name": "a"}, {"name": "b"}], "values": ["a", "b"]},
 {"name": "4", "meta-type": "object", "members": [{"name": "y", "type": "int"}]},
-{"name": "5", "meta-type": "object", "members": [{"name": "x", "type": "int"}, {"name": "more", "type": "[str]", "default": null}, {"name": "deep", "type": "6", "default": null}]},
+{"name": "5", "meta-type": "object", "members": [{"name": "x", "type": "int", "default": null}, {"name": "more", "type": "[str]", "default": null}, {"name": "deep", "type": "6", "default": null}]},
 {"name": "str", "meta-type": "builtin", "json-type": "string"},
 {"name": "int", "meta-type": "builtin", "json-type": "int"},
 {"name": "[str]", "meta-type": "array", "element-type": "str"},
