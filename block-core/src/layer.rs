@@ -129,7 +129,7 @@ impl Layer {
         &self.0.run_state
     }
 
-    /// The jobs that are not over, the oldest first.
+    /// The jobs that are not over, or not dismissed, the oldest first.
     pub(crate) fn job_list(&self) -> &Mutex<Vec<Arc<Job>>> {
         &self.0.jobs
     }
@@ -521,6 +521,7 @@ impl Layer {
     /// The first error of a node; the others are closed all the same.
     pub async fn close_all(&self, queue: &LocalQueue) -> Result<()> {
         shield(queue, async move |layer, queue| {
+            layer.end_jobs().await;
             let _change = layer.change().await;
             let graph = layer.graph();
             let ids: Vec<NodeId> = graph.entries().map(|(_, e)| e.node.id()).collect();

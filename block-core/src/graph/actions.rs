@@ -47,8 +47,10 @@ impl Layer {
     pub async fn transaction(&self, queue: &LocalQueue, arguments: Command) -> Result<()> {
         shield(queue, async move |layer, queue| {
             let mode = arguments.properties.and_then(|p| p.completion_mode);
-            if let (Some(ActionCompletionMode::Grouped), Some(action)) =
-                (mode, arguments.actions.first())
+            let mode = mode.unwrap_or(ActionCompletionMode::Individual);
+            let mut actions = arguments.actions.iter();
+            if mode == ActionCompletionMode::Grouped
+                && let Some(action) = actions.find(|action| !makes_job(action))
             {
                 let reason = format!(
                     "Action '{}' does not support transaction property completion-mode = grouped",
@@ -56,7 +58,7 @@ impl Layer {
                 );
                 return Err(Error::invalid("properties", reason));
             }
-            let mut backups = Backups::open(&layer, &queue, &arguments.actions).await?;
+            let mut backups = Backups::open(&layer, &queue, &arguments.actions, mode).await?;
             let mut transaction = Transaction::begin(&layer, &queue).await;
             transaction.drain_all().await;
             let mut done = Ok(());
@@ -99,6 +101,11 @@ impl Layer {
         })
         .await
     }
+}
+
+fn makes_job(action: &TransactionAction) -> bool {
+    use TransactionAction as Action;
+    matches!(action, Action::BlockdevBackup(_) | Action::DriveBackup(_))
 }
 
 impl Transaction<'_> {

@@ -63,50 +63,99 @@ impl Chain {
     }
 }
 
-/// How a command names the image at the lower end.
-pub(super) struct BaseName<'a> {
-    pub(super) file: Option<&'a str>,
-    pub(super) node: Option<&'a str>,
+/// What a stream leaves below the image.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Lower<'a> {
+    Nothing,
+    /// An image by its file's name.
+    Base(&'a str),
+    /// An image by its node's name.
+    BaseNode(&'a str),
+    /// What is below a node.
+    BelowNode(&'a str),
+}
+
+impl<'a> Lower<'a> {
+    /// # Errors
+    /// `InvalidOption` when it is said twice.
+    pub(super) fn of(
+        base: Option<&'a str>,
+        base_node: Option<&'a str>,
+        bottom: Option<&'a str>,
+    ) -> Result<Lower<'a>> {
+        let twice = |one: &str, other: &str| {
+            let reason = format!("'{one}' and '{other}' cannot be specified at the same time");
+            Err(Error::invalid(one, reason))
+        };
+        match (base, base_node, bottom) {
+            (Some(_), Some(_), _) => twice("base", "base-node"),
+            (Some(_), None, Some(_)) => twice("base", "bottom"),
+            (None, Some(_), Some(_)) => twice("bottom", "base-node"),
+            (Some(base), None, None) => Ok(Lower::Base(base)),
+            (None, Some(base), None) => Ok(Lower::BaseNode(base)),
+            (None, None, Some(bottom)) => Ok(Lower::BelowNode(bottom)),
+            (None, None, None) => Ok(Lower::Nothing),
+        }
+    }
+
+    /// Where it is in the chain of a device; nothing where nothing is left below.
+    ///
+    /// # Errors
+    /// `InvalidOption` when it is not in the chain; `NodeNotFound`.
+    pub(super) fn find(self, layer: &Layer, chain: &Chain, device: &str) -> Result<Option<usize>> {
+        match self {
+            Lower::Nothing => Ok(None),
+            Lower::Base(file) => chain.backing_file(file, 0).map(Some),
+            Lower::BaseNode(name) => match chain.node_named(layer, name)? {
+                Some(depth) if depth > 0 => Ok(Some(depth)),
+                Some(_) | None => {
+                    let reason = format!("Node '{name}' is not a backing image of '{device}'");
+                    Err(Error::invalid("base-node", reason))
+                }
+            },
+            Lower::BelowNode(name) => match chain.node_named(layer, name)? {
+                Some(depth) => Ok(Some(depth + 1).filter(|&base| base < chain.0.len())),
+                None => {
+                    let reason =
+                        format!("Node '{name}' is not in a chain starting from '{device}'");
+                    Err(Error::invalid("bottom", reason))
+                }
+            },
+        }
+    }
 }
 
 impl Chain {
-    /// Where the image at the lower end is, at or below `from`; nothing when it is not named.
+    /// Where an image below `above` is, by its file's name.
     ///
     /// # Errors
-    /// `InvalidOption` when it is named twice, or is not in the chain; `NodeNotFound`.
-    pub(super) fn base(
-        &self,
-        layer: &Layer,
-        base: &BaseName<'_>,
-        from: usize,
-    ) -> Result<Option<usize>> {
-        match (base.file, base.node) {
-            (None, None) => Ok(None),
-            (Some(_), Some(_)) => Err(Error::invalid(
-                "base",
-                "'base' and 'base-node' cannot be specified at the same time",
-            )),
-            (Some(file), None) => match self.depth_of(file).filter(|&depth| depth >= from) {
-                Some(depth) => Ok(Some(depth)),
-                None => {
-                    let reason = format!("Can't find '{file}' in the backing chain");
-                    Err(Error::invalid("base", reason))
-                }
-            },
-            (None, Some(name)) => {
-                let depth = self.0.iter().position(|node| node.name() == name);
-                if let Some(depth) = depth.filter(|&depth| depth >= from) {
-                    return Ok(Some(depth));
-                }
-                if layer.graph().find(name).is_none() {
-                    let node = name.to_owned();
-                    return Err(Error::NodeNotFound { node });
-                }
-                let active = self.active().name();
-                let reason = format!("Node '{name}' is not a backing image of '{active}'");
-                Err(Error::invalid("base-node", reason))
-            }
+    /// `InvalidOption` when it is not there.
+    pub(super) fn backing_file(&self, file: &str, above: usize) -> Result<usize> {
+        let depth = self.depth_of(file).filter(|&depth| depth > above);
+        depth.ok_or_else(|| {
+            let reason = format!("Can't find '{file}' in the backing chain");
+            Error::invalid("base", reason)
+        })
+    }
+
+    /// Where a node is, if it is in the chain.
+    ///
+    /// # Errors
+    /// `NodeNotFound`.
+    pub(super) fn node_named(&self, layer: &Layer, name: &str) -> Result<Option<usize>> {
+        if layer.graph().find(name).is_none() {
+            let node = name.to_owned();
+            return Err(Error::NodeNotFound { node });
         }
+        Ok(self.0.iter().position(|node| node.name() == name))
+    }
+}
+
+/// Lets a name say `raw` as the format of a node that is no format: its bytes are the disk's.
+pub(super) fn mask_protocol(graph: &Graph, node: &Node, name: &mut BackingName) {
+    let index = graph.index_of(node.id());
+    if index.is_some_and(|index| graph.primary(index).is_none()) {
+        name.format = Some("raw".to_owned());
     }
 }
 

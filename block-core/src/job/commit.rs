@@ -14,10 +14,10 @@ use block_schema::commands::BlockCommit;
 use block_schema::types::{BlockJobType, BlockdevOnError, IoOperationType};
 
 use super::buffers::Buffers;
-use super::chain::{BaseName, Chain, check_only_chain, name_of};
+use super::chain::{Chain, check_only_chain, mask_protocol, name_of};
 use super::crew::Crew;
 use super::worker::{Next, Stop, Worker};
-use super::{Job, NewJob, Progress, or_report, speed_of};
+use super::{Job, Manual, NewJob, Progress, or_report, refuse_filter, speed_of};
 use crate::backend::Backend;
 use crate::driver::{BackingName, Preallocation, StatusKind, ZeroFlags};
 use crate::error::{Error, Result};
@@ -55,6 +55,7 @@ impl Layer {
         queue: &LocalQueue,
         arguments: BlockCommit,
     ) -> Result<Arc<Job>> {
+        refuse_filter(arguments.filter_node_name.as_deref())?;
         let chain = Chain::of(self, &arguments.device)?;
         let speed = speed_of(arguments.speed)?;
         let span = span(self, &chain, &arguments)?;
@@ -71,10 +72,16 @@ impl Layer {
             id: arguments.job_id.unwrap_or(arguments.device),
             kind: BlockJobType::Commit,
             speed,
+            manual: Manual::of(arguments.auto_finalize, arguments.auto_dismiss),
+            group: None,
         };
         let base = &chain.images()[span.base];
+        let mut name = name_of(base, arguments.backing_file.clone());
+        if arguments.backing_mask_protocol == Some(true) {
+            mask_protocol(&self.graph(), base, &mut name);
+        }
         let ends = Ends {
-            name: name_of(base, arguments.backing_file.clone()),
+            name,
             policy: or_report(arguments.on_error),
         };
         if span.top == 0 {
@@ -122,7 +129,8 @@ impl Layer {
         let nodes = nodes.map(|index| Arc::clone(&graph.entry(index).node));
         let blocks: Vec<_> = nodes.map(|node| node.block(&reason)).collect();
         job.start(queue, move |worker| async move {
-            let mut result = commit.run(&worker).await;
+            let work = commit.run(&worker).await;
+            let mut result = worker.settle(work).await;
             commit.release().await;
             if result.is_ok() {
                 result = commit.finish(&worker).await;
@@ -137,16 +145,39 @@ impl Layer {
 
 /// Which images are meant.
 fn span(layer: &Layer, chain: &Chain, arguments: &BlockCommit) -> Result<Span> {
-    let top = chain.depth_of(&arguments.top).ok_or_else(|| {
-        let reason = format!("Top image file {} not found", arguments.top);
-        Error::invalid("top", reason)
-    })?;
-    let last = chain.images().len() - 1;
-    let base = BaseName {
-        file: arguments.base.as_deref(),
-        node: arguments.base_node.as_deref(),
+    let named = |member: &str, name: &str| {
+        let place = chain.node_named(layer, name)?;
+        place.ok_or_else(|| {
+            let reason = format!("'{name}' is not in this backing file chain");
+            Error::invalid(member, reason)
+        })
     };
-    let base = chain.base(layer, &base, top)?.unwrap_or(last);
+    let twice = |one: &str, other: &str| {
+        let reason = format!("'{one}' and '{other}' are mutually exclusive");
+        Err(Error::invalid(one, reason))
+    };
+    let top = match (&arguments.top_node, &arguments.top) {
+        (Some(_), Some(_)) => return twice("top-node", "top"),
+        (Some(name), None) => named("top-node", name)?,
+        (None, Some(file)) => chain.depth_of(file).ok_or_else(|| {
+            let reason = format!("Top image file {file} not found");
+            Error::invalid("top", reason)
+        })?,
+        (None, None) => 0,
+    };
+    let base = match (&arguments.base_node, &arguments.base) {
+        (Some(_), Some(_)) => return twice("base-node", "base"),
+        (Some(name), None) => {
+            let base = named("base-node", name)?;
+            if base < top {
+                let reason = format!("'{name}' is not in this backing file chain");
+                return Err(Error::invalid("base-node", reason));
+            }
+            base
+        }
+        (None, Some(file)) => chain.backing_file(file, top)?,
+        (None, None) => chain.images().len() - 1,
+    };
     if top == base {
         return Err(Error::invalid("base", "cannot commit an image into itself"));
     }

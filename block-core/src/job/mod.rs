@@ -6,13 +6,17 @@
 //!
 //! A job's requests are requests like others: announced, drained, counted. So no verb has to
 //! stop a job before it drains a node; a job that waits for a gate just waits. Verbs that would
-//! change what a job works on are kept away by `graph/blocker.rs`. Invariant: a job that is over has
-//! taken its backends, watchers and blocks away before anybody hears of its end.
+//! change what a job works on are kept away by `graph/blocker.rs`. When its work is done a job waits
+//! for those that are to end with it, and for a user where it was told so (`group`). Invariant: a
+//! job that is over has taken its backends, watchers and blocks away before anybody hears of its
+//! end.
 
 use std::sync::Arc;
 
+use block_schema::events::JobStatusChange;
 use block_schema::types::{
-    BlockDeviceIoStatus, BlockJobInfo, BlockJobType, BlockdevOnError, JobStatus,
+    BlockDeviceIoStatus, BlockJobInfo, BlockJobType, BlockdevOnError, JobInfo, JobStatus,
+    MirrorCopyMode,
 };
 use parking_lot::Mutex;
 
@@ -26,6 +30,7 @@ mod buffers;
 mod chain;
 mod commit;
 mod crew;
+mod group;
 mod mirror;
 mod stream;
 mod table;
@@ -33,6 +38,7 @@ mod target;
 mod worker;
 
 pub(crate) use backup::Backups;
+pub(crate) use group::Group;
 pub use table::Verb;
 
 /// How a job ended.
@@ -64,19 +70,46 @@ enum Cancel {
     Force,
 }
 
+/// What happens at a job's end only when a user says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Manual {
+    /// The last step.
+    pub(crate) finalize: bool,
+    /// That it is forgotten.
+    pub(crate) dismiss: bool,
+}
+
+impl Manual {
+    /// As the schema has it.
+    pub(crate) fn of(auto_finalize: Option<bool>, auto_dismiss: Option<bool>) -> Manual {
+        Manual {
+            finalize: auto_finalize == Some(false),
+            dismiss: auto_dismiss == Some(false),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct State {
     status: JobStatus,
     /// A user or an error wants it to stand still.
     paused: bool,
-    /// Its worker does.
+    /// Its worker does, or has nothing to do.
     still: bool,
     cancel: Option<Cancel>,
     complete: bool,
+    /// The last step may be taken; nothing takes that back.
+    finalize: bool,
+    /// Of a mirror: when written data is copied.
+    copy_mode: Option<MirrorCopyMode>,
+    /// Of a mirror: nothing is left to copy, and each write is copied before the guest hears of it.
+    synced: bool,
     /// Bytes a second; 0 is no limit.
     speed: u64,
     progress: Progress,
     io_status: BlockDeviceIoStatus,
+    /// What stops it.
+    error: Option<String>,
     ending: Option<Ending>,
 }
 
@@ -84,6 +117,8 @@ struct State {
 pub struct Job {
     id: String,
     kind: BlockJobType,
+    manual: Manual,
+    group: Arc<Group>,
     layer: Layer,
     state: Mutex<State>,
     /// Woken when anything of the state changes.
@@ -125,7 +160,7 @@ impl Job {
             device: self.id.clone(),
             len: signed(state.progress.total),
             offset: signed(state.progress.done),
-            busy: !state.still,
+            busy: !state.still && table::works(state.status),
             paused: state.paused,
             speed: signed(state.speed),
             io_status: state.io_status,
@@ -134,9 +169,23 @@ impl Job {
                 JobStatus::Ready | JobStatus::Standby
             )),
             status: Some(state.status),
-            auto_finalize: Some(true),
-            auto_dismiss: Some(true),
-            error: None,
+            auto_finalize: Some(!self.manual.finalize),
+            auto_dismiss: Some(!self.manual.dismiss),
+            error: state.error.clone(),
+            actively_synced: state.copy_mode.map(|_| state.synced),
+        }
+    }
+
+    /// What `query-jobs` shows.
+    pub fn summary(&self) -> JobInfo {
+        let state = self.state.lock();
+        JobInfo {
+            id: self.id.clone(),
+            r#type: self.kind,
+            status: state.status,
+            current_progress: signed(state.progress.done),
+            total_progress: signed(state.progress.total),
+            error: state.error.clone(),
         }
     }
 
@@ -164,6 +213,7 @@ impl Job {
     }
 
     /// Gives the job up; it ends soon. A job that is ready leaves a consistent copy, unless forced.
+    /// One that takes its last step ends by that.
     ///
     /// # Errors
     /// `InvalidOption` when the job is paused and `force` is not given, or is over.
@@ -175,20 +225,25 @@ impl Job {
                     format!("The block job for device '{}' is currently paused", self.id),
                 ));
             }
-            let how = if force { Cancel::Force } else { Cancel::Soft };
+            let done = matches!(state.status, JobStatus::Waiting | JobStatus::Pending);
+            let how = match force || done {
+                true => Cancel::Force,
+                false => Cancel::Soft,
+            };
             state.cancel = state.cancel.max(Some(how));
             state.paused = false;
             Ok(())
         })
     }
 
-    /// Lets a job whose sides are equal finish: a mirror leads its device to the target.
+    /// Lets a job whose sides are equal finish: a mirror leads its device to the target. One that is
+    /// paused does so when it goes on.
     ///
     /// # Errors
-    /// `InvalidOption` when the job is not ready, is paused, or was cancelled.
+    /// `InvalidOption` when the job is not ready, or was cancelled.
     pub fn complete(&self) -> Result<()> {
         self.change(Verb::Complete, |state| {
-            if state.paused || state.cancel.is_some() {
+            if state.cancel.is_some() {
                 return Err(Error::invalid(
                     "device",
                     format!("The active block job '{}' cannot be completed", self.id),
@@ -210,7 +265,52 @@ impl Job {
         })
     }
 
-    /// Waits for the job's end.
+    /// Lets a job whose work is done, and those that are to end with it, take the last step.
+    ///
+    /// # Errors
+    /// `InvalidOption` when the job is not pending.
+    pub fn finalize(&self) -> Result<()> {
+        self.change(Verb::Finalize, |_| Ok(()))?;
+        self.group.finalize();
+        Ok(())
+    }
+
+    /// Forgets a job that is over: its name is free again.
+    ///
+    /// # Errors
+    /// `InvalidOption` when the job is not concluded.
+    pub fn dismiss(&self) -> Result<()> {
+        self.change(Verb::Dismiss, |_| Ok(()))?;
+        self.take_off();
+        self.go_on_to(JobStatus::Null);
+        Ok(())
+    }
+
+    /// Lets a mirror copy each write before the guest hears of it, from now on.
+    ///
+    /// # Errors
+    /// `InvalidOption` when the job is over, or cannot be changed so.
+    pub fn set_copy_mode(&self, mode: MirrorCopyMode) -> Result<()> {
+        self.change(Verb::Change, |state| match state.copy_mode {
+            None => Err(Error::invalid("id", "Job type does not support change")),
+            Some(now) if now == mode => Ok(()),
+            Some(_) if mode != MirrorCopyMode::WriteBlocking => {
+                let reason = format!("Change to copy mode '{mode}' is not implemented");
+                Err(Error::invalid("copy-mode", reason))
+            }
+            Some(_) => {
+                state.copy_mode = Some(mode);
+                Ok(())
+            }
+        })
+    }
+
+    /// Says that it is a mirror.
+    fn set_mirror(&self, mode: MirrorCopyMode) {
+        self.state.lock().copy_mode = Some(mode);
+    }
+
+    /// Waits for the job's end. It may still be there to be dismissed.
     ///
     /// # Cancel safety
     /// Dropping the future does not touch the job.
@@ -224,6 +324,14 @@ impl Job {
         ending.unwrap_or(Ending::Cancelled)
     }
 
+    /// Waits for its end, and that of the jobs that end with it.
+    pub(crate) async fn all_ended(&self) {
+        self.ended().await;
+        for job in self.group.members() {
+            job.ended().await;
+        }
+    }
+
     /// Waits until what [`info`](Job::info) shows differs from what was seen, or the job is over;
     /// for who follows a job.
     ///
@@ -234,20 +342,32 @@ impl Job {
         self.changed.wait_until(has_changed).await;
     }
 
+    /// Checks that the job takes a verb in its state.
+    ///
+    /// # Errors
+    /// `InvalidOption`, naming both.
+    pub(crate) fn check(&self, verb: Verb) -> Result<()> {
+        self.check_in(self.status(), verb)
+    }
+
+    fn check_in(&self, status: JobStatus, verb: Verb) -> Result<()> {
+        match table::takes(status, verb) {
+            true => Ok(()),
+            false => Err(Error::invalid(
+                "device",
+                format!(
+                    "Job '{}' in state '{status}' cannot accept command verb '{}'",
+                    self.id,
+                    verb.as_str()
+                ),
+            )),
+        }
+    }
+
     fn change(&self, verb: Verb, change: impl FnOnce(&mut State) -> Result<()>) -> Result<()> {
         {
             let mut state = self.state.lock();
-            if !table::takes(state.status, verb) {
-                return Err(Error::invalid(
-                    "device",
-                    format!(
-                        "Job '{}' in state '{}' cannot accept command verb '{}'",
-                        self.id,
-                        state.status,
-                        verb.as_str()
-                    ),
-                ));
-            }
+            self.check_in(state.status, verb)?;
             change(&mut state)?;
         }
         self.changed.wake_all();
@@ -260,14 +380,38 @@ impl Job {
         self.changed.wake_all();
     }
 
-    fn set_status(&self, state: &mut State, next: JobStatus) {
-        debug_assert!(
-            table::follows(next, state.status),
-            "{self:?}: {} after {}",
-            next,
-            state.status
-        );
-        state.status = next;
+    /// Goes on in its life, and says so.
+    fn go_on_to(&self, next: JobStatus) {
+        {
+            let mut state = self.state.lock();
+            debug_assert!(
+                table::follows(next, state.status),
+                "{self:?}: {} after {}",
+                next,
+                state.status
+            );
+            if std::mem::replace(&mut state.status, next) == next {
+                return;
+            }
+        }
+        // Who hears of it may ask the job.
+        self.layer.events().emit(JobStatusChange {
+            id: self.id.clone(),
+            status: next,
+        });
+        self.changed.wake_all();
+    }
+
+    /// Is not in the list of jobs any more.
+    fn take_off(&self) {
+        let mut jobs = self.layer.job_list().lock();
+        jobs.retain(|job| !std::ptr::eq(&**job, self));
+    }
+
+    /// Takes a job back that could not start.
+    pub(crate) fn forget(&self) {
+        self.take_off();
+        self.go_on_to(JobStatus::Null);
     }
 }
 
@@ -277,10 +421,13 @@ pub(crate) struct NewJob {
     pub(crate) id: String,
     pub(crate) kind: BlockJobType,
     pub(crate) speed: u64,
+    pub(crate) manual: Manual,
+    /// What it ends with, if that is not it alone.
+    pub(crate) group: Option<Arc<Group>>,
 }
 
 impl Layer {
-    /// The jobs that are not over, the newest first.
+    /// The jobs that are not over, or not dismissed, the newest first.
     pub fn jobs(&self) -> Vec<Arc<Job>> {
         self.job_list().lock().iter().rev().cloned().collect()
     }
@@ -302,7 +449,13 @@ impl Layer {
     /// # Errors
     /// `InvalidOption` when its name is taken, or is no name.
     fn new_job(&self, new: NewJob) -> Result<Arc<Job>> {
-        let NewJob { id, kind, speed } = new;
+        let NewJob {
+            id,
+            kind,
+            speed,
+            manual,
+            group,
+        } = new;
         if !is_name(&id) {
             let reason = format!("Invalid job ID '{id}'");
             return Err(Error::invalid("job-id", reason));
@@ -313,25 +466,44 @@ impl Layer {
             return Err(Error::invalid("job-id", reason));
         }
         let state = State {
-            status: JobStatus::Created,
+            status: JobStatus::Undefined,
             paused: false,
             still: false,
             cancel: None,
             complete: false,
+            finalize: false,
+            copy_mode: None,
+            synced: false,
             speed,
             progress: Progress::default(),
             io_status: BlockDeviceIoStatus::Ok,
+            error: None,
             ending: None,
         };
         let job = Arc::new(Job {
             id,
             kind,
+            manual,
+            group: group.unwrap_or_default(),
             layer: self.clone(),
             state: Mutex::new(state),
             changed: WaitList::new(),
         });
         jobs.push(Arc::clone(&job));
+        drop(jobs);
+        job.group.add(&job);
+        job.go_on_to(JobStatus::Created);
         Ok(job)
+    }
+
+    /// Gives up all jobs, and waits for their ends.
+    pub(crate) async fn end_jobs(&self) {
+        for job in self.jobs() {
+            // One that is over cannot be cancelled, and is not waited for by anybody.
+            job.cancel(true).ok();
+            job.ended().await;
+            job.dismiss().ok();
+        }
     }
 }
 
@@ -342,6 +514,20 @@ fn is_name(id: &str) -> bool {
         .next()
         .is_some_and(|first| first.is_ascii_alphabetic())
         && letters.all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))
+}
+
+/// Refuses a name for a filter: no job puts a node into the graph to watch another.
+///
+/// # Errors
+/// `InvalidOption` for any name.
+pub(crate) fn refuse_filter(name: Option<&str>) -> Result<()> {
+    match name {
+        None => Ok(()),
+        Some(_) => Err(Error::invalid(
+            "filter-node-name",
+            "Parameter 'filter-node-name' is not built in: jobs have no filter node",
+        )),
+    }
 }
 
 /// A job's `speed` as the schema has it.

@@ -12,10 +12,10 @@ use block_schema::commands::BlockStream;
 use block_schema::types::{BlockJobType, BlockdevOnError, IoOperationType};
 
 use super::buffers::Buffers;
-use super::chain::{BaseName, Chain, name_of};
+use super::chain::{Chain, Lower, mask_protocol, name_of};
 use super::crew::Crew;
 use super::worker::{Next, Stop, Worker};
-use super::{Job, NewJob, Progress, on_device_error, speed_of};
+use super::{Job, Manual, NewJob, Progress, on_device_error, refuse_filter, speed_of};
 use crate::backend::Backend;
 use crate::driver::{BackingName, StatusKind};
 use crate::error::{Error, Result};
@@ -51,16 +51,19 @@ impl Layer {
             base,
             base_node,
             backing_file,
+            backing_mask_protocol,
+            bottom,
             speed,
             on_error,
+            filter_node_name,
+            auto_finalize,
+            auto_dismiss,
         } = arguments;
+        refuse_filter(filter_node_name.as_deref())?;
+        let lower = Lower::of(base.as_deref(), base_node.as_deref(), bottom.as_deref())?;
         let chain = Chain::of(self, &device)?;
-        let base = BaseName {
-            file: base.as_deref(),
-            node: base_node.as_deref(),
-        };
-        let base = chain.base(self, &base, 1)?;
-        if backing_file.is_some() && base.is_none() {
+        let base = lower.find(self, &chain, &device)?;
+        if backing_file.is_some() && (base.is_none() || bottom.is_some()) {
             let reason = "backing file specified, but streaming the entire chain";
             return Err(Error::invalid("backing-file", reason));
         }
@@ -75,6 +78,8 @@ impl Layer {
             id: job_id.unwrap_or(device),
             kind,
             speed,
+            manual: Manual::of(auto_finalize, auto_dismiss),
+            group: None,
         })?;
         let backend = match self.add_backend("", chain.active().id(), false).await {
             Ok(backend) => backend,
@@ -90,12 +95,20 @@ impl Layer {
             backend,
             active: Arc::clone(chain.active()),
             base: base.map(|depth| chain.images()[depth].id()),
-            name: base.map(|depth| name_of(&chain.images()[depth], backing_file)),
+            name: base.map(|depth| {
+                let node = &chain.images()[depth];
+                let mut name = name_of(node, backing_file);
+                if backing_mask_protocol == Some(true) {
+                    mask_protocol(&self.graph(), node, &mut name);
+                }
+                name
+            }),
             depth: images.len(),
             policy,
         };
         job.start(queue, move |worker| async move {
-            let mut result = stream.run(&worker).await;
+            let work = stream.run(&worker).await;
+            let mut result = worker.settle(work).await;
             if result.is_ok() {
                 result = stream.finish(&worker).await;
             }

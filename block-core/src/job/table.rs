@@ -18,6 +18,12 @@ pub enum Verb {
     SetSpeed,
     /// Finish, where both sides are equal.
     Complete,
+    /// Work another way.
+    Change,
+    /// Take the last step.
+    Finalize,
+    /// Be forgotten.
+    Dismiss,
 }
 
 impl Verb {
@@ -29,6 +35,9 @@ impl Verb {
             Verb::Resume => "resume",
             Verb::SetSpeed => "set-speed",
             Verb::Complete => "complete",
+            Verb::Change => "change",
+            Verb::Finalize => "finalize",
+            Verb::Dismiss => "dismiss",
         }
     }
 }
@@ -41,12 +50,20 @@ pub(super) fn takes(status: JobStatus, verb: Verb) -> bool {
             status,
             S::Created | S::Running | S::Paused | S::Ready | S::Standby | S::Waiting | S::Pending
         ),
-        Verb::Pause | Verb::Resume | Verb::SetSpeed => matches!(
+        Verb::Pause | Verb::Resume | Verb::SetSpeed | Verb::Change => matches!(
             status,
             S::Created | S::Running | S::Paused | S::Ready | S::Standby
         ),
-        Verb::Complete => status == S::Ready,
+        Verb::Complete => matches!(status, S::Ready | S::Standby),
+        Verb::Finalize => status == S::Pending,
+        Verb::Dismiss => status == S::Concluded,
     }
+}
+
+/// Whether a job in a state has a part of its work before it.
+pub(super) fn works(status: JobStatus) -> bool {
+    use JobStatus as S;
+    matches!(status, S::Running | S::Paused | S::Ready | S::Standby)
 }
 
 /// Whether a state may follow another one.
@@ -71,27 +88,60 @@ pub(super) fn follows(next: JobStatus, status: JobStatus) -> bool {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_a_ready_job_completes() {
-        let takers: Vec<JobStatus> = JobStatus::VARIANTS
-            .iter()
-            .copied()
-            .filter(|&status| takes(status, Verb::Complete))
-            .collect();
-        assert_eq!(takers, [JobStatus::Ready]);
+    const VERBS: [Verb; 8] = [
+        Verb::Cancel,
+        Verb::Pause,
+        Verb::Resume,
+        Verb::SetSpeed,
+        Verb::Complete,
+        Verb::Change,
+        Verb::Finalize,
+        Verb::Dismiss,
+    ];
+
+    #[track_caller]
+    fn check(verb: Verb, takers: &[JobStatus]) {
+        let all = JobStatus::VARIANTS.iter().copied();
+        let taking: Vec<JobStatus> = all.filter(|&status| takes(status, verb)).collect();
+        assert_eq!(taking, takers, "{verb:?}");
     }
 
     #[test]
-    fn what_is_over_takes_no_verb() {
-        let verbs = [
-            Verb::Cancel,
-            Verb::Pause,
-            Verb::Resume,
-            Verb::SetSpeed,
-            Verb::Complete,
-        ];
+    fn only_a_ready_job_completes_also_while_it_is_paused() {
+        check(Verb::Complete, &[JobStatus::Ready, JobStatus::Standby]);
+    }
+
+    #[test]
+    fn a_job_is_finalized_while_it_pends_and_dismissed_when_it_is_concluded() {
+        check(Verb::Finalize, &[JobStatus::Pending]);
+        check(Verb::Dismiss, &[JobStatus::Concluded]);
+    }
+
+    #[test]
+    fn a_job_at_work_can_be_changed() {
+        use JobStatus as S;
+        let at_work = [S::Created, S::Running, S::Paused, S::Ready, S::Standby];
+        for verb in [Verb::Pause, Verb::Resume, Verb::SetSpeed, Verb::Change] {
+            check(verb, &at_work);
+        }
+        let cancelled = [&at_work[..], &[S::Waiting, S::Pending]].concat();
+        check(Verb::Cancel, &cancelled);
+    }
+
+    #[test]
+    fn what_is_over_takes_no_verb_but_to_be_dismissed() {
         for status in [JobStatus::Aborting, JobStatus::Concluded, JobStatus::Null] {
-            assert!(verbs.iter().all(|&verb| !takes(status, verb)), "{status}");
+            let taken = VERBS.iter().filter(|&&verb| takes(status, verb));
+            assert!(taken.clone().all(|&verb| verb == Verb::Dismiss), "{status}");
+            assert_eq!(taken.count() == 1, status == JobStatus::Concluded);
+        }
+    }
+
+    #[test]
+    fn every_verb_has_a_name_of_its_own() {
+        for (place, verb) in VERBS.iter().enumerate() {
+            let others = VERBS[..place].iter();
+            assert!(others.clone().all(|o| o.as_str() != verb.as_str()));
         }
     }
 

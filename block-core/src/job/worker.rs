@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use block_schema::events::{BlockJobCancelled, BlockJobCompleted, BlockJobError, BlockJobReady};
 use block_schema::types::{
     BlockDeviceIoStatus, BlockErrorAction, BlockdevOnError, IoOperationType, JobStatus,
+    MirrorCopyMode,
 };
 use rustix::io::Errno;
 
 use super::{Cancel, Ending, Job, Progress, State};
-use crate::error::Error;
+use crate::error::{Error, kernel_text};
 use crate::graph::info::signed;
 use crate::queue::LocalQueue;
 use crate::sync::first;
@@ -105,6 +106,51 @@ impl Worker {
         }
     }
 
+    /// Says how the work went, and waits until the last step may be taken: until the jobs that are
+    /// to end with this one have done their work, and a user has said so where one of them waits
+    /// for that. Asked again, answers at once.
+    ///
+    /// # Errors
+    /// What the work ended by; `Cancelled` when it was given up while it waited.
+    pub(crate) async fn settle(&self, work: Result<(), Stop>) -> Result<(), Stop> {
+        if let Err(stop) = work {
+            self.job.fail(&stop);
+            return Err(stop);
+        }
+        let job = &self.job;
+        let decided = |finalized: &mut bool| {
+            let state = job.state.lock();
+            *finalized = state.finalize;
+            state.finalize || state.cancel == Some(Cancel::Force)
+        };
+        let mut finalized = false;
+        if !decided(&mut finalized) {
+            job.go_on_to(JobStatus::Waiting);
+            job.group.one_waits();
+            job.changed.wait_until(|| decided(&mut finalized)).await;
+        }
+        if finalized {
+            return Ok(());
+        }
+        job.fail(&Stop::Cancelled);
+        Err(Stop::Cancelled)
+    }
+
+    /// Whether a user is to say when the last step may be taken.
+    pub(crate) fn waits_for_user(&self) -> bool {
+        self.job.manual.finalize
+    }
+
+    /// Whether each write is to be copied before the guest hears of it.
+    pub(crate) fn copies_at_once(&self) -> bool {
+        self.job.state.lock().copy_mode == Some(MirrorCopyMode::WriteBlocking)
+    }
+
+    /// Says whether nothing is left, and each write is copied before the guest hears of it.
+    pub(crate) fn set_synced(&self, synced: bool) {
+        self.job.state.lock().synced = synced;
+    }
+
     /// Whether to give up at once. A job that is ready hears of a soft cancel by [`asked`](Worker::asked).
     fn is_cancelled(&self, state: &State) -> bool {
         match state.cancel {
@@ -115,7 +161,7 @@ impl Worker {
     }
 
     fn set_still(&self, still: bool) {
-        {
+        let (before, next) = {
             let mut state = self.job.state.lock();
             state.still = still;
             let next = match (state.status, still) {
@@ -125,9 +171,10 @@ impl Worker {
                 (JobStatus::Standby, false) => JobStatus::Ready,
                 (status, _) => status,
             };
-            if next != state.status {
-                self.job.set_status(&mut state, next);
-            }
+            (state.status, next)
+        };
+        if next != before {
+            self.job.go_on_to(next);
         }
         self.job.changed.wake_all();
     }
@@ -260,14 +307,10 @@ impl Worker {
 
     /// Says that both sides are equal: the job can be completed.
     pub(crate) fn set_ready(&self) {
-        {
-            let mut state = self.job.state.lock();
-            if is_ready(state.status) {
-                return;
-            }
-            self.job.set_status(&mut state, JobStatus::Ready);
+        if is_ready(self.job.status()) {
+            return;
         }
-        self.job.changed.wake_all();
+        self.job.go_on_to(JobStatus::Ready);
         let (len, offset, speed) = self.job.figures();
         self.job.layer.events().emit(BlockJobReady {
             r#type: self.job.kind,
@@ -295,7 +338,10 @@ impl Worker {
             let state = self.job.state.lock();
             state.complete || state.cancel.is_some() || state.paused
         });
+        // Its users see that it does nothing.
+        self.job.state.lock().still = true;
         first(wake, asked).await;
+        self.job.state.lock().still = false;
     }
 }
 
@@ -340,10 +386,7 @@ impl Job {
     where
         F: Future<Output = Result<(), Stop>> + 'static,
     {
-        {
-            let mut state = self.state.lock();
-            self.set_status(&mut state, JobStatus::Running);
-        }
+        self.go_on_to(JobStatus::Running);
         let worker = Worker {
             job: Arc::clone(self),
             queue: queue.clone(),
@@ -358,31 +401,41 @@ impl Job {
         });
     }
 
-    /// Takes a job back that could not start.
-    pub(crate) fn forget(&self) {
-        let id = &self.id;
-        self.layer.job_list().lock().retain(|job| job.id != *id);
+    /// Takes a job back that has its name and its users, and is not to start.
+    pub(crate) fn abandon(&self) {
+        self.fail(&Stop::Cancelled);
+        self.go_on_to(JobStatus::Concluded);
+        self.forget();
+    }
+
+    /// Gives up its work, and that of those that are to end with it.
+    fn fail(&self, stop: &Stop) {
+        {
+            let mut state = self.state.lock();
+            if state.error.is_some() {
+                return;
+            }
+            state.error = Some(match stop {
+                Stop::Cancelled => kernel_text(&Errno::CANCELED.into()),
+                Stop::Failed(error) => error.chain(),
+            });
+        }
+        self.go_on_to(JobStatus::Aborting);
+        self.group.give_up(self);
     }
 
     fn end(&self, result: Result<(), Stop>) {
+        if let Err(stop) = &result {
+            self.fail(stop);
+        }
         let ending = match result {
             Ok(()) => Ending::Completed,
             Err(Stop::Cancelled) => Ending::Cancelled,
             Err(Stop::Failed(error)) => Ending::Failed(error.chain()),
         };
-        {
-            let mut state = self.state.lock();
-            let way: &[JobStatus] = match ending {
-                Ending::Completed => &[JobStatus::Waiting, JobStatus::Pending],
-                Ending::Cancelled | Ending::Failed(_) => &[JobStatus::Aborting],
-            };
-            for &next in way {
-                self.set_status(&mut state, next);
-            }
-            self.set_status(&mut state, JobStatus::Concluded);
-            self.set_status(&mut state, JobStatus::Null);
+        if !self.manual.dismiss {
+            self.take_off();
         }
-        self.forget();
         let (len, offset, speed) = self.figures();
         let (kind, device) = (self.kind, self.id.clone());
         let events = self.layer.events();
@@ -408,7 +461,11 @@ impl Job {
                 error,
             });
         }
+        self.go_on_to(JobStatus::Concluded);
         self.state.lock().ending = Some(ending);
+        if !self.manual.dismiss {
+            self.go_on_to(JobStatus::Null);
+        }
         self.changed.wake_all();
     }
 }

@@ -88,7 +88,8 @@ impl server::BlockCore for Commands {
     }
 
     async fn block_job_cancel(&self, arguments: commands::BlockJobCancel) -> Result<(), Error> {
-        Ok(job::cancel(self.daemon.queue().layer(), &arguments)?)
+        let job = self.daemon.queue().layer().job(&arguments.device)?;
+        Ok(job::cancel(&job, arguments.force.unwrap_or(false)).await?)
     }
 
     async fn block_job_pause(&self, arguments: commands::BlockJobPause) -> Result<(), Error> {
@@ -303,6 +304,52 @@ impl server::Control for Commands {
     async fn quit(&self, _: commands::Quit) -> Result<(), Error> {
         self.session.ask_to_quit();
         Ok(())
+    }
+}
+
+impl server::Jobs for Commands {
+    async fn query_jobs(&self, _: commands::QueryJobs) -> Result<Vec<types::JobInfo>, Error> {
+        let jobs = self.daemon.queue().layer().jobs();
+        Ok(jobs.iter().map(|job| job.summary()).collect())
+    }
+
+    async fn job_pause(&self, arguments: commands::JobPause) -> Result<(), Error> {
+        Ok(job::pause(self.daemon.queue().layer(), &arguments.id)?)
+    }
+
+    async fn job_resume(&self, arguments: commands::JobResume) -> Result<(), Error> {
+        Ok(job::resume(self.daemon.queue().layer(), &arguments.id)?)
+    }
+
+    async fn job_cancel(&self, arguments: commands::JobCancel) -> Result<(), Error> {
+        let job = job::named(self.daemon.queue().layer(), &arguments.id)?;
+        Ok(job::cancel(&job, true).await?)
+    }
+
+    async fn job_complete(&self, arguments: commands::JobComplete) -> Result<(), Error> {
+        Ok(job::named(self.daemon.queue().layer(), &arguments.id)?.complete()?)
+    }
+
+    async fn job_finalize(&self, arguments: commands::JobFinalize) -> Result<(), Error> {
+        let job = job::named(self.daemon.queue().layer(), &arguments.id)?;
+        Ok(job::finalize(&job).await?)
+    }
+
+    async fn job_dismiss(&self, arguments: commands::JobDismiss) -> Result<(), Error> {
+        Ok(job::named(self.daemon.queue().layer(), &arguments.id)?.dismiss()?)
+    }
+
+    async fn block_job_finalize(&self, arguments: commands::BlockJobFinalize) -> Result<(), Error> {
+        let job = self.daemon.queue().layer().job(&arguments.id)?;
+        Ok(job::finalize(&job).await?)
+    }
+
+    async fn block_job_dismiss(&self, arguments: commands::BlockJobDismiss) -> Result<(), Error> {
+        Ok(self.daemon.queue().layer().job(&arguments.id)?.dismiss()?)
+    }
+
+    async fn block_job_change(&self, arguments: commands::BlockJobChange) -> Result<(), Error> {
+        Ok(job::change(self.daemon.queue().layer(), &arguments)?)
     }
 }
 

@@ -19,7 +19,10 @@ pub const COMMANDS: &runtime::Commands = &runtime::Commands::new(&[
     runtime::CommandSpec::new(40, "block-export-add"),
     runtime::CommandSpec::new(41, "block-export-del"),
     runtime::CommandSpec::new(15, "block-job-cancel"),
+    runtime::CommandSpec::new(56, "block-job-change"),
     runtime::CommandSpec::new(18, "block-job-complete"),
+    runtime::CommandSpec::new(55, "block-job-dismiss"),
+    runtime::CommandSpec::new(54, "block-job-finalize"),
     runtime::CommandSpec::new(16, "block-job-pause"),
     runtime::CommandSpec::new(17, "block-job-resume"),
     runtime::CommandSpec::new(14, "block-job-set-speed"),
@@ -40,18 +43,25 @@ pub const COMMANDS: &runtime::Commands = &runtime::Commands::new(&[
     runtime::CommandSpec::new(23, "cont"),
     runtime::CommandSpec::new(9, "drive-backup"),
     runtime::CommandSpec::new(11, "drive-mirror"),
+    runtime::CommandSpec::new(50, "job-cancel"),
+    runtime::CommandSpec::new(51, "job-complete"),
+    runtime::CommandSpec::new(53, "job-dismiss"),
+    runtime::CommandSpec::new(52, "job-finalize"),
+    runtime::CommandSpec::new(48, "job-pause"),
+    runtime::CommandSpec::new(49, "job-resume"),
     runtime::CommandSpec::new(37, "nbd-server-add"),
     runtime::CommandSpec::new(38, "nbd-server-remove"),
     runtime::CommandSpec::new(36, "nbd-server-start"),
     runtime::CommandSpec::new(39, "nbd-server-stop"),
-    runtime::CommandSpec::new(47, "object-add"),
-    runtime::CommandSpec::new(48, "object-del"),
+    runtime::CommandSpec::new(57, "object-add"),
+    runtime::CommandSpec::new(58, "object-del"),
     runtime::CommandSpec::new(20, "qmp_capabilities"),
     runtime::CommandSpec::new(2, "query-block"),
     runtime::CommandSpec::new(42, "query-block-exports"),
     runtime::CommandSpec::new(4, "query-block-jobs"),
     runtime::CommandSpec::new(3, "query-blockstats"),
     runtime::CommandSpec::new(1, "query-commands"),
+    runtime::CommandSpec::new(47, "query-jobs"),
     runtime::CommandSpec::new(10, "query-named-block-nodes"),
     runtime::CommandSpec::new(35, "query-qmp-schema"),
     runtime::CommandSpec::new(0, "query-version"),
@@ -61,9 +71,9 @@ pub const COMMANDS: &runtime::Commands = &runtime::Commands::new(&[
 ]);
 
 /// What a server does for every command.
-pub trait Server: server::Common + server::BlockCore + server::Control + server::Graph + server::Objects {}
+pub trait Server: server::Common + server::BlockCore + server::Control + server::Graph + server::Jobs + server::Objects {}
 
-impl<T: server::Common + server::BlockCore + server::Control + server::Graph + server::Objects> Server for T {}
+impl<T: server::Common + server::BlockCore + server::Control + server::Graph + server::Jobs + server::Objects> Server for T {}
 
 /// Checks the arguments of `command`, runs it on `server`, and gives its answer.
 ///
@@ -130,8 +140,18 @@ pub async fn dispatch<S: Server>(
         44 => runtime::run(server, arguments, server::Graph::blockdev_reopen).await,
         45 => runtime::run(server, arguments, server::Graph::change_backing_file).await,
         46 => runtime::run(server, arguments, server::Graph::transaction).await,
-        47 => runtime::run(server, arguments, server::Objects::object_add).await,
-        48 => runtime::run(server, arguments, server::Objects::object_del).await,
+        47 => runtime::run(server, arguments, server::Jobs::query_jobs).await,
+        48 => runtime::run(server, arguments, server::Jobs::job_pause).await,
+        49 => runtime::run(server, arguments, server::Jobs::job_resume).await,
+        50 => runtime::run(server, arguments, server::Jobs::job_cancel).await,
+        51 => runtime::run(server, arguments, server::Jobs::job_complete).await,
+        52 => runtime::run(server, arguments, server::Jobs::job_finalize).await,
+        53 => runtime::run(server, arguments, server::Jobs::job_dismiss).await,
+        54 => runtime::run(server, arguments, server::Jobs::block_job_finalize).await,
+        55 => runtime::run(server, arguments, server::Jobs::block_job_dismiss).await,
+        56 => runtime::run(server, arguments, server::Jobs::block_job_change).await,
+        57 => runtime::run(server, arguments, server::Objects::object_add).await,
+        58 => runtime::run(server, arguments, server::Objects::object_del).await,
         _ => Err(runtime::not_found(command)),
     }
 }
@@ -178,6 +198,10 @@ pub enum Event {
     QuorumReportBad(events::QuorumReportBad),
     /// An export is gone, and its `id` is free.
     BlockExportDeleted(events::BlockExportDeleted),
+    /// A job has gone on in its life.
+    JobStatusChange(events::JobStatusChange),
+    /// A job's work is done, and it waits to be finalized.
+    BlockJobPending(events::BlockJobPending),
 }
 
 impl Event {
@@ -194,6 +218,8 @@ impl Event {
         "QUORUM_FAILURE",
         "QUORUM_REPORT_BAD",
         "BLOCK_EXPORT_DELETED",
+        "JOB_STATUS_CHANGE",
+        "BLOCK_JOB_PENDING",
     ];
 
     /// Its name on the wire.
@@ -210,6 +236,8 @@ impl Event {
             Self::QuorumFailure(_) => "QUORUM_FAILURE",
             Self::QuorumReportBad(_) => "QUORUM_REPORT_BAD",
             Self::BlockExportDeleted(_) => "BLOCK_EXPORT_DELETED",
+            Self::JobStatusChange(_) => "JOB_STATUS_CHANGE",
+            Self::BlockJobPending(_) => "BLOCK_JOB_PENDING",
         }
     }
 
@@ -229,6 +257,8 @@ impl Event {
             Self::QuorumFailure(ref data) => data.put(&mut object),
             Self::QuorumReportBad(ref data) => data.put(&mut object),
             Self::BlockExportDeleted(ref data) => data.put(&mut object),
+            Self::JobStatusChange(ref data) => data.put(&mut object),
+            Self::BlockJobPending(ref data) => data.put(&mut object),
         }
         object
     }
@@ -270,6 +300,14 @@ impl Event {
                 unknown,
             )?),
             "BLOCK_EXPORT_DELETED" => Self::BlockExportDeleted(events::BlockExportDeleted::decode(
+                data,
+                unknown,
+            )?),
+            "JOB_STATUS_CHANGE" => Self::JobStatusChange(events::JobStatusChange::decode(
+                data,
+                unknown,
+            )?),
+            "BLOCK_JOB_PENDING" => Self::BlockJobPending(events::BlockJobPending::decode(
                 data,
                 unknown,
             )?),
@@ -353,6 +391,18 @@ impl From<events::QuorumReportBad> for Event {
 impl From<events::BlockExportDeleted> for Event {
     fn from(data: events::BlockExportDeleted) -> Self {
         Self::BlockExportDeleted(data)
+    }
+}
+
+impl From<events::JobStatusChange> for Event {
+    fn from(data: events::JobStatusChange) -> Self {
+        Self::JobStatusChange(data)
+    }
+}
+
+impl From<events::BlockJobPending> for Event {
+    fn from(data: events::BlockJobPending) -> Self {
+        Self::BlockJobPending(data)
     }
 }
 
@@ -474,6 +524,10 @@ runtime::serde_adapters! {
     types::ActionCompletionMode,
     types::TransactionAction,
     types::TransactionProperties,
+    types::JobInfo,
+    types::BlockJobChangeOptionsBase,
+    types::BlockJobChangeOptionsMirror,
+    types::BlockJobChangeOptions,
     types::ObjectType,
     types::QCryptoSecretFormat,
     types::SecretCommonProperties,

@@ -61,7 +61,8 @@ impl Changes<'_> {
                 queue.block_on(layer.blockdev_snapshot_sync(queue, BlockdevSnapshotSync(wanted)))
             }
             "commit" => {
-                let mut commit = BlockCommit::new("disk", images[1].clone());
+                let mut commit = BlockCommit::new("disk");
+                commit.top = Some(images[1].clone());
                 commit.base = Some(images[2].clone());
                 queue
                     .block_on(layer.block_commit(queue, commit))
@@ -75,7 +76,8 @@ impl Changes<'_> {
                     .map(|job| self.finish(&job))
             }
             "active commit" => {
-                let mut commit = BlockCommit::new("disk", images[0].clone());
+                let mut commit = BlockCommit::new("disk");
+                commit.top = Some(images[0].clone());
                 commit.base = Some(images[1].clone());
                 queue
                     .block_on(layer.block_commit(queue, commit))

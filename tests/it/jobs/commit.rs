@@ -18,7 +18,8 @@ fn check(name: &str, engine: (Ring, &'static str), meddling: Meddling) {
 
 fn check_once(name: &str, engine: (Ring, &'static str), meddling: Meddling) {
     let chain = Chain::new(name, engine);
-    let mut arguments = BlockCommit::new("disk", chain.path("middle.qcow2").display().to_string());
+    let mut arguments = BlockCommit::new("disk");
+    arguments.top = Some(chain.path("middle.qcow2").display().to_string());
     if meddling != Meddling::None {
         // Slow enough for something to happen meanwhile.
         arguments.speed = Some(64 << 20);
@@ -63,6 +64,12 @@ fn a_cancelled_commit_leaves_the_chain_as_it_was() {
     check("commit-cancel", POOL, Meddling::Cancel);
 }
 
+fn commit_of(top: &str) -> BlockCommit {
+    let mut commit = BlockCommit::new("disk");
+    commit.top = Some(top.to_owned());
+    commit
+}
+
 #[test]
 fn what_cannot_be_committed_is_refused() {
     let chain = Chain::new("commit-refused", POOL);
@@ -76,26 +83,28 @@ fn what_cannot_be_committed_is_refused() {
     };
     let middle = chain.path("middle.qcow2").display().to_string();
     let base = chain.path("base.img").display().to_string();
-    let text = refused(BlockCommit::new("disk", "nowhere.img"));
+    let text = refused(commit_of("nowhere.img"));
     assert_eq!(text, "Top image file nowhere.img not found");
-    let text = refused(BlockCommit::new("disk", base.clone()));
+    let text = refused(commit_of(&base));
     assert_eq!(text, "cannot commit an image into itself");
-    let mut upwards = BlockCommit::new("disk", base.clone());
+    let mut upwards = BlockCommit::new("disk");
+    upwards.top = Some(base.clone());
     upwards.base = Some(middle.clone());
     let text = refused(upwards);
     assert_eq!(text, format!("Can't find '{middle}' in the backing chain"));
-    let mut itself = BlockCommit::new("disk", middle.clone());
+    let mut itself = BlockCommit::new("disk");
+    itself.top = Some(middle.clone());
     itself.base = Some(middle.clone());
-    assert_eq!(refused(itself), "cannot commit an image into itself");
-    let mut both = BlockCommit::new("disk", middle.clone());
+    let text = refused(itself);
+    assert_eq!(text, format!("Can't find '{middle}' in the backing chain"));
+    let mut both = BlockCommit::new("disk");
+    both.top = Some(middle.clone());
     both.base = Some(base);
     both.base_node = Some("top".to_owned());
     let text = refused(both);
-    assert_eq!(
-        text,
-        "'base' and 'base-node' cannot be specified at the same time"
-    );
-    let mut nobody = BlockCommit::new("disk", middle.clone());
+    assert_eq!(text, "'base-node' and 'base' are mutually exclusive");
+    let mut nobody = BlockCommit::new("disk");
+    nobody.top = Some(middle.clone());
     nobody.base_node = Some("nobody".to_owned());
     let text = refused(nobody);
     assert_eq!(text, "Cannot find device='' nor node-name='nobody'");

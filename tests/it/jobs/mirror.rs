@@ -128,7 +128,8 @@ fn check_commit(name: &str, engine: (Ring, &'static str), base: &str, meddling: 
     // The base was opened as a backing file, which ignores discards.
     chain.discards = false;
     let path = |file: &str| chain.path(file).display().to_string();
-    let mut arguments = BlockCommit::new("disk", path("top.qcow2"));
+    let mut arguments = BlockCommit::new("disk");
+    arguments.top = Some(path("top.qcow2"));
     arguments.base = Some(path(base));
     if meddling != Meddling::None {
         arguments.speed = Some(64 << 20);

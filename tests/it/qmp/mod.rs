@@ -8,6 +8,7 @@ mod commands;
 mod devices;
 mod interop;
 mod jobs;
+mod lives;
 mod nbd_guest;
 mod options;
 mod overlays;

@@ -562,7 +562,8 @@ impl Verb {
                 return Ok(());
             }
             Verb::Commit => {
-                let mut arguments = BlockCommit::new("disk", "middle");
+                let mut arguments = BlockCommit::new("disk");
+                arguments.top = Some("middle".to_owned());
                 arguments.backing_file = Some("base".to_owned());
                 let job = layer.block_commit(queue, arguments).await?;
                 assert_eq!(job.ended().await, Ending::Completed);

@@ -20,7 +20,7 @@ use crate::graph::transaction::Transaction;
 use crate::graph::{Graph, Node, NodeId, NodeIndex};
 use crate::job::chain::name_of;
 use crate::job::target::{driver_named, told_by_file};
-use crate::job::{Job, or_report};
+use crate::job::{Group, Job, Manual, or_report, refuse_filter};
 use crate::layer::{Change, Layer};
 use crate::queue::LocalQueue;
 
@@ -37,7 +37,7 @@ impl Layer {
     ) -> Result<Arc<Job>> {
         let target = self.open_copy(queue, &arguments.0).await?;
         let change = self.change().await;
-        match Backup::to_file(&change, self, &arguments.0, target) {
+        match Backup::to_file(&change, self, &arguments.0, target, None) {
             Ok(backup) => backup.run_from_now(change, queue).await,
             Err(error) => {
                 drop(change);
@@ -54,6 +54,7 @@ impl Layer {
         queue: &LocalQueue,
         arguments: &types::DriveBackup,
     ) -> Result<NodeId> {
+        refuse_filter(arguments.filter_node_name.as_deref())?;
         let graph = self.graph();
         let source = find_device(self, &graph, &arguments.device)?;
         // Before what is in the file is lost.
@@ -110,10 +111,14 @@ impl Backup {
         layer: &Layer,
         arguments: &types::DriveBackup,
         target: NodeId,
+        group: Option<Arc<Group>>,
     ) -> Result<Backup> {
         let graph = layer.graph();
         let source = find_device(layer, &graph, &arguments.device)?;
-        let wanted = wanted(layer, &graph, source, arguments)?;
+        let wanted = Wanted {
+            group,
+            ..wanted(layer, &graph, source, arguments)?
+        };
         let target = graph.index_of(target).ok_or(Error::ShutDown)?;
         let node = |index| Arc::clone(&graph.entry(index).node);
         let ends = (node(source), node(target));
@@ -155,6 +160,8 @@ fn wanted(
             source: on_device_error(layer, device, "on-source-error", policy)?,
             target: or_report(arguments.on_target_error),
         },
+        manual: Manual::of(arguments.auto_finalize, arguments.auto_dismiss),
+        group: None,
     })
 }
 

@@ -17,7 +17,9 @@ use self::copy::{CHUNK, Copier, Kind, Scope, Store};
 use self::save::Saver;
 use super::crew::Crew;
 use super::worker::{Next, Stop, Worker};
-use super::{Job, NewJob, Progress, on_device_error, or_report, speed_of};
+use super::{
+    Group, Job, Manual, NewJob, Progress, on_device_error, or_report, refuse_filter, speed_of,
+};
 use crate::backend::Backend;
 use crate::bitmap::{Busy, DirtyBitmap, Purpose, Taken};
 use crate::error::{Error, Result};
@@ -52,6 +54,8 @@ struct Wanted {
     bitmap_mode: Option<BitmapSyncMode>,
     compress: bool,
     policies: Policies,
+    manual: Manual,
+    group: Option<Arc<Group>>,
 }
 
 /// What the job does about errors of its own requests.
@@ -85,7 +89,7 @@ impl Layer {
         arguments: commands::BlockdevBackup,
     ) -> Result<Arc<Job>> {
         let change = self.change().await;
-        let backup = Backup::to_node(&change, self, arguments.0)?;
+        let backup = Backup::to_node(&change, self, arguments.0, None)?;
         backup.run_from_now(change, queue).await
     }
 }
@@ -172,6 +176,7 @@ impl Backup {
         change: &Change<'_>,
         layer: &Layer,
         arguments: types::BlockdevBackup,
+        group: Option<Arc<Group>>,
     ) -> Result<Backup> {
         let types::BlockdevBackup {
             job_id,
@@ -184,7 +189,11 @@ impl Backup {
             compress,
             on_source_error,
             on_target_error,
+            filter_node_name,
+            auto_finalize,
+            auto_dismiss,
         } = arguments;
+        refuse_filter(filter_node_name.as_deref())?;
         let graph = layer.graph();
         let source = find(layer, &graph, "device", &device)?;
         let target = find(layer, &graph, "target", &target)?;
@@ -199,6 +208,8 @@ impl Backup {
                 source: on_device_error(layer, &device, "on-source-error", on_source_error)?,
                 target: or_report(on_target_error),
             },
+            manual: Manual::of(auto_finalize, auto_dismiss),
+            group,
         };
         Backup::prepare(change, layer, (source, target), wanted)
     }
@@ -246,6 +257,8 @@ impl Backup {
             id: wanted.job_id.clone().unwrap_or(named),
             kind: BlockJobType::Backup,
             speed: speed_of(wanted.speed)?,
+            manual: wanted.manual,
+            group: wanted.group.clone(),
         })?;
         let described = target.driver().describe();
         let granule = GRANULE.max(described.cluster_size.unwrap_or(0));
@@ -315,7 +328,11 @@ impl Backup {
     fn start(self, queue: &LocalQueue) -> Arc<Job> {
         let job = Arc::clone(&self.job);
         job.start(queue, move |worker| async move {
-            let result = self.work(&worker).await;
+            let work = match self.work(&worker).await {
+                Ok(()) => self.flush(&worker).await,
+                stopped => stopped,
+            };
+            let result = worker.settle(work).await;
             self.end(worker.queue(), result).await
         });
         job
@@ -340,7 +357,15 @@ impl Backup {
     async fn abort(self, queue: &LocalQueue) {
         let job = Arc::clone(&self.job);
         self.end(queue, Err(Stop::Cancelled)).await.ok();
-        job.forget();
+        job.abandon();
+    }
+
+    /// Makes what was copied durable.
+    async fn flush(&self, worker: &Worker) -> Result<(), Stop> {
+        let queue = worker.queue();
+        let target = queue.attach(&self.saver.copier.target);
+        queue.request(target, Request::flush()).await?;
+        Ok(())
     }
 
     /// Is over: no write waits for a copy any more, and what was copied is durable.

@@ -1,14 +1,18 @@
-//! Backups of one transaction: they begin at one moment, and work when all of it is done.
+//! Backups of one transaction: they begin at one moment, work when all of it is done, and where
+//! that is asked for end together.
 //!
 //! Files are made and opened before the transaction holds up any request. A backup of a node that
 //! the same transaction makes cannot be: its users enter the graph that is in force.
 
-use block_schema::types::{BlockdevBackup, DriveBackup, TransactionAction};
+use std::sync::Arc;
+
+use block_schema::types::{ActionCompletionMode, BlockdevBackup, DriveBackup, TransactionAction};
 
 use super::Backup;
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
 use crate::graph::transaction::Transaction;
+use crate::job::Group;
 use crate::layer::Layer;
 use crate::queue::LocalQueue;
 
@@ -18,6 +22,8 @@ pub(crate) struct Backups {
     /// Targets that were opened, by the places of their actions.
     opened: Vec<(usize, NodeId)>,
     begun: Vec<Backup>,
+    /// What they end in, if that is together.
+    group: Option<Arc<Group>>,
 }
 
 impl Backups {
@@ -29,8 +35,13 @@ impl Backups {
         layer: &Layer,
         queue: &LocalQueue,
         actions: &[TransactionAction],
+        mode: ActionCompletionMode,
     ) -> Result<Backups> {
         let mut backups = Backups::default();
+        backups.group = match mode {
+            ActionCompletionMode::Individual => None,
+            ActionCompletionMode::Grouped => Some(Arc::default()),
+        };
         for (place, action) in actions.iter().enumerate() {
             let TransactionAction::DriveBackup(wanted) = action else {
                 continue;
@@ -51,7 +62,7 @@ impl Backups {
     /// # Errors
     /// Why it cannot be.
     pub(crate) fn begin(&mut self, all: &Transaction<'_>, wanted: BlockdevBackup) -> Result<()> {
-        let backup = Backup::to_node(all.change(), all.layer(), wanted)?;
+        let backup = Backup::to_node(all.change(), all.layer(), wanted, self.group.clone())?;
         self.add(backup)
     }
 
@@ -68,7 +79,13 @@ impl Backups {
         let opened = self.opened.iter().position(|(at, _)| *at == place);
         let opened = opened.ok_or(Error::ShutDown)?;
         let target = self.opened[opened].1;
-        let backup = Backup::to_file(all.change(), all.layer(), wanted, target)?;
+        let backup = Backup::to_file(
+            all.change(),
+            all.layer(),
+            wanted,
+            target,
+            self.group.clone(),
+        )?;
         // From now on it goes with the backup.
         self.opened.swap_remove(opened);
         self.add(backup)

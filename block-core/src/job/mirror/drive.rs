@@ -13,14 +13,14 @@ use block_schema::types::{
 };
 use block_schema::{Unknown, Value, Wire};
 
-use super::start::{Sizes, Start, new_job, or_background};
+use super::start::{Sizes, Start, check_replaced, new_job, or_background};
 use super::{Ends, Policies, give_back};
 use crate::error::{Error, Result};
 use crate::graph::create::NewImage;
 use crate::graph::{Draft, Graph, Node, NodeId, NodeIndex};
 use crate::job::chain::name_of;
 use crate::job::target::{driver_named, told_by_file};
-use crate::job::{Job, or_report};
+use crate::job::{Job, Manual, or_report};
 use crate::layer::Layer;
 use crate::queue::LocalQueue;
 
@@ -45,8 +45,14 @@ impl Layer {
         }
         let (source, named) = self.root_of(&graph, device)?;
         graph.entry(source).node.check_unblocked()?;
+        if arguments.replaces.is_some() && arguments.node_name.is_none() {
+            let reason = "a node-name must be provided when replacing a named node of the graph";
+            return Err(Error::invalid("replaces", reason));
+        }
         let sizes = Sizes::checked(arguments.granularity, arguments.buf_size)?;
-        let new = new_job(arguments.job_id.clone(), named, arguments.speed)?;
+        check_replaced(&graph, source, arguments.replaces.as_deref())?;
+        let manual = Manual::of(arguments.auto_finalize, arguments.auto_dismiss);
+        let new = new_job(arguments.job_id.clone(), named, arguments.speed, manual)?;
         if self.job(&new.id).is_ok() {
             let reason = format!("Job ID '{}' already in use", new.id);
             return Err(Error::invalid("job-id", reason));

@@ -188,13 +188,29 @@ impl Mirror {
                 }
                 continue;
             }
+            if worker.copies_at_once() && !self.following {
+                self.follow_writes(worker.queue()).await?;
+                continue;
+            }
+            worker.set_synced(self.following && left == 0);
             if asked == Asked::Nothing {
                 worker.idle(worker.queue().sleep(SLICE)).await;
                 continue;
             }
+            if worker.waits_for_user() {
+                // Guests go on while it waits, and leave next to nothing to be copied then.
+                if !self.following {
+                    self.follow_writes(worker.queue()).await?;
+                }
+                worker.settle(Ok(())).await?;
+            }
             match self.finish(worker, asked).await {
                 Ok(()) => return Ok(()),
                 Err(NotYet::Stop(stop)) => return Err(stop),
+                // Nobody can let a job go on that takes its last step.
+                Err(NotYet::Failed(failed)) if worker.waits_for_user() => {
+                    return Err(Stop::Failed(failed.error));
+                }
                 Err(NotYet::Failed(failed)) => {
                     self.failed(worker, failed).await?;
                     worker.queue().sleep(SLICE).await;
@@ -362,6 +378,7 @@ impl Mirror {
             }
             taken.commit();
         }
+        worker.settle(Ok(())).await.map_err(NotYet::Stop)?;
         self.stop_following(queue)?;
         if asked == Asked::Complete {
             let pivot = Pivot {

@@ -18,7 +18,7 @@ use crate::graph::perm::{Perm, Use};
 use crate::graph::{Graph, NodeId, NodeIndex};
 use crate::job::buffers::Buffers;
 use crate::job::chain::Chain;
-use crate::job::{Job, NewJob, or_report, speed_of};
+use crate::job::{Job, Manual, NewJob, or_report, refuse_filter, speed_of};
 use crate::layer::Layer;
 use crate::queue::LocalQueue;
 
@@ -107,16 +107,7 @@ impl Layer {
         queue: &LocalQueue,
         arguments: BlockdevMirror,
     ) -> Result<Arc<Job>> {
-        let not_there = [
-            ("replaces", arguments.replaces.is_some()),
-            ("filter-node-name", arguments.filter_node_name.is_some()),
-            ("auto-finalize", arguments.auto_finalize == Some(false)),
-            ("auto-dismiss", arguments.auto_dismiss == Some(false)),
-        ];
-        if let Some((name, _)) = not_there.iter().find(|(_, given)| *given) {
-            let reason = format!("Parameter '{name}' is not built in yet");
-            return Err(Error::invalid(*name, reason));
-        }
+        refuse_filter(arguments.filter_node_name.as_deref())?;
         let graph = self.graph();
         let (source, device) = self.root_of(&graph, &arguments.device)?;
         let target = self.node_of(&graph, &arguments.target)?;
@@ -124,9 +115,11 @@ impl Layer {
         for index in [source, target] {
             graph.entry(index).node.check_unblocked()?;
         }
+        check_replaced(&graph, source, arguments.replaces.as_deref())?;
         let id = |index| graph.entry(index).node.id();
+        let manual = Manual::of(arguments.auto_finalize, arguments.auto_dismiss);
         let start = Start {
-            job: new_job(arguments.job_id, device, arguments.speed)?,
+            job: new_job(arguments.job_id, device, arguments.speed, manual)?,
             source: id(source),
             target: id(target),
             sync: arguments.sync,
@@ -217,6 +210,7 @@ impl Layer {
                 return Err(error);
             }
         };
+        job.set_mirror(start.mode);
         let working = Working {
             first,
             copied: None,
@@ -268,7 +262,8 @@ impl Layer {
             return Err(error);
         }
         job.start(queue, move |worker| async move {
-            let result = mirror.run(&worker).await;
+            let work = mirror.run(&worker).await;
+            let result = worker.settle(work).await;
             mirror.end(worker.queue()).await;
             result
         });
@@ -394,11 +389,38 @@ impl Mirror {
     }
 }
 
+/// Checks that the node whose place the copy is to take shows what is copied: the source itself.
+///
+/// # Errors
+/// `InvalidOption`, naming it.
+pub(super) fn check_replaced(
+    graph: &Graph,
+    source: NodeIndex,
+    replaced: Option<&str>,
+) -> Result<()> {
+    let Some(name) = replaced else {
+        return Ok(());
+    };
+    let refused = |reason: String| Err(Error::invalid("replaces", reason));
+    match graph.find(name) {
+        None => refused(format!("Failed to find node with node-name='{name}'")),
+        Some(index) if index == source => Ok(()),
+        Some(_) => {
+            let source = graph.entry(source).node.name();
+            refused(format!(
+                "Cannot replace '{name}' by a node mirrored from '{source}', because it cannot be \
+                 guaranteed that doing so would not lead to an abrupt change of visible data"
+            ))
+        }
+    }
+}
+
 /// The job of a verb: by the name given, or the device's.
 pub(super) fn new_job(
     job_id: Option<String>,
     device: Option<String>,
     speed: Option<i64>,
+    manual: Manual,
 ) -> Result<NewJob> {
     let id = job_id.or(device).ok_or_else(|| {
         let reason = "An explicit job ID is required for this node";
@@ -408,6 +430,8 @@ pub(super) fn new_job(
         id,
         kind: BlockJobType::Mirror,
         speed: speed_of(speed)?,
+        manual,
+        group: None,
     })
 }
 

@@ -266,32 +266,47 @@ pub struct BlockCommit {
     pub device: String,
     /// File name of the image to write into; the lowest of the chain if absent.
     pub base: Option<String>,
-    /// File name of the highest image to merge.
-    pub top: String,
+    /// File name of the highest image to merge; the device's own if absent.
+    pub top: Option<String>,
     /// Limit in bytes a second; none if absent.
     pub speed: Option<i64>,
     /// The job's name; the device's if absent.
     pub job_id: Option<String>,
     /// The same by the node's name.
     pub base_node: Option<String>,
+    /// The same by the node's name.
+    pub top_node: Option<String>,
     /// What the image above `top` then says its backing file is; the base's file name if absent.
     pub backing_file: Option<String>,
+    /// Call the format of a backing file `raw` where a protocol stands in its place.
+    pub backing_mask_protocol: Option<bool>,
     /// What to do when a request fails; `report` if absent.
     pub on_error: Option<types::BlockdevOnError>,
+    /// Name of the node that QEMU puts over `top`; none is there.
+    pub filter_node_name: Option<String>,
+    /// Whether the job ends by itself when its work is done; it does if absent.
+    pub auto_finalize: Option<bool>,
+    /// Whether the job is forgotten when it has ended; it is if absent.
+    pub auto_dismiss: Option<bool>,
 }
 
 impl BlockCommit {
     /// One with its required members alone.
-    pub fn new(device: impl Into<String>, top: impl Into<String>) -> Self {
+    pub fn new(device: impl Into<String>) -> Self {
         Self {
             device: device.into(),
-            top: top.into(),
             base: None,
+            top: None,
             speed: None,
             job_id: None,
             base_node: None,
+            top_node: None,
             backing_file: None,
+            backing_mask_protocol: None,
             on_error: None,
+            filter_node_name: None,
+            auto_finalize: None,
+            auto_dismiss: None,
         }
     }
 
@@ -299,6 +314,13 @@ impl BlockCommit {
     #[must_use]
     pub fn base(mut self, value: impl Into<String>) -> Self {
         self.base = Some(value.into());
+        self
+    }
+
+    /// Sets `top`.
+    #[must_use]
+    pub fn top(mut self, value: impl Into<String>) -> Self {
+        self.top = Some(value.into());
         self
     }
 
@@ -323,6 +345,13 @@ impl BlockCommit {
         self
     }
 
+    /// Sets `top-node`.
+    #[must_use]
+    pub fn top_node(mut self, value: impl Into<String>) -> Self {
+        self.top_node = Some(value.into());
+        self
+    }
+
     /// Sets `backing-file`.
     #[must_use]
     pub fn backing_file(mut self, value: impl Into<String>) -> Self {
@@ -330,10 +359,38 @@ impl BlockCommit {
         self
     }
 
+    /// Sets `backing-mask-protocol`.
+    #[must_use]
+    pub fn backing_mask_protocol(mut self, value: bool) -> Self {
+        self.backing_mask_protocol = Some(value);
+        self
+    }
+
     /// Sets `on-error`.
     #[must_use]
     pub fn on_error(mut self, value: types::BlockdevOnError) -> Self {
         self.on_error = Some(value);
+        self
+    }
+
+    /// Sets `filter-node-name`.
+    #[must_use]
+    pub fn filter_node_name(mut self, value: impl Into<String>) -> Self {
+        self.filter_node_name = Some(value.into());
+        self
+    }
+
+    /// Sets `auto-finalize`.
+    #[must_use]
+    pub fn auto_finalize(mut self, value: bool) -> Self {
+        self.auto_finalize = Some(value);
+        self
+    }
+
+    /// Sets `auto-dismiss`.
+    #[must_use]
+    pub fn auto_dismiss(mut self, value: bool) -> Self {
+        self.auto_dismiss = Some(value);
         self
     }
 }
@@ -354,19 +411,53 @@ impl runtime::Fields for BlockCommit {
             "job-id",
             "base-node",
         ])?;
-        let (backing_file, on_error) = members.take(["backing-file", "on-error"])?;
-        Ok(Self { device, base, top, speed, job_id, base_node, backing_file, on_error })
+        let (
+            top_node,
+            backing_file,
+            backing_mask_protocol,
+            on_error,
+            filter_node_name,
+            auto_finalize,
+        ) = members.take([
+            "top-node",
+            "backing-file",
+            "backing-mask-protocol",
+            "on-error",
+            "filter-node-name",
+            "auto-finalize",
+        ])?;
+        let auto_dismiss = members.opt("auto-dismiss")?;
+        Ok(Self {
+            device,
+            base,
+            top,
+            speed,
+            job_id,
+            base_node,
+            top_node,
+            backing_file,
+            backing_mask_protocol,
+            on_error,
+            filter_node_name,
+            auto_finalize,
+            auto_dismiss,
+        })
     }
 
     fn put(&self, object: &mut runtime::Object) {
         object.put("device", &self.device);
         object.put_opt("base", &self.base);
-        object.put("top", &self.top);
+        object.put_opt("top", &self.top);
         object.put_opt("speed", &self.speed);
         object.put_opt("job-id", &self.job_id);
         object.put_opt("base-node", &self.base_node);
+        object.put_opt("top-node", &self.top_node);
         object.put_opt("backing-file", &self.backing_file);
+        object.put_opt("backing-mask-protocol", &self.backing_mask_protocol);
         object.put_opt("on-error", &self.on_error);
+        object.put_opt("filter-node-name", &self.filter_node_name);
+        object.put_opt("auto-finalize", &self.auto_finalize);
+        object.put_opt("auto-dismiss", &self.auto_dismiss);
     }
 }
 
@@ -478,10 +569,16 @@ pub struct DriveMirror {
     pub job_id: Option<String>,
     /// Name of the copy's node.
     pub node_name: Option<String>,
+    /// The node whose place the copy takes in the end; the source if absent.
+    pub replaces: Option<String>,
     /// Whether zeroes may free space of the copy; they may if absent.
     pub unmap: Option<bool>,
     /// When written data is copied; in the background if absent.
     pub copy_mode: Option<types::MirrorCopyMode>,
+    /// Whether the job ends by itself when its work is done; it does if absent.
+    pub auto_finalize: Option<bool>,
+    /// Whether the job is forgotten when it has ended; it is if absent.
+    pub auto_dismiss: Option<bool>,
 }
 
 impl DriveMirror {
@@ -504,8 +601,11 @@ impl DriveMirror {
             on_target_error: None,
             job_id: None,
             node_name: None,
+            replaces: None,
             unmap: None,
             copy_mode: None,
+            auto_finalize: None,
+            auto_dismiss: None,
         }
     }
 
@@ -572,6 +672,13 @@ impl DriveMirror {
         self
     }
 
+    /// Sets `replaces`.
+    #[must_use]
+    pub fn replaces(mut self, value: impl Into<String>) -> Self {
+        self.replaces = Some(value.into());
+        self
+    }
+
     /// Sets `unmap`.
     #[must_use]
     pub fn unmap(mut self, value: bool) -> Self {
@@ -583,6 +690,20 @@ impl DriveMirror {
     #[must_use]
     pub fn copy_mode(mut self, value: types::MirrorCopyMode) -> Self {
         self.copy_mode = Some(value);
+        self
+    }
+
+    /// Sets `auto-finalize`.
+    #[must_use]
+    pub fn auto_finalize(mut self, value: bool) -> Self {
+        self.auto_finalize = Some(value);
+        self
+    }
+
+    /// Sets `auto-dismiss`.
+    #[must_use]
+    pub fn auto_dismiss(mut self, value: bool) -> Self {
+        self.auto_dismiss = Some(value);
         self
     }
 }
@@ -618,7 +739,13 @@ impl runtime::Fields for DriveMirror {
             "job-id",
             "node-name",
         ])?;
-        let (unmap, copy_mode) = members.take(["unmap", "copy-mode"])?;
+        let (replaces, unmap, copy_mode, auto_finalize, auto_dismiss) = members.take([
+            "replaces",
+            "unmap",
+            "copy-mode",
+            "auto-finalize",
+            "auto-dismiss",
+        ])?;
         Ok(Self {
             device,
             target,
@@ -632,8 +759,11 @@ impl runtime::Fields for DriveMirror {
             on_target_error,
             job_id,
             node_name,
+            replaces,
             unmap,
             copy_mode,
+            auto_finalize,
+            auto_dismiss,
         })
     }
 
@@ -650,8 +780,11 @@ impl runtime::Fields for DriveMirror {
         object.put_opt("on-target-error", &self.on_target_error);
         object.put_opt("job-id", &self.job_id);
         object.put_opt("node-name", &self.node_name);
+        object.put_opt("replaces", &self.replaces);
         object.put_opt("unmap", &self.unmap);
         object.put_opt("copy-mode", &self.copy_mode);
+        object.put_opt("auto-finalize", &self.auto_finalize);
+        object.put_opt("auto-dismiss", &self.auto_dismiss);
     }
 }
 
@@ -859,6 +992,16 @@ pub struct BlockStream {
     pub base_node: Option<String>,
     /// What the image then says its backing file is; the base's file name if absent.
     pub backing_file: Option<String>,
+    /// Call the format of a backing file `raw` where a protocol stands in its place.
+    pub backing_mask_protocol: Option<bool>,
+    /// The last node to copy from: its backing file stays.
+    pub bottom: Option<String>,
+    /// Name of the node that QEMU puts over the image; none is there.
+    pub filter_node_name: Option<String>,
+    /// Whether the job ends by itself when its work is done; it does if absent.
+    pub auto_finalize: Option<bool>,
+    /// Whether the job is forgotten when it has ended; it is if absent.
+    pub auto_dismiss: Option<bool>,
 }
 
 impl BlockStream {
@@ -872,6 +1015,11 @@ impl BlockStream {
             job_id: None,
             base_node: None,
             backing_file: None,
+            backing_mask_protocol: None,
+            bottom: None,
+            filter_node_name: None,
+            auto_finalize: None,
+            auto_dismiss: None,
         }
     }
 
@@ -916,6 +1064,41 @@ impl BlockStream {
         self.backing_file = Some(value.into());
         self
     }
+
+    /// Sets `backing-mask-protocol`.
+    #[must_use]
+    pub fn backing_mask_protocol(mut self, value: bool) -> Self {
+        self.backing_mask_protocol = Some(value);
+        self
+    }
+
+    /// Sets `bottom`.
+    #[must_use]
+    pub fn bottom(mut self, value: impl Into<String>) -> Self {
+        self.bottom = Some(value.into());
+        self
+    }
+
+    /// Sets `filter-node-name`.
+    #[must_use]
+    pub fn filter_node_name(mut self, value: impl Into<String>) -> Self {
+        self.filter_node_name = Some(value.into());
+        self
+    }
+
+    /// Sets `auto-finalize`.
+    #[must_use]
+    pub fn auto_finalize(mut self, value: bool) -> Self {
+        self.auto_finalize = Some(value);
+        self
+    }
+
+    /// Sets `auto-dismiss`.
+    #[must_use]
+    pub fn auto_dismiss(mut self, value: bool) -> Self {
+        self.auto_dismiss = Some(value);
+        self
+    }
 }
 
 impl std::fmt::Debug for BlockStream {
@@ -934,8 +1117,35 @@ impl runtime::Fields for BlockStream {
             "job-id",
             "base-node",
         ])?;
-        let backing_file = members.opt("backing-file")?;
-        Ok(Self { device, base, speed, on_error, job_id, base_node, backing_file })
+        let (
+            backing_file,
+            backing_mask_protocol,
+            bottom,
+            filter_node_name,
+            auto_finalize,
+            auto_dismiss,
+        ) = members.take([
+            "backing-file",
+            "backing-mask-protocol",
+            "bottom",
+            "filter-node-name",
+            "auto-finalize",
+            "auto-dismiss",
+        ])?;
+        Ok(Self {
+            device,
+            base,
+            speed,
+            on_error,
+            job_id,
+            base_node,
+            backing_file,
+            backing_mask_protocol,
+            bottom,
+            filter_node_name,
+            auto_finalize,
+            auto_dismiss,
+        })
     }
 
     fn put(&self, object: &mut runtime::Object) {
@@ -946,6 +1156,11 @@ impl runtime::Fields for BlockStream {
         object.put_opt("job-id", &self.job_id);
         object.put_opt("base-node", &self.base_node);
         object.put_opt("backing-file", &self.backing_file);
+        object.put_opt("backing-mask-protocol", &self.backing_mask_protocol);
+        object.put_opt("bottom", &self.bottom);
+        object.put_opt("filter-node-name", &self.filter_node_name);
+        object.put_opt("auto-finalize", &self.auto_finalize);
+        object.put_opt("auto-dismiss", &self.auto_dismiss);
     }
 }
 

@@ -4,6 +4,8 @@
 
 mod events;
 mod control;
+mod jobs;
 
 pub use self::events::*;
 pub use self::control::*;
+pub use self::jobs::*;

@@ -6,10 +6,12 @@ mod common;
 mod block_core;
 mod control;
 mod graph;
+mod jobs;
 mod objects;
 
 pub use self::common::*;
 pub use self::block_core::*;
 pub use self::control::*;
 pub use self::graph::*;
+pub use self::jobs::*;
 pub use self::objects::*;

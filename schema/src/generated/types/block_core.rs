@@ -2161,6 +2161,8 @@ pub struct BlockJobInfo {
     pub auto_dismiss: Option<bool>,
     /// What stopped it.
     pub error: Option<String>,
+    /// Of a mirror: whether every write is copied before the guest hears of it.
+    pub actively_synced: Option<bool>,
 }
 
 impl BlockJobInfo {
@@ -2198,6 +2200,13 @@ impl BlockJobInfo {
         self.error = Some(value.into());
         self
     }
+
+    /// Sets `actively-synced`.
+    #[must_use]
+    pub fn actively_synced(mut self, value: bool) -> Self {
+        self.actively_synced = Some(value);
+        self
+    }
 }
 
 impl std::fmt::Debug for BlockJobInfo {
@@ -2224,7 +2233,7 @@ impl runtime::Fields for BlockJobInfo {
             "auto-finalize",
             "auto-dismiss",
         ])?;
-        let error = members.opt("error")?;
+        let (error, actively_synced) = members.take(["error", "actively-synced"])?;
         Ok(Self {
             r#type,
             device,
@@ -2239,6 +2248,7 @@ impl runtime::Fields for BlockJobInfo {
             auto_finalize,
             auto_dismiss,
             error,
+            actively_synced,
         })
     }
 
@@ -2256,6 +2266,7 @@ impl runtime::Fields for BlockJobInfo {
         object.put_opt("auto-finalize", &self.auto_finalize);
         object.put_opt("auto-dismiss", &self.auto_dismiss);
         object.put_opt("error", &self.error);
+        object.put_opt("actively-synced", &self.actively_synced);
     }
 }
 
@@ -2427,6 +2438,12 @@ pub struct DriveBackup {
     pub bitmap_mode: Option<super::BitmapSyncMode>,
     /// Write the copy compressed; off if absent.
     pub compress: Option<bool>,
+    /// Name of the node that QEMU puts over the source; none is there.
+    pub filter_node_name: Option<String>,
+    /// Whether the job ends by itself when its work is done; it does if absent.
+    pub auto_finalize: Option<bool>,
+    /// Whether the job is forgotten when it has ended; it is if absent.
+    pub auto_dismiss: Option<bool>,
 }
 
 impl DriveBackup {
@@ -2445,6 +2462,9 @@ impl DriveBackup {
             bitmap: None,
             bitmap_mode: None,
             compress: None,
+            filter_node_name: None,
+            auto_finalize: None,
+            auto_dismiss: None,
         }
     }
 
@@ -2510,6 +2530,27 @@ impl DriveBackup {
         self.compress = Some(value);
         self
     }
+
+    /// Sets `filter-node-name`.
+    #[must_use]
+    pub fn filter_node_name(mut self, value: impl Into<String>) -> Self {
+        self.filter_node_name = Some(value.into());
+        self
+    }
+
+    /// Sets `auto-finalize`.
+    #[must_use]
+    pub fn auto_finalize(mut self, value: bool) -> Self {
+        self.auto_finalize = Some(value);
+        self
+    }
+
+    /// Sets `auto-dismiss`.
+    #[must_use]
+    pub fn auto_dismiss(mut self, value: bool) -> Self {
+        self.auto_dismiss = Some(value);
+        self
+    }
 }
 
 impl std::fmt::Debug for DriveBackup {
@@ -2536,6 +2577,11 @@ impl runtime::Fields for DriveBackup {
             "bitmap-mode",
             "compress",
         ])?;
+        let (filter_node_name, auto_finalize, auto_dismiss) = members.take([
+            "filter-node-name",
+            "auto-finalize",
+            "auto-dismiss",
+        ])?;
         Ok(Self {
             device,
             target,
@@ -2549,6 +2595,9 @@ impl runtime::Fields for DriveBackup {
             bitmap,
             bitmap_mode,
             compress,
+            filter_node_name,
+            auto_finalize,
+            auto_dismiss,
         })
     }
 
@@ -2565,6 +2614,9 @@ impl runtime::Fields for DriveBackup {
         object.put_opt("bitmap", &self.bitmap);
         object.put_opt("bitmap-mode", &self.bitmap_mode);
         object.put_opt("compress", &self.compress);
+        object.put_opt("filter-node-name", &self.filter_node_name);
+        object.put_opt("auto-finalize", &self.auto_finalize);
+        object.put_opt("auto-dismiss", &self.auto_dismiss);
     }
 }
 

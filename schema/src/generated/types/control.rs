@@ -304,6 +304,12 @@ pub struct BlockdevBackup {
     pub on_source_error: Option<super::BlockdevOnError>,
     /// What to do when a write fails; `report` if absent.
     pub on_target_error: Option<super::BlockdevOnError>,
+    /// Name of the node that QEMU puts over the source; none is there.
+    pub filter_node_name: Option<String>,
+    /// Whether the job ends by itself when its work is done; it does if absent.
+    pub auto_finalize: Option<bool>,
+    /// Whether the job is forgotten when it has ended; it is if absent.
+    pub auto_dismiss: Option<bool>,
 }
 
 impl BlockdevBackup {
@@ -324,6 +330,9 @@ impl BlockdevBackup {
             compress: None,
             on_source_error: None,
             on_target_error: None,
+            filter_node_name: None,
+            auto_finalize: None,
+            auto_dismiss: None,
         }
     }
 
@@ -375,6 +384,27 @@ impl BlockdevBackup {
         self.on_target_error = Some(value);
         self
     }
+
+    /// Sets `filter-node-name`.
+    #[must_use]
+    pub fn filter_node_name(mut self, value: impl Into<String>) -> Self {
+        self.filter_node_name = Some(value.into());
+        self
+    }
+
+    /// Sets `auto-finalize`.
+    #[must_use]
+    pub fn auto_finalize(mut self, value: bool) -> Self {
+        self.auto_finalize = Some(value);
+        self
+    }
+
+    /// Sets `auto-dismiss`.
+    #[must_use]
+    pub fn auto_dismiss(mut self, value: bool) -> Self {
+        self.auto_dismiss = Some(value);
+        self
+    }
 }
 
 impl std::fmt::Debug for BlockdevBackup {
@@ -393,12 +423,22 @@ impl runtime::Fields for BlockdevBackup {
             "speed",
             "bitmap",
         ])?;
-        let (bitmap_mode, compress, on_source_error, on_target_error) = members.take([
+        let (
+            bitmap_mode,
+            compress,
+            on_source_error,
+            on_target_error,
+            filter_node_name,
+            auto_finalize,
+        ) = members.take([
             "bitmap-mode",
             "compress",
             "on-source-error",
             "on-target-error",
+            "filter-node-name",
+            "auto-finalize",
         ])?;
+        let auto_dismiss = members.opt("auto-dismiss")?;
         Ok(Self {
             job_id,
             device,
@@ -410,6 +450,9 @@ impl runtime::Fields for BlockdevBackup {
             compress,
             on_source_error,
             on_target_error,
+            filter_node_name,
+            auto_finalize,
+            auto_dismiss,
         })
     }
 
@@ -424,6 +467,9 @@ impl runtime::Fields for BlockdevBackup {
         object.put_opt("compress", &self.compress);
         object.put_opt("on-source-error", &self.on_source_error);
         object.put_opt("on-target-error", &self.on_target_error);
+        object.put_opt("filter-node-name", &self.filter_node_name);
+        object.put_opt("auto-finalize", &self.auto_finalize);
+        object.put_opt("auto-dismiss", &self.auto_dismiss);
     }
 }
 

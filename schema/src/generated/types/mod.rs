@@ -8,6 +8,7 @@ mod additions;
 mod events;
 mod control;
 mod graph;
+mod jobs;
 mod objects;
 
 pub use self::common::*;
@@ -16,4 +17,5 @@ pub use self::additions::*;
 pub use self::events::*;
 pub use self::control::*;
 pub use self::graph::*;
+pub use self::jobs::*;
 pub use self::objects::*;

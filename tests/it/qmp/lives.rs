@@ -1,0 +1,441 @@
+//! The lives of jobs as clients see them: which states follow each other, what each state answers,
+//! and what jobs of one transaction do to each other. The same script is given to QEMU's daemon,
+//! where there is one: answers and events must be those that the test expects of ours.
+
+use std::collections::VecDeque;
+
+use block_schema::Value;
+use expect_test::{Expect, expect};
+
+use super::interop::{Oracle, qemu_img, skip};
+use super::rig::{Client, Rig};
+
+/// Bytes of the disks.
+const LEN: usize = 1 << 20;
+
+/// A conversation, and what came of it.
+struct Tale {
+    client: Client,
+    /// What was answered to what was asked for the tale's sake.
+    answers: Vec<String>,
+    /// What was told of jobs.
+    events: Vec<String>,
+    /// Events that nobody has waited for.
+    fresh: VecDeque<String>,
+}
+
+impl Tale {
+    fn hear(&mut self, message: &Value) {
+        let data = |name: &str| {
+            let value = message.get("data").and_then(|data| data.get(name));
+            value.and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        let event = message.get("event").and_then(Value::as_str);
+        let line = match event.unwrap_or_default() {
+            "JOB_STATUS_CHANGE" => format!("{} {}", data("id"), data("status")),
+            event @ "BLOCK_JOB_PENDING" => format!("{} {event}", data("id")),
+            event if event.starts_with("BLOCK_JOB") => {
+                format!("{} {event} {}", data("device"), data("error"))
+                    .trim_end()
+                    .to_owned()
+            }
+            _ => return,
+        };
+        // A drain makes QEMU's jobs stand still for a moment.
+        let (job, status) = line.split_once(' ').unwrap_or_default();
+        if matches!(status, "running" | "ready") {
+            let pause = format!(
+                "{job} {}",
+                ["paused", "standby"][usize::from(status == "ready")]
+            );
+            if self.events.last() == Some(&pause) && !self.is_told(&pause) {
+                self.events.pop();
+                self.fresh.retain(|event| *event != pause);
+                return;
+            }
+        }
+        self.events.push(line.clone());
+        self.fresh.push_back(line);
+    }
+
+    /// Whether the script has waited for a pause.
+    fn is_told(&self, pause: &String) -> bool {
+        !self.fresh.contains(pause)
+    }
+
+    fn reply(&mut self, command: &str, arguments: &str) -> Value {
+        let text = format!(r#"{{"execute": "{command}", "arguments": {{{arguments}}}}}"#);
+        self.client.send(&text);
+        loop {
+            let message = self.client.receive();
+            if message.get("event").is_none() {
+                return message;
+            }
+            self.hear(&message);
+        }
+    }
+
+    /// Runs a command that succeeds.
+    #[track_caller]
+    fn ok(&mut self, command: &str, arguments: &str) {
+        let reply = self.reply(command, arguments);
+        assert!(reply.get("return").is_some(), "{command}: {reply}");
+    }
+
+    /// Runs a command whose answer is part of the tale.
+    fn tell(&mut self, command: &str, arguments: &str) {
+        let reply = self.reply(command, arguments);
+        let error = reply.get("error").and_then(|error| error.get("desc"));
+        let told = match (error, reply.get("return")) {
+            (Some(desc), _) => desc.as_str().unwrap_or("?").to_owned(),
+            (None, Some(Value::Array(jobs))) => {
+                jobs.iter().map(summary).collect::<Vec<_>>().join(", ")
+            }
+            (None, _) => "ok".to_owned(),
+        };
+        self.answers.push(format!("{command}: {told}"));
+    }
+
+    /// Waits for what is told of a job.
+    fn wait(&mut self, line: &str) {
+        loop {
+            while let Some(event) = self.fresh.pop_front() {
+                if event == line {
+                    return;
+                }
+            }
+            let message = self.client.receive();
+            self.hear(&message);
+        }
+    }
+}
+
+/// What is the same in both daemons of what is told of a job.
+fn summary(job: &Value) -> String {
+    let text = |name| job.get(name).and_then(Value::as_str).unwrap_or_default();
+    let flag = |name| job.get(name).map(Value::to_ascii_json).unwrap_or_default();
+    let named = format!("{}{} {}", text("id"), text("device"), text("status"));
+    let mut told = vec![named];
+    for name in ["auto-finalize", "auto-dismiss", "actively-synced"] {
+        if job.get(name).is_some() {
+            told.push(format!("{name}={}", flag(name)));
+        }
+    }
+    if job.get("error").is_some() {
+        told.push(format!("error={}", text("error")));
+    }
+    told.join(" ")
+}
+
+fn file(rig: &Rig, folder: &str, name: &str) -> String {
+    std::fs::create_dir_all(rig.path(folder)).expect("a folder");
+    rig.path(&format!("{folder}/{name}"))
+}
+
+/// Disks `src`, `dst`, `src2`, `dst2`.
+fn disks(rig: &Rig, folder: &str, tale: &mut Tale) {
+    for (name, byte) in [("src", 1), ("dst", 0), ("src2", 2), ("dst2", 0)] {
+        let path = file(rig, folder, name);
+        std::fs::write(&path, vec![byte; LEN]).expect("a disk");
+        let options = format!(r#""driver": "file", "node-name": "{name}", "filename": "{path}""#);
+        tale.ok("blockdev-add", &options);
+    }
+}
+
+/// A chain of nodes `top`, `mid` and `base`.
+fn chain(rig: &Rig, folder: &str, tale: &mut Tale) {
+    let [base, mid, top] = ["base", "mid", "top"].map(|name| file(rig, folder, name));
+    std::fs::write(&base, vec![1; LEN]).expect("a base");
+    let over = |below: &str, format: &str, path: &str| {
+        let made = qemu_img(&[
+            "create", "-q", "-f", "qcow2", "-b", below, "-F", format, path,
+        ]);
+        assert!(made, "{path}");
+    };
+    over(&base, "raw", &mid);
+    over(&mid, "qcow2", &top);
+    let file = |path: &str| format!(r#""file": {{"driver": "file", "filename": "{path}"}}"#);
+    let (base, mid, top) = (file(&base), file(&mid), file(&top));
+    let options = format!(
+        r#""driver": "qcow2", "node-name": "top", {top}, "backing":
+            {{"driver": "qcow2", "node-name": "mid", {mid}, "backing":
+                {{"driver": "raw", "node-name": "base", {base}}}}}"#
+    );
+    tale.ok("blockdev-add", &options);
+}
+
+/// Tells a tale to both daemons.
+#[track_caller]
+fn check(script: impl Fn(&Rig, &str, &mut Tale), answers: Expect, events: Expect) {
+    if !qemu_img(&["--version"]) {
+        return skip("there is no qemu-img");
+    }
+    let rig = Rig::start();
+    let tell = |client: Client, folder: &str| {
+        let mut tale = Tale {
+            client,
+            answers: Vec::new(),
+            events: Vec::new(),
+            fresh: VecDeque::new(),
+        };
+        script(&rig, folder, &mut tale);
+        (tale.answers.join("\n"), tale.events.join("\n"))
+    };
+    let ours = tell(rig.client(), "ours");
+    answers.assert_eq(&ours.0);
+    events.assert_eq(&ours.1);
+    let Some((oracle, mut client)) = Oracle::start(&rig) else {
+        return skip("there is no qemu-storage-daemon");
+    };
+    client.receive();
+    client.ok(r#"{"execute": "qmp_capabilities"}"#);
+    let theirs = tell(client, "theirs");
+    drop(oracle);
+    assert_eq!(ours, theirs);
+}
+
+#[test]
+fn a_job_waits_to_be_finalized_and_then_to_be_dismissed() {
+    check(
+        |rig, folder, tale| {
+            chain(rig, folder, tale);
+            tale.ok(
+                "block-stream",
+                r#""device": "top", "job-id": "j", "bottom": "mid",
+                   "auto-finalize": false, "auto-dismiss": false"#,
+            );
+            tale.wait("j BLOCK_JOB_PENDING");
+            tale.tell("query-jobs", "");
+            tale.tell("query-block-jobs", "");
+            for verb in ["pause", "resume", "complete", "dismiss"] {
+                tale.tell(&format!("job-{verb}"), r#""id": "j""#);
+            }
+            tale.tell("block-stream", r#""device": "top", "job-id": "j""#);
+            tale.tell("block-job-set-speed", r#""device": "j", "speed": -1"#);
+            tale.tell("job-finalize", r#""id": "j""#);
+            tale.tell("query-jobs", "");
+            for verb in ["pause", "cancel", "complete", "finalize"] {
+                tale.tell(&format!("job-{verb}"), r#""id": "j""#);
+            }
+            tale.tell("block-job-cancel", r#""device": "j""#);
+            tale.tell("block-job-finalize", r#""id": "j""#);
+            tale.tell("job-dismiss", r#""id": "j""#);
+            tale.tell("query-jobs", "");
+            for verb in [
+                "pause", "resume", "cancel", "complete", "finalize", "dismiss",
+            ] {
+                tale.tell(&format!("job-{verb}"), r#""id": "j""#);
+            }
+            tale.tell("block-job-finalize", r#""id": "j""#);
+            tale.tell("block-job-dismiss", r#""id": "j""#);
+        },
+        expect![[""]],
+        expect![[""]],
+    );
+}
+
+#[test]
+fn a_job_that_pends_can_be_given_up_and_has_done_nothing() {
+    check(
+        |rig, folder, tale| {
+            chain(rig, folder, tale);
+            tale.ok(
+                "block-stream",
+                r#""device": "top", "job-id": "j", "auto-finalize": false, "auto-dismiss": false"#,
+            );
+            tale.wait("j BLOCK_JOB_PENDING");
+            tale.tell("block-job-cancel", r#""device": "j""#);
+            tale.tell("query-jobs", "");
+            tale.tell("query-block-jobs", "");
+            tale.tell("block-job-dismiss", r#""id": "j""#);
+            // The chain is what it was: its middle can be taken out still.
+            tale.ok(
+                "block-commit",
+                r#""device": "top", "job-id": "k", "top-node": "mid", "base-node": "base""#,
+            );
+            tale.wait("k null");
+        },
+        expect![[""]],
+        expect![[""]],
+    );
+}
+
+#[test]
+fn ends_of_a_chain_are_named_once_and_rightly() {
+    check(
+        |rig, folder, tale| {
+            chain(rig, folder, tale);
+            for members in [
+                r#""base": "x""#,
+                r#""base": "x", "base-node": "y""#,
+                r#""base": "x", "bottom": "y""#,
+                r#""bottom": "x", "base-node": "y""#,
+                r#""base-node": "no""#,
+                r#""base-node": "top""#,
+                r#""bottom": "no""#,
+                r#""bottom": "base", "backing-file": "x""#,
+            ] {
+                let arguments = format!(r#""device": "top", "job-id": "j", {members}"#);
+                tale.tell("block-stream", &arguments);
+            }
+            for members in [
+                r#""top-node": "mid", "top": "x""#,
+                r#""top-node": "no""#,
+                r#""top": "no""#,
+                r#""base-node": "base", "base": "x""#,
+                r#""base-node": "no""#,
+                r#""base": "no""#,
+                r#""top-node": "mid", "base-node": "top""#,
+                r#""top-node": "mid", "base-node": "mid""#,
+                r#""top-node": "base""#,
+                r#""backing-file": "x""#,
+            ] {
+                let arguments = format!(r#""device": "top", "job-id": "j", {members}"#);
+                tale.tell("block-commit", &arguments);
+            }
+            tale.tell("query-jobs", "");
+        },
+        expect![[""]],
+        expect![[""]],
+    );
+}
+
+#[test]
+fn a_commit_of_the_active_image_is_completed_while_it_is_paused() {
+    check(
+        |rig, folder, tale| {
+            chain(rig, folder, tale);
+            tale.ok("block-commit", r#""device": "top", "job-id": "j""#);
+            tale.wait("j BLOCK_JOB_READY");
+            tale.tell("job-finalize", r#""id": "j""#);
+            tale.tell("job-resume", r#""id": "j""#);
+            tale.tell("job-pause", r#""id": "j""#);
+            tale.tell("job-pause", r#""id": "j""#);
+            tale.wait("j standby");
+            tale.tell("job-complete", r#""id": "j""#);
+            tale.tell("job-resume", r#""id": "j""#);
+            tale.wait("j null");
+        },
+        expect![[""]],
+        expect![[""]],
+    );
+}
+
+#[test]
+fn a_mirror_pends_before_it_leads_its_users_away() {
+    check(
+        |rig, folder, tale| {
+            disks(rig, folder, tale);
+            let start = |more: &str| {
+                format!(
+                    r#""device": "src", "target": "dst", "job-id": "j", "sync": "full",
+                       "auto-finalize": false, "auto-dismiss": false{more}"#
+                )
+            };
+            tale.tell("blockdev-mirror", &start(r#", "replaces": "no""#));
+            tale.tell("blockdev-mirror", &start(r#", "replaces": "dst2""#));
+            tale.tell("blockdev-mirror", &start(r#", "replaces": "src""#));
+            tale.wait("j BLOCK_JOB_READY");
+            tale.tell("query-block-jobs", "");
+            for mode in ["background", "write-blocking", "background"] {
+                let arguments = format!(r#""id": "j", "type": "mirror", "copy-mode": "{mode}""#);
+                tale.tell("block-job-change", &arguments);
+            }
+            tale.tell("job-complete", r#""id": "j""#);
+            tale.wait("j BLOCK_JOB_PENDING");
+            tale.tell("job-finalize", r#""id": "j""#);
+            tale.tell("query-jobs", "");
+            tale.tell("job-dismiss", r#""id": "j""#);
+        },
+        expect![[""]],
+        expect![[""]],
+    );
+}
+
+#[test]
+fn a_mirror_is_given_up_gently_or_by_force_or_while_it_pends() {
+    check(
+        |rig, folder, tale| {
+            disks(rig, folder, tale);
+            let start = r#""device": "src", "target": "dst", "job-id": "j", "sync": "full""#;
+            for force in [false, true] {
+                tale.ok("blockdev-mirror", start);
+                tale.wait("j BLOCK_JOB_READY");
+                let arguments = format!(r#""device": "j", "force": {force}"#);
+                tale.tell("block-job-cancel", &arguments);
+                tale.wait("j null");
+            }
+            tale.ok(
+                "blockdev-mirror",
+                &format!(r#"{start}, "auto-finalize": false"#),
+            );
+            tale.wait("j BLOCK_JOB_READY");
+            tale.tell("block-job-cancel", r#""device": "j""#);
+            tale.wait("j BLOCK_JOB_PENDING");
+            tale.tell("block-job-cancel", r#""device": "j""#);
+            tale.wait("j null");
+        },
+        expect![[""]],
+        expect![[""]],
+    );
+}
+
+fn backup(n: &str, more: &str) -> String {
+    format!(
+        r#"{{"type": "blockdev-backup", "data": {{"device": "src{n}", "target": "dst{n}",
+            "sync": "full", "job-id": "j{n}"{more}}}}}"#
+    )
+}
+
+fn grouped(actions: &[String]) -> String {
+    let actions = actions.join(", ");
+    format!(r#""actions": [{actions}], "properties": {{"completion-mode": "grouped"}}"#)
+}
+
+#[test]
+fn backups_of_a_group_wait_for_each_other_and_for_a_user() {
+    check(
+        |rig, folder, tale| {
+            disks(rig, folder, tale);
+            let abort = r#"{"type": "abort", "data": {}}"#.to_owned();
+            tale.tell("transaction", &grouped(&[backup("", ""), abort]));
+            let manual = r#", "auto-finalize": false"#;
+            let both = grouped(&[backup("", manual), backup("2", "")]);
+            tale.tell("transaction", &both);
+            tale.wait("j BLOCK_JOB_PENDING");
+            tale.tell("query-jobs", "");
+            tale.tell("job-finalize", r#""id": "j2""#);
+            tale.tell("query-jobs", "");
+            // Which of them ends first, or does its work first, is nobody's business.
+            tale.events.sort();
+        },
+        expect![[""]],
+        expect![[""]],
+    );
+}
+
+#[test]
+fn a_backup_that_is_given_up_takes_its_group_along() {
+    check(
+        |rig, folder, tale| {
+            disks(rig, folder, tale);
+            let slow = r#", "speed": 1, "auto-dismiss": false"#;
+            let both = grouped(&[backup("", slow), backup("2", r#", "auto-dismiss": false"#)]);
+            tale.tell("transaction", &both);
+            tale.wait("j2 waiting");
+            tale.tell("job-cancel", r#""id": "j""#);
+            for job in ["j", "j2"] {
+                while !tale.events.contains(&format!("{job} concluded")) {
+                    let message = tale.client.receive();
+                    tale.hear(&message);
+                }
+            }
+            tale.tell("query-jobs", "");
+            tale.tell("job-dismiss", r#""id": "j""#);
+            tale.tell("job-dismiss", r#""id": "j2""#);
+            tale.events.sort();
+        },
+        expect![[""]],
+        expect![[""]],
+    );
+}
