@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::driver::BackingName;
 use crate::error::{Error, Result};
+use crate::graph::perm::Role;
 use crate::graph::{Graph, Node, NodeId};
 use crate::layer::Layer;
 
@@ -32,6 +33,21 @@ impl Chain {
         Ok(Chain(images.map(node).collect()))
     }
 
+    /// The name of a job: the one given, or the device's. A node without a device has none to lend.
+    pub(super) fn job_id(&self, layer: &Layer, given: Option<String>) -> String {
+        given
+            .or_else(|| device_of(layer, self.active()))
+            .unwrap_or_default()
+    }
+
+    /// Whether the image is another one's backing file.
+    pub(super) fn has_overlay(&self, layer: &Layer) -> bool {
+        let graph = layer.graph();
+        let active = graph.index_of(self.active().id());
+        let mut edges = graph.entries().flat_map(|(_, entry)| &entry.edges);
+        edges.any(|edge| Some(edge.child) == active && edge.role == Role::Cow)
+    }
+
     /// All images, the active one first.
     pub(super) fn images(&self) -> &[Arc<Node>] {
         &self.0
@@ -54,12 +70,16 @@ impl Chain {
         if let Some(depth) = self.0.iter().position(as_opened) {
             return Some(depth);
         }
-        let as_named = |node: &Arc<Node>| {
-            let backing = node.driver().describe().backing;
+        // What an image names counts where that is what was opened, and nothing in its place.
+        let as_named = |pair: &[Arc<Node>]| {
+            let above = &pair[0];
+            let backing = above.driver().describe().backing;
+            let beside = Path::new(&above.facts().filename).with_file_name(name);
             backing.is_some_and(|backing| backing.filename == name)
+                && beside.canonicalize().ok() == path(&pair[1].facts().filename)
         };
-        let above = self.0.iter().position(as_named)?;
-        (above + 1 < self.0.len()).then_some(above + 1)
+        let above = self.0.windows(2).position(as_named)?;
+        Some(above + 1)
     }
 }
 
@@ -157,6 +177,14 @@ pub(super) fn mask_protocol(graph: &Graph, node: &Node, name: &mut BackingName) 
     if index.is_some_and(|index| graph.primary(index).is_none()) {
         name.format = Some("raw".to_owned());
     }
+}
+
+/// The device whose root a node is.
+pub(super) fn device_of(layer: &Layer, node: &Node) -> Option<String> {
+    let backends = layer.backends();
+    let mut devices = backends.iter().filter(|b| !b.name().is_empty());
+    let device = devices.find(|b| b.root() == node.id())?;
+    Some(device.name().to_owned())
 }
 
 /// What an image says about a node that becomes its backing file.

@@ -69,7 +69,7 @@ impl Layer {
             &chain.images()[span.top + 1..=span.base],
         )?;
         let new = NewJob {
-            id: arguments.job_id.unwrap_or(arguments.device),
+            id: chain.job_id(self, arguments.job_id),
             kind: BlockJobType::Commit,
             speed,
             manual: Manual::of(arguments.auto_finalize, arguments.auto_dismiss),

@@ -19,6 +19,7 @@ use super::{Job, Manual, NewJob, Progress, on_device_error, refuse_filter, speed
 use crate::backend::Backend;
 use crate::driver::{BackingName, StatusKind};
 use crate::error::{Error, Result};
+use crate::graph::perm::Use;
 use crate::graph::rebase::NewBacking;
 use crate::graph::{Node, NodeId};
 use crate::layer::Layer;
@@ -69,25 +70,28 @@ impl Layer {
         }
         let speed = speed_of(speed)?;
         let policy = on_device_error(self, &device, "on-error", on_error)?;
-        let images = &chain.images()[..base.unwrap_or(chain.images().len())];
+        let depth = base.unwrap_or(chain.images().len());
         for image in chain.images() {
             image.check_unblocked()?;
         }
         let kind = BlockJobType::Stream;
         let job = self.new_job(NewJob {
-            id: job_id.unwrap_or(device),
+            id: chain.job_id(self, job_id),
             kind,
             speed,
             manual: Manual::of(auto_finalize, auto_dismiss),
             group: None,
         })?;
-        let backend = match self.add_backend("", chain.active().id(), false).await {
-            Ok(backend) => backend,
+        let access = self.access(queue, &chain).await;
+        let (backend, made_writable) = match access {
+            Ok(access) => access,
             Err(error) => {
                 job.forget();
                 return Err(error);
             }
         };
+        // The image may have been opened anew.
+        let chain = Chain::of(self, &device)?;
         let reason: Arc<str> = "block device is in use by block job: stream".into();
         let blocks: Vec<_> = chain.images().iter().map(|n| n.block(&reason)).collect();
         let stream = Stream {
@@ -103,7 +107,7 @@ impl Layer {
                 }
                 name
             }),
-            depth: images.len(),
+            depth,
             policy,
         };
         job.start(queue, move |worker| async move {
@@ -113,10 +117,47 @@ impl Layer {
                 result = stream.finish(&worker).await;
             }
             stream.layer.remove_backend(&stream.backend).await;
+            if made_writable {
+                give_back(&stream.layer, worker.queue(), stream.active.id()).await;
+            }
             drop(blocks);
             result
         });
         Ok(job)
+    }
+
+    /// Becomes a user that fills the image up, which is made writable for that if it is another
+    /// one's backing file.
+    async fn access(&self, queue: &LocalQueue, chain: &Chain) -> Result<(Arc<Backend>, bool)> {
+        let id = chain.active().id();
+        if !chain.has_overlay(self) {
+            let read_only = |error| match error {
+                Error::ReadOnly { .. } => Error::invalid("device", "Block node is read-only"),
+                error => error,
+            };
+            let backend = self.add_backend("", id, false).await.map_err(read_only)?;
+            return Ok((backend, false));
+        }
+        let made_writable = chain.active().is_read_only();
+        if made_writable {
+            self.set_read_only(queue, id, false).await?;
+        }
+        match self.add_user(id, Use::COMMIT_BASE).await {
+            Ok(backend) => Ok((backend, made_writable)),
+            Err(error) => {
+                if made_writable {
+                    give_back(self, queue, id).await;
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Leaves an image as it was found.
+async fn give_back(layer: &Layer, queue: &LocalQueue, image: NodeId) {
+    if let Err(error) = layer.set_read_only(queue, image, true).await {
+        tracing::warn!("an image stays writable: {}", error.chain());
     }
 }
 

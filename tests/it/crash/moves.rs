@@ -105,7 +105,8 @@ impl Way {
                 layer.blockdev_mirror(queue, mirror).await?
             }
             Way::CommitTo(base) => {
-                let mut commit = BlockCommit::new("disk", named::name(TOP));
+                let mut commit = BlockCommit::new("disk");
+                commit.top = Some(named::name(TOP));
                 commit.base = Some(named::name(base));
                 layer.block_commit(queue, commit).await?
             }

@@ -15,6 +15,7 @@ use block_schema::types::{self, BitmapSyncMode, BlockJobType, BlockdevOnError, M
 
 use self::copy::{CHUNK, Copier, Kind, Scope, Store};
 use self::save::Saver;
+use super::chain::device_of;
 use super::crew::Crew;
 use super::worker::{Next, Stop, Worker};
 use super::{
@@ -587,12 +588,4 @@ fn check_places(graph: &Graph, source: &Node, target: &Node) -> Result<(u64, Nod
         return busy(source, "other nodes write it; back up the node above");
     }
     Ok((len, target_at))
-}
-
-/// The device whose root a node is.
-fn device_of(layer: &Layer, node: &Node) -> Option<String> {
-    let backends = layer.backends();
-    let mut devices = backends.iter().filter(|b| !b.name().is_empty());
-    let device = devices.find(|b| b.root() == node.id())?;
-    Some(device.name().to_owned())
 }

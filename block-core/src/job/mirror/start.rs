@@ -422,12 +422,9 @@ pub(super) fn new_job(
     speed: Option<i64>,
     manual: Manual,
 ) -> Result<NewJob> {
-    let id = job_id.or(device).ok_or_else(|| {
-        let reason = "An explicit job ID is required for this node";
-        Error::invalid("job-id", reason)
-    })?;
     Ok(NewJob {
-        id,
+        // A node without a device has no name to lend.
+        id: job_id.or(device).unwrap_or_default(),
         kind: BlockJobType::Mirror,
         speed: speed_of(speed)?,
         manual,
