@@ -325,7 +325,8 @@ impl Changing<'_> {
     fn commit(&mut self) {
         let base = self.below(self.images.len() - 2);
         let top = base + 1 + self.below(self.images.len() - 2 - base);
-        let mut arguments = BlockCommit::new("disk", self.images[top].display().to_string());
+        let mut arguments = BlockCommit::new("disk");
+        arguments.top = Some(self.images[top].display().to_string());
         arguments.base = Some(self.images[base].display().to_string());
         let starting = self.layer.block_commit(self.queue, arguments);
         let job = self.queue.block_on(starting);
