@@ -11,15 +11,16 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use block_schema::commands::BlockCommit;
-use block_schema::types::{BlockJobType, BlockdevOnError, IoOperationType};
+use block_schema::types::BlockJobType;
 
-use super::buffers::Buffers;
 use super::chain::{Chain, check_only_chain, mask_protocol, name_of};
-use super::crew::Crew;
-use super::worker::{Next, Stop, Worker};
+use super::copy::{
+    Buffers, CHUNK, Copier, Crew, Failed, Kept, Kind, Policies, Runs, Store, Users, parts, persist,
+};
+use super::worker::{Stop, Worker};
 use super::{Job, Manual, NewJob, Progress, or_report, refuse_filter, speed_of};
 use crate::backend::Backend;
-use crate::driver::{BackingName, Preallocation, StatusKind, ZeroFlags};
+use crate::driver::{BackingName, Preallocation};
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
 use crate::graph::perm::Use;
@@ -28,12 +29,8 @@ use crate::layer::Layer;
 use crate::queue::LocalQueue;
 use crate::request::Request;
 
-/// Bytes copied by one request.
-const CHUNK: usize = 1 << 20;
 /// Copies at once.
 const AT_ONCE: usize = 8;
-/// Bytes whose status is asked for at a time: a pause waits for no more.
-const STATUS_CHUNK: u64 = 1 << 30;
 
 /// Places in a chain, the active image being 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +72,7 @@ impl Layer {
             manual: Manual::of(arguments.auto_finalize, arguments.auto_dismiss),
             group: None,
         };
+        let policy = or_report(arguments.on_error);
         let base = &chain.images()[span.base];
         let mut name = name_of(base, arguments.backing_file.clone());
         if arguments.backing_mask_protocol == Some(true) {
@@ -82,14 +80,13 @@ impl Layer {
         }
         let ends = Ends {
             name,
-            policy: or_report(arguments.on_error),
+            policies: Policies::both(policy),
         };
         if span.top == 0 {
             if arguments.backing_file.is_some() {
                 let reason = "'backing-file' specified, but 'top' is the active layer";
                 return Err(Error::invalid("backing-file", reason));
             }
-            let policy = ends.policy;
             return self
                 .start_active_commit(queue, &chain, span.base, new, policy)
                 .await;
@@ -188,7 +185,7 @@ fn span(layer: &Layer, chain: &Chain, arguments: &BlockCommit) -> Result<Span> {
 struct Ends {
     /// What that image will say about its backing file.
     name: BackingName,
-    policy: BlockdevOnError,
+    policies: Policies,
 }
 
 struct Commit {
@@ -255,14 +252,20 @@ impl Commit {
         let (Some(source), Some(target)) = (&self.source, &self.target) else {
             return Err(Stop::Cancelled);
         };
-        let copier = Copier {
+        let pieces = Pieces {
             source: Arc::clone(source),
             target: Arc::clone(target),
-            buffers: Buffers::new(CHUNK),
-            policy: self.ends.policy,
+            copier: Arc::new(Copier {
+                store: Store::Sparse,
+                // The chain above hides what is below the base, and nobody changes that.
+                kept: Kept::Shown,
+                may_unmap: true,
+                buffers: Buffers::new(CHUNK),
+            }),
+            policies: self.ends.policies,
         };
         let crew = Crew::new(worker.queue(), AT_ONCE);
-        let result = self.copy_all(worker, &crew, &copier).await;
+        let result = self.copy_all(worker, &crew, &pieces).await;
         crew.settle().await;
         result?;
         crew.finish().await?;
@@ -272,45 +275,45 @@ impl Commit {
         Ok(())
     }
 
-    async fn copy_all(&self, worker: &Worker, crew: &Crew, copier: &Copier) -> Result<(), Stop> {
+    async fn copy_all(&self, worker: &Worker, crew: &Crew, pieces: &Pieces) -> Result<(), Stop> {
         let queue = worker.queue();
         let len = self.layer.node(queue, self.top)?.len();
         worker.set_progress(Progress {
             done: 0,
             total: len,
         });
-        let mut at = 0;
+        let (mut runs, mut at) = (Runs::default(), 0);
         while at < len {
             worker.checkpoint_idle(async || crew.settle().await).await?;
-            let range = at..len.min(at + STATUS_CHUNK);
-            let status = self.layer.node(queue, self.top)?.chain_status(range).await;
-            let status = match status {
+            let node = self.layer.node(queue, self.top)?;
+            let status = runs.first(at..len, async |range| node.chain_status(range).await);
+            let status = match status.await {
                 Ok(status) => status,
                 Err(error) => {
-                    let read = IoOperationType::Read;
-                    worker.failed(read, self.ends.policy, error).await?;
+                    drop(node);
+                    let failed = Failed::source(error);
+                    self.ends.policies.judge(worker, failed).await?;
                     continue;
                 }
             };
+            drop(node);
+            let run = at..at + status.len;
             // What ends above the base hides it, also where that is nothing but the end of an image.
             if status.depth as usize >= self.depth {
                 worker.advance(status.len);
-                at += status.len;
+                at = run.end;
                 continue;
             }
-            let part = match status.kind {
-                StatusKind::Data => at..at + status.len.min(CHUNK as u64 - at % CHUNK as u64),
-                StatusKind::Zero | StatusKind::Unallocated => at..at + status.len,
+            let kind = Kind::of(&status);
+            let part = match kind {
+                Kind::Data => parts(run.clone(), CHUNK).next().unwrap_or(run),
+                Kind::Zero => run,
             };
             at = part.end;
-            let piece = match status.kind {
-                StatusKind::Data => {
-                    worker.pace(part.end - part.start).await?;
-                    Piece::Data
-                }
-                StatusKind::Zero | StatusKind::Unallocated => Piece::Zeroes,
-            };
-            crew.start(copier.clone().copy(worker.clone(), part, piece))
+            if kind == Kind::Data {
+                worker.pace(part.end - part.start).await?;
+            }
+            crew.start(pieces.clone().copy(worker.clone(), kind, part))
                 .await?;
         }
         Ok(())
@@ -329,63 +332,22 @@ impl Commit {
     }
 }
 
-/// What a piece of work copies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Piece {
-    Data,
-    Zeroes,
-}
-
+/// What copies parts of the images.
 #[derive(Clone)]
-struct Copier {
+struct Pieces {
     source: Arc<Backend>,
     target: Arc<Backend>,
-    buffers: Buffers,
-    policy: BlockdevOnError,
+    copier: Arc<Copier>,
+    policies: Policies,
 }
 
-impl Copier {
-    /// Copies one part, for as long as the policy says so.
-    async fn copy(self, worker: Worker, part: Range<u64>, piece: Piece) -> Result<(), Stop> {
-        loop {
-            let copied = self.try_copy(worker.queue(), &part, piece).await;
-            let Err((operation, error)) = copied else {
-                break;
-            };
-            match worker.failed(operation, self.policy, error).await? {
-                Next::Again => {}
-                Next::Skip => break,
-            }
-        }
+impl Pieces {
+    /// Copies one part, for as long as the policies say so.
+    async fn copy(self, worker: Worker, kind: Kind, part: Range<u64>) -> Result<(), Stop> {
+        let users = Users::new(worker.queue(), &self.source, &self.target);
+        let attempt = async || self.copier.copy(&users, kind, part.clone()).await;
+        persist(&worker, self.policies, attempt).await?;
         worker.advance(part.end - part.start);
-        Ok(())
-    }
-
-    async fn try_copy(
-        &self,
-        queue: &LocalQueue,
-        part: &Range<u64>,
-        piece: Piece,
-    ) -> Result<(), (IoOperationType, Error)> {
-        let (source, target) = (queue.attach(&self.source), queue.attach(&self.target));
-        let len = part.end - part.start;
-        // Held until what was read is written.
-        let buffer;
-        let write = match piece {
-            Piece::Zeroes => Request::write_zeroes(part.start, len, ZeroFlags::default()),
-            Piece::Data => {
-                buffer = self.buffers.take();
-                let read = Request::read(part.start, buffer.first(len));
-                let read = queue.request(source, read).await;
-                let buf = read.map_err(|error| (IoOperationType::Read, error))?;
-                match buf.is_zero(0..buf.len()) {
-                    true => Request::write_zeroes(part.start, len, ZeroFlags::default()),
-                    false => Request::write(part.start, buf),
-                }
-            }
-        };
-        let written = queue.request(target, write).await;
-        written.map_err(|error| (IoOperationType::Write, error))?;
         Ok(())
     }
 }

@@ -26,10 +26,9 @@ use crate::layer::Layer;
 use crate::sync::WaitList;
 
 mod backup;
-mod buffers;
 mod chain;
 mod commit;
-mod crew;
+mod copy;
 mod group;
 mod mirror;
 mod stream;

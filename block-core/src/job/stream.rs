@@ -9,12 +9,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use block_schema::commands::BlockStream;
-use block_schema::types::{BlockJobType, BlockdevOnError, IoOperationType};
+use block_schema::types::BlockJobType;
 
-use super::buffers::Buffers;
 use super::chain::{Chain, Lower, mask_protocol, name_of};
-use super::crew::Crew;
-use super::worker::{Next, Stop, Worker};
+use super::copy::{Buffers, CHUNK, Crew, Failed, Policies, Runs, parts, persist};
+use super::worker::{Stop, Worker};
 use super::{Job, Manual, NewJob, Progress, on_device_error, refuse_filter, speed_of};
 use crate::backend::Backend;
 use crate::driver::{BackingName, StatusKind};
@@ -27,12 +26,8 @@ use crate::queue::LocalQueue;
 use crate::request::Request;
 use crate::request::status::ChainStatus;
 
-/// Bytes populated by one request.
-const CHUNK: usize = 1 << 20;
-/// Requests at once.
+/// Populate requests at once.
 const AT_ONCE: usize = 8;
-/// Bytes whose status is asked for at a time: a pause waits for no more.
-const STATUS_CHUNK: u64 = 1 << 30;
 
 impl Layer {
     /// Starts copying what shows through a device's image from its backing files, down to `base` or
@@ -108,7 +103,7 @@ impl Layer {
                 name
             }),
             depth,
-            policy,
+            policies: Policies::both(policy),
         };
         job.start(queue, move |worker| async move {
             let work = stream.run(&worker).await;
@@ -170,7 +165,7 @@ struct Stream {
     name: Option<BackingName>,
     /// Images whose content is wanted, with the active one.
     depth: usize,
-    policy: BlockdevOnError,
+    policies: Policies,
 }
 
 impl Stream {
@@ -200,40 +195,41 @@ impl Stream {
         id: NodeId,
         len: u64,
     ) -> Result<(), Stop> {
-        let buffers = Buffers::new(CHUNK);
-        let mut at = 0;
+        let copier = Copier {
+            backend: Arc::clone(&self.backend),
+            buffers: Buffers::new(CHUNK),
+            policies: self.policies,
+        };
+        let (mut runs, mut at) = (Runs::default(), 0);
         while at < len {
             worker.checkpoint_idle(async || crew.settle().await).await?;
-            let range = at..len.min(at + STATUS_CHUNK);
-            let status = self
-                .layer
-                .node(worker.queue(), id)?
-                .chain_status(range)
-                .await;
-            let status = match status {
+            let node = self.layer.node(worker.queue(), id)?;
+            let status = runs.first(at..len, async |range| node.chain_status(range).await);
+            let status = match status.await {
                 Ok(status) => status,
                 Err(error) => {
-                    worker
-                        .failed(IoOperationType::Read, self.policy, error)
-                        .await?;
+                    drop(node);
+                    self.policies.judge(worker, Failed::source(error)).await?;
                     continue;
                 }
             };
-            if !self.is_wanted(&status) {
-                worker.advance(status.len);
-                at += status.len;
-                continue;
-            }
-            let part = at..at + status.len.min(CHUNK as u64 - at % CHUNK as u64);
-            at = part.end;
-            worker.pace(part.end - part.start).await?;
-            let piece = Piece {
-                worker: worker.clone(),
-                backend: Arc::clone(&self.backend),
-                buffers: buffers.clone(),
-                policy: self.policy,
+            drop(node);
+            let run = at..at + status.len;
+            let is_wanted = self.is_wanted(&status);
+            let part = match is_wanted {
+                true => parts(run.clone(), CHUNK).next().unwrap_or(run),
+                false => run,
             };
-            crew.start(piece.populate(part)).await?;
+            at = part.end;
+            let bytes = part.end - part.start;
+            match is_wanted {
+                true => {
+                    worker.pace(bytes).await?;
+                    crew.start(copier.clone().populate(worker.clone(), part))
+                        .await?;
+                }
+                false => worker.advance(bytes),
+            }
         }
         Ok(())
     }
@@ -257,32 +253,26 @@ impl Stream {
     }
 }
 
-/// What populates one part.
-struct Piece {
-    worker: Worker,
+/// What populates parts of an image.
+#[derive(Clone)]
+struct Copier {
     backend: Arc<Backend>,
     buffers: Buffers,
-    policy: BlockdevOnError,
+    policies: Policies,
 }
 
-impl Piece {
-    /// Populates a part, for as long as the policy says so.
-    async fn populate(self, part: Range<u64>) -> Result<(), Stop> {
-        let (worker, len) = (&self.worker, part.end - part.start);
-        let slot = worker.queue().attach(&self.backend);
-        loop {
+impl Copier {
+    /// Populates a part, for as long as the policies say so.
+    async fn populate(self, worker: Worker, part: Range<u64>) -> Result<(), Stop> {
+        let (queue, len) = (worker.queue(), part.end - part.start);
+        let slot = queue.attach(&self.backend);
+        let attempt = async || {
             let buffer = self.buffers.take();
             let request = Request::populate(part.start, buffer.first(len));
-            let Err(error) = worker.queue().request(slot, request).await else {
-                break;
-            };
-            drop(buffer);
-            let read = IoOperationType::Read;
-            match worker.failed(read, self.policy, error).await? {
-                Next::Again => {}
-                Next::Skip => break,
-            }
-        }
+            let populated = queue.request(slot, request).await;
+            populated.map(drop).map_err(Failed::source)
+        };
+        persist(&worker, self.policies, attempt).await?;
         worker.advance(len);
         Ok(())
     }

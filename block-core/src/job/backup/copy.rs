@@ -1,25 +1,19 @@
-//! How a backup moves bytes: what its source holds, granule by granule, and the copy of a run.
+//! What a backup's source holds, granule by granule.
 //!
-//! Called by `save`, for guests on their queues and for the job on its own. Every request is one like
-//! others: announced, held up by drains, and nothing is announced while one waits. Runs are whole
-//! granules, so that a target never has to copy on write; the last of the disk may be shorter.
-//! Not here: which granules are still to be copied.
+//! Called by `save`, for guests on their queues and for the job on its own. Runs are whole granules, so that
+//! a target never has to copy on write; the last of the disk may be shorter. Not here: which
+//! granules are still to be copied, and how bytes and zeroes reach the target (`job/copy`).
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use block_schema::types::IoOperationType;
-
 use crate::backend::Backend;
-use crate::buffer::IoBuf;
-use crate::driver::{StatusKind, ZeroFlags};
-use crate::error::{Error, Result};
+use crate::driver::StatusKind;
+use crate::error::Result;
+use crate::job::copy::{self, CHUNK, Ends, Failed, Users};
 use crate::queue::LocalQueue;
-use crate::request::Request;
 use crate::request::status::ChainStatus;
 
-/// Bytes that one request copies.
-pub(super) const CHUNK: u64 = 1 << 20;
 /// Pieces of status that are looked at together.
 const PIECES: usize = 64;
 
@@ -50,54 +44,25 @@ pub(super) struct Run {
     pub(super) len: u64,
 }
 
-/// Why a run was not copied.
-#[derive(Debug)]
-pub(super) struct Failure {
-    /// Where: a read is of the source.
-    pub(super) operation: IoOperationType,
-    pub(super) error: Error,
-}
-
-impl Failure {
-    pub(super) fn read(error: Error) -> Failure {
-        let operation = IoOperationType::Read;
-        Failure { operation, error }
-    }
-
-    fn write(error: Error) -> Failure {
-        let operation = IoOperationType::Write;
-        Failure { operation, error }
-    }
-}
-
-/// How the copy is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Store {
-    Plain,
-    Compressed,
-}
-
 /// Where bytes come from and go to.
-pub(super) struct Copier {
+pub(super) struct Granules {
     pub(super) source: Arc<Backend>,
     pub(super) target: Arc<Backend>,
     pub(super) scope: Scope,
-    pub(super) store: Store,
-    /// Bytes of a granule.
+    /// Bytes of each.
     pub(super) granule: u64,
-    /// Whether what the target does not have reads as zeroes for everybody who ever opens it.
-    pub(super) stands_alone: bool,
+    pub(super) copier: copy::Copier,
 }
 
-impl Copier {
+impl Granules {
     /// What the first granules of a range are. The range begins with a granule, and ends with one
     /// or with the disk.
     pub(super) async fn first_run(&self, queue: &LocalQueue, range: Range<u64>) -> Result<Run> {
-        let slot = queue.attach(&self.source);
+        let users = self.users(queue);
         let mut at = range.start;
         let mut first = None;
         for _ in 0..PIECES {
-            let status = queue.chain_status(slot, at..range.end).await?;
+            let status = users.source_status(at..range.end).await?;
             let kind = self.kind_of(&status);
             if *first.get_or_insert(kind) != kind {
                 break;
@@ -128,64 +93,26 @@ impl Copier {
         }
     }
 
-    /// Copies a run, which is not `Absent`.
+    /// Copies a run.
+    ///
+    /// # Errors
+    /// What either side answers.
     pub(super) async fn copy(
         &self,
         queue: &LocalQueue,
         kind: Kind,
         range: Range<u64>,
-    ) -> Result<(), Failure> {
-        match kind {
-            Kind::Absent => Ok(()),
-            Kind::Zero => self.make_zero(queue, range).await.map_err(Failure::write),
-            Kind::Data => {
-                let step = CHUNK.max(self.granule);
-                for start in (range.start..range.end).step_by(usize::try_from(step).unwrap_or(1)) {
-                    let part = start..range.end.min(start.saturating_add(step));
-                    self.copy_data(queue, part).await?;
-                }
-                Ok(())
-            }
-        }
+    ) -> Result<(), Failed> {
+        let kind = match kind {
+            Kind::Absent => return Ok(()),
+            Kind::Zero => copy::Kind::Zero,
+            Kind::Data => copy::Kind::Data,
+        };
+        self.copier.copy(&self.users(queue), kind, range).await
     }
 
-    async fn copy_data(&self, queue: &LocalQueue, part: Range<u64>) -> Result<(), Failure> {
-        let (source, target) = (queue.attach(&self.source), queue.attach(&self.target));
-        let len = usize::try_from(part.end - part.start).unwrap_or(usize::MAX);
-        let read = Request::read(part.start, IoBuf::zeroed(len));
-        let buf = queue.request(source, read).await.map_err(Failure::read)?;
-        let write = match self.store {
-            Store::Plain => Request::write(part.start, buf),
-            Store::Compressed => Request::write_compressed(part.start, buf),
-        };
-        let written = queue.request(target, write).await;
-        written.map_err(Failure::write)?;
-        Ok(())
-    }
-
-    /// Lets a range of the target read as zeroes, where it does not do so already.
-    async fn make_zero(&self, queue: &LocalQueue, range: Range<u64>) -> Result<()> {
-        let target = queue.attach(&self.target);
-        let flags = ZeroFlags {
-            // Space that is not allocated shows what somebody puts behind it.
-            may_unmap: self.stands_alone,
-            no_fallback: false,
-        };
-        let mut at = range.start;
-        while at < range.end {
-            let status = queue.chain_status(target, at..range.end).await?;
-            let is_zero = match status.kind {
-                StatusKind::Zero => status.depth == 0,
-                StatusKind::Unallocated => self.stands_alone,
-                StatusKind::Data => false,
-            };
-            if !is_zero {
-                let zeroes = Request::write_zeroes(at, status.len, flags);
-                queue.request(target, zeroes).await?;
-            }
-            at += status.len;
-        }
-        Ok(())
+    fn users(&self, queue: &LocalQueue) -> Users {
+        Users::new(queue, &self.source, &self.target)
     }
 }
 

@@ -12,13 +12,14 @@ use block_schema::types::{
     NewImageMode,
 };
 
-use super::{Backup, Policies, Wanted, on_device_error};
+use super::{Backup, Wanted, on_device_error};
 use crate::error::{Error, Result};
 use crate::graph::create::NewImage;
 use crate::graph::open::Inherited;
 use crate::graph::transaction::Transaction;
 use crate::graph::{Graph, Node, NodeId, NodeIndex};
 use crate::job::chain::name_of;
+use crate::job::copy::Policies;
 use crate::job::target::{driver_named, told_by_file};
 use crate::job::{Group, Job, Manual, or_report, refuse_filter};
 use crate::layer::{Change, Layer};

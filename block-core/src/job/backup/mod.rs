@@ -11,13 +11,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use block_schema::commands;
-use block_schema::types::{self, BitmapSyncMode, BlockJobType, BlockdevOnError, MirrorSyncMode};
+use block_schema::types::{self, BitmapSyncMode, BlockJobType, MirrorSyncMode};
 
-use self::copy::{CHUNK, Copier, Kind, Scope, Store};
+use self::copy::{Granules, Kind, Run, Scope};
 use self::save::Saver;
 use super::chain::device_of;
-use super::crew::Crew;
-use super::worker::{Next, Stop, Worker};
+use super::copy::{
+    Buffers, CHUNK, Copier, Crew, Kept, Policies, STATUS_CHUNK, Store, parts, persist,
+};
+use super::worker::{Stop, Worker};
 use super::{
     Group, Job, Manual, NewJob, Progress, on_device_error, or_report, refuse_filter, speed_of,
 };
@@ -43,8 +45,6 @@ pub(crate) use together::Backups;
 const GRANULE: u64 = 64 << 10;
 /// Copies of the job at once.
 const AT_ONCE: usize = 8;
-/// Bytes whose status is asked for at a time: a pause waits for no more.
-const STATUS_CHUNK: u64 = 1 << 30;
 
 /// What both commands say about a backup.
 struct Wanted {
@@ -57,13 +57,6 @@ struct Wanted {
     policies: Policies,
     manual: Manual,
     group: Option<Arc<Group>>,
-}
-
-/// What the job does about errors of its own requests.
-#[derive(Clone, Copy, Debug)]
-struct Policies {
-    source: BlockdevOnError,
-    target: BlockdevOnError,
 }
 
 /// Which part of a disk a backup is of.
@@ -274,15 +267,23 @@ impl Backup {
                 return Err(error);
             }
         };
-        let copier = Copier {
+        let granules = Granules {
             source: Arc::clone(&users.source),
             target: Arc::clone(&users.target),
             scope,
-            store,
             granule,
-            stands_alone,
+            copier: Copier {
+                store,
+                kept: match stands_alone {
+                    true => Kept::Shown,
+                    false => Kept::Own,
+                },
+                // Space that is not allocated shows what somebody puts behind it.
+                may_unmap: stands_alone,
+                buffers: Buffers::new(CHUNK.max(granule)),
+            },
         };
-        let saver = match Saver::new(copier, Arc::clone(&job), len) {
+        let saver = match Saver::new(granules, Arc::clone(&job), len) {
             Ok(saver) => Arc::new(saver),
             Err(error) => {
                 change.withdraw(&users.target);
@@ -364,7 +365,7 @@ impl Backup {
     /// Makes what was copied durable.
     async fn flush(&self, worker: &Worker) -> Result<(), Stop> {
         let queue = worker.queue();
-        let target = queue.attach(&self.saver.copier.target);
+        let target = queue.attach(&self.saver.source.target);
         queue.request(target, Request::flush()).await?;
         Ok(())
     }
@@ -378,16 +379,16 @@ impl Backup {
             self.source.watchers.remove(&self.watcher());
         }
         self.saver.writes_gone().await;
-        let copier = &self.saver.copier;
-        let flushed = queue.request(queue.attach(&copier.target), Request::flush());
+        let granules = &self.saver.source;
+        let flushed = queue.request(queue.attach(&granules.target), Request::flush());
         let flushed = flushed.await.map(drop).map_err(Stop::from);
         let result = result.and(flushed);
         if let Some(bitmap) = self.bitmap.take() {
             bitmap.end(&self.saver, &result);
         }
         let users = Users {
-            source: Arc::clone(&copier.source),
-            target: Arc::clone(&copier.target),
+            source: Arc::clone(&granules.source),
+            target: Arc::clone(&granules.target),
         };
         let target = users.target.root();
         users.leave(&self.layer).await;
@@ -424,32 +425,35 @@ impl Backup {
 
     /// Copies once, in the order of the disk, what is not done.
     async fn copy_all(&self, worker: &Worker, crew: &Crew) -> Result<(), Stop> {
-        let copier = &self.saver.copier;
+        let granules = &self.saver.source;
+        let chunk = granules.copier.buffers.len() / granules.granule * granules.granule;
         let mut at = 0;
-        loop {
-            worker.checkpoint_idle(async || crew.settle().await).await?;
-            let Some(gap) = self.saver.next_gap(at) else {
-                return Ok(());
-            };
+        while let Some(gap) = self.saver.next_gap(at) {
             let range = gap.start..gap.end.min(gap.start.saturating_add(STATUS_CHUNK));
-            let part = match copier.first_run(worker.queue(), range).await {
-                Ok(run) => match run.kind {
-                    Kind::Zero | Kind::Absent => gap.start..gap.start + run.len,
-                    Kind::Data => {
-                        let most = CHUNK.max(copier.granule) / copier.granule * copier.granule;
-                        let len = run.len.min(most);
-                        worker.pace(len).await?;
-                        gap.start..gap.start + len
-                    }
-                },
+            let (kind, run) = match granules.first_run(worker.queue(), range).await {
+                Ok(Run { kind, len }) => (Some(kind), gap.start..gap.start + len),
                 // Whoever copies it meets the error again.
-                Err(_) => gap.start..gap.end.min(gap.start.saturating_add(copier.granule)),
+                Err(_) => (
+                    None,
+                    gap.start..gap.end.min(gap.start.saturating_add(granules.granule)),
+                ),
             };
-            at = part.end;
-            let saver = Arc::clone(&self.saver);
-            crew.start(copy_part(saver, worker.clone(), part, self.policies))
-                .await?;
+            at = run.end;
+            let step = match kind {
+                Some(Kind::Zero | Kind::Absent) | None => run.end,
+                Some(Kind::Data) => chunk,
+            };
+            for part in parts(run, step) {
+                worker.checkpoint_idle(async || crew.settle().await).await?;
+                if kind == Some(Kind::Data) {
+                    worker.pace(part.end - part.start).await?;
+                }
+                let saver = Arc::clone(&self.saver);
+                let copied = copy_part(saver, worker.clone(), part, kind, self.policies);
+                crew.start(copied).await?;
+            }
         }
+        Ok(())
     }
 }
 
@@ -458,26 +462,16 @@ async fn copy_part(
     saver: Arc<Saver>,
     worker: Worker,
     range: Range<u64>,
+    kind: Option<Kind>,
     policies: Policies,
 ) -> Result<(), Stop> {
-    use block_schema::types::IoOperationType as Operation;
-    while let Some(part) = saver.take(&range).await {
-        let Err(failure) = saver.save(worker.queue(), part).await else {
-            continue;
-        };
-        let policy = match failure.operation {
-            Operation::Read => policies.source,
-            Operation::Write => policies.target,
-        };
-        match worker
-            .failed(failure.operation, policy, failure.error)
-            .await?
-        {
-            Next::Again => {}
-            Next::Skip => break,
+    let attempt = async || {
+        while let Some(part) = saver.take(&range).await {
+            saver.save(worker.queue(), part, kind).await?;
         }
-    }
-    Ok(())
+        Ok(())
+    };
+    persist(&worker, policies, attempt).await.map(|_| ())
 }
 
 /// The job as a user of both nodes.

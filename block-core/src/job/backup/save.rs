@@ -13,18 +13,19 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::copy::{Copier, Failure, Kind};
+use super::copy::{Granules, Kind, Run};
 use crate::bitmap::bits::Bits;
 use crate::driver::Pending;
 use crate::error::{Error, Result};
 use crate::job::Job;
+use crate::job::copy::Failed;
 use crate::queue::LocalQueue;
 use crate::request::watch::Watcher;
 use crate::sync::WaitList;
 
 /// What keeps the source's state of one moment.
 pub(super) struct Saver {
-    pub(super) copier: Copier,
+    pub(super) source: Granules,
     job: Arc<Job>,
     /// Bytes of the disk.
     len: u64,
@@ -58,11 +59,11 @@ impl Saver {
     ///
     /// # Errors
     /// `InvalidOption` when there is no memory to keep track.
-    pub(super) fn new(copier: Copier, job: Arc<Job>, len: u64) -> Result<Saver> {
+    pub(super) fn new(source: Granules, job: Arc<Job>, len: u64) -> Result<Saver> {
         let no_memory = || Error::invalid("target", "there is no memory to keep track of the copy");
-        let done = Bits::new(len.div_ceil(copier.granule)).ok_or_else(no_memory)?;
+        let done = Bits::new(len.div_ceil(source.granule)).ok_or_else(no_memory)?;
         Ok(Saver {
-            copier,
+            source,
             job,
             len,
             done,
@@ -102,13 +103,13 @@ impl Saver {
     }
 
     fn granules(&self, range: &Range<u64>) -> Range<u64> {
-        let granule = self.copier.granule;
+        let granule = self.source.granule;
         let end = range.end.min(self.len).div_ceil(granule);
         (range.start / granule).min(end)..end
     }
 
     fn bytes(&self, granules: &Range<u64>) -> Range<u64> {
-        let granule = self.copier.granule;
+        let granule = self.source.granule;
         let start = granules.start.saturating_mul(granule);
         start..granules.end.saturating_mul(granule).min(self.len)
     }
@@ -161,20 +162,35 @@ impl Saver {
     }
 
     /// Copies the granules of a part; then they are done.
-    pub(super) async fn save(&self, queue: &LocalQueue, part: Part<'_>) -> Result<(), Failure> {
+    ///
+    /// `known` is their kind, as far as the caller has looked: granules that are not done are what they
+    /// were whenever somebody looked.
+    pub(super) async fn save(
+        &self,
+        queue: &LocalQueue,
+        part: Part<'_>,
+        known: Option<Kind>,
+    ) -> Result<(), Failed> {
         let Range { start, end } = self.bytes(&part.granules);
         let mut at = start;
         let mut absent = 0;
         while at < end {
-            let run = self.copier.first_run(queue, at..end).await;
-            let run = run.map_err(Failure::read)?;
-            match run.kind {
-                Kind::Absent => absent += run.len,
-                Kind::Data | Kind::Zero => {
-                    self.copier.copy(queue, run.kind, at..at + run.len).await?;
+            let run = match known {
+                Some(kind) => Run {
+                    kind,
+                    len: end - at,
+                },
+                None => {
+                    let run = self.source.first_run(queue, at..end).await;
+                    run.map_err(Failed::source)?
                 }
+            };
+            if run.kind == Kind::Absent {
+                absent += run.len;
             }
-            at += run.len;
+            let range = at..at + run.len;
+            at = range.end;
+            self.source.copy(queue, run.kind, range).await?;
         }
         {
             let _state = self.state.lock();
@@ -216,12 +232,12 @@ impl Saver {
             return Ok(());
         };
         while let Some(part) = self.take(range).await {
-            if let Err(failure) = self.save(queue, part).await {
+            if let Err(failed) = self.save(queue, part, None).await {
                 // A backup that has failed meanwhile keeps no guest from writing.
                 let is_over = self.state.lock().over;
                 return match is_over {
                     true => Ok(()),
-                    false => Err(failure.error),
+                    false => Err(failed.error),
                 };
             }
         }

@@ -14,11 +14,12 @@ use block_schema::types::{
 use block_schema::{Unknown, Value, Wire};
 
 use super::start::{Sizes, Start, check_replaced, new_job, or_background};
-use super::{Ends, Policies, give_back};
+use super::{Ends, give_back};
 use crate::error::{Error, Result};
 use crate::graph::create::NewImage;
 use crate::graph::{Draft, Graph, Node, NodeId, NodeIndex};
 use crate::job::chain::name_of;
+use crate::job::copy::Policies;
 use crate::job::target::{driver_named, told_by_file};
 use crate::job::{Job, Manual, or_report};
 use crate::layer::Layer;

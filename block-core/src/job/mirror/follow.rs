@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use super::copy::{Copier, Failed, Sides};
+use super::copy::Mirrored;
 use crate::bitmap::DirtyBitmap;
 use crate::driver::Pending;
 use crate::error::Result;
 use crate::graph::NodeId;
 use crate::job::Job;
+use crate::job::copy::{Failed, Nodes};
 use crate::layer::Layer;
 use crate::queue::LocalQueue;
 use crate::request::watch::Watcher;
@@ -26,7 +27,7 @@ pub(super) struct Follow {
     pub(super) job: Arc<Job>,
     pub(super) source: NodeId,
     pub(super) target: NodeId,
-    pub(super) copier: Copier,
+    pub(super) mirrored: Mirrored,
     /// What was written and is not copied.
     pub(super) tracker: Arc<DirtyBitmap>,
     /// The first failure of a write's copy that nobody has dealt with.
@@ -39,14 +40,14 @@ impl Follow {
     pub(super) fn new(
         job: &Arc<Job>,
         (source, target): (NodeId, NodeId),
-        copier: Copier,
+        mirrored: Mirrored,
         tracker: Arc<DirtyBitmap>,
     ) -> Follow {
         Follow {
             job: Arc::clone(job),
             source,
             target,
-            copier,
+            mirrored,
             tracker,
             failure: Mutex::default(),
             incomplete: AtomicBool::new(false),
@@ -54,11 +55,10 @@ impl Follow {
     }
 
     /// Both nodes as they are in the current graph. The caller keeps drains waiting, or has drained.
-    pub(super) fn sides(&self, layer: &Layer, queue: &LocalQueue) -> Result<Sides> {
-        Ok(Sides {
+    pub(super) fn nodes(&self, layer: &Layer, queue: &LocalQueue) -> Result<Nodes> {
+        Ok(Nodes {
             source: layer.node(queue, self.source)?,
             target: layer.node(queue, self.target)?,
-            buffers: None,
         })
     }
 
@@ -81,8 +81,8 @@ impl Follow {
     async fn copy_written(&self, queue: &LocalQueue, range: Range<u64>) {
         let bytes = range.end - range.start;
         self.job.count_both(bytes, 0);
-        let copied = match self.sides(queue.layer(), queue) {
-            Ok(sides) => self.copier.copy(&sides, range.clone()).await,
+        let copied = match self.nodes(queue.layer(), queue) {
+            Ok(nodes) => self.mirrored.copy(&nodes, range.clone()).await,
             Err(error) => Err(Failed::target(error)),
         };
         match copied {

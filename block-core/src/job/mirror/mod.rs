@@ -17,18 +17,16 @@
 //! the active image hides or equals, so the chain reads the same at every moment.
 //!
 //! Invariant: a job that is over has given back its users, its bitmap, and its place among the
-//! source's watchers. Not here: what the verbs check (`start`), one range's copy (`copy`).
+//! source's watchers. Not here: what the verbs check (`start`), one range's copy (`copy`, and `job/copy` below it).
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use block_schema::types::{BlockdevOnError, IoOperationType, MirrorCopyMode};
+use block_schema::types::MirrorCopyMode;
 
-use self::copy::{Failed, Sides};
 use self::follow::Follow;
-use super::buffers::Buffers;
-use super::crew::Crew;
+use super::copy::{Crew, Failed, Kind, Nodes, Policies, STATUS_CHUNK, Tried, parts, persist};
 use super::worker::{Asked, Next, Stop, Worker};
 use crate::backend::Backend;
 use crate::driver::StatusKind;
@@ -45,8 +43,6 @@ mod drive;
 mod follow;
 mod start;
 
-/// Bytes whose status is asked for at a time: a pause waits for no more.
-const STATUS_CHUNK: u64 = 1 << 30;
 /// What may be left for the moment in which guests wait.
 const LITTLE: u64 = 4 << 20;
 /// How often a job that is ready looks for new writes.
@@ -61,13 +57,6 @@ enum First {
     Images(u32),
     /// Nothing.
     None,
-}
-
-/// What to do about errors of either side.
-#[derive(Clone, Copy, Debug)]
-struct Policies {
-    source: BlockdevOnError,
-    target: BlockdevOnError,
 }
 
 /// What becomes of the target.
@@ -91,7 +80,6 @@ struct Mirror {
     /// Bytes of one piece of work, and pieces at once.
     chunk: u64,
     at_once: usize,
-    buffers: Buffers,
     ends: Ends,
     users: Vec<Arc<Backend>>,
     blocks: Vec<Blocked>,
@@ -131,11 +119,11 @@ impl From<Error> for NotYet {
 
 impl Mirror {
     async fn run(&mut self, worker: &Worker) -> Result<(), Stop> {
-        let sides = self.follow.sides(&self.layer, worker.queue())?;
-        let (source, target) = (sides.source.len(), sides.target.len());
-        drop(sides);
+        let nodes = self.follow.nodes(&self.layer, worker.queue())?;
+        let (source, target) = (nodes.source.len(), nodes.target.len());
+        drop(nodes);
         // An image of the chain was made as long as it must be.
-        if source != target && self.follow.copier.images.is_none() {
+        if source != target && self.follow.mirrored.images.is_none() {
             let reason = "Source and target image have different sizes";
             return Err(Error::invalid("target", reason).into());
         }
@@ -284,21 +272,12 @@ impl Mirror {
         piece: Piece,
     ) -> impl Future<Output = Result<(), Stop>> + 'static {
         let (worker, follow) = (worker.clone(), Arc::clone(&self.follow));
-        let (policies, buffers) = (self.policies, self.buffers.clone());
+        let policies = self.policies;
         async move {
-            loop {
-                let worked = work(worker.queue(), &follow, &range, piece, &buffers).await;
-                let Err(failed) = worked else {
-                    break;
-                };
-                let policy = policies.of(failed.side);
-                match worker.failed(failed.side, policy, failed.error).await? {
-                    Next::Again => {}
-                    Next::Skip => {
-                        follow.leave_out(&range);
-                        return Ok(());
-                    }
-                }
+            let attempt = async || work(worker.queue(), &follow, &range, piece).await;
+            if persist(&worker, policies, attempt).await? == Tried::LeftOut {
+                follow.leave_out(&range);
+                return Ok(());
             }
             if piece == Piece::Copy {
                 worker.advance(range.end - range.start);
@@ -308,8 +287,7 @@ impl Mirror {
     }
 
     async fn failed(&self, worker: &Worker, failed: Failed) -> Result<Next, Stop> {
-        let policy = self.policies.of(failed.side);
-        worker.failed(failed.side, policy, failed.error).await
+        self.policies.judge(worker, failed).await
     }
 
     /// Makes the target durable; `false` when that is to be tried again.
@@ -363,18 +341,18 @@ impl Mirror {
         let change = layer.change().await;
         let drained = layer.drain(&[follow.source, follow.target]).await;
         {
-            let sides = follow.sides(&layer, queue)?;
+            let nodes = follow.nodes(&layer, queue)?;
             let taken = follow.tracker.take()?;
             for run in taken.bitmap().runs() {
                 let bytes = run.end - run.start;
                 worker.job().count_both(bytes, 0);
-                follow.copier.copy(&sides, run).await?;
+                follow.mirrored.copy(&nodes, run).await?;
                 worker.advance(bytes);
             }
-            sides.target.flush().await.map_err(Failed::target)?;
+            nodes.target.flush().await.map_err(Failed::target)?;
             if asked == Asked::Complete && self.ends.backing == Some(follow.source) {
                 // Later flushes end at the target, and what is below it is still needed.
-                sides.source.flush().await.map_err(Failed::source)?;
+                nodes.source.flush().await.map_err(Failed::source)?;
             }
             taken.commit();
         }
@@ -437,26 +415,21 @@ async fn work(
     follow: &Follow,
     range: &Range<u64>,
     piece: Piece,
-    buffers: &Buffers,
 ) -> Result<(), Failed> {
     let nodes = [follow.source, follow.target];
     let passed = queue.pass_gates(&nodes).await.map_err(Failed::source)?;
-    let sides = Sides {
+    let nodes = Nodes {
         source: passed.node(follow.source).map_err(Failed::source)?,
         target: passed.node(follow.target).map_err(Failed::target)?,
-        buffers: Some(buffers.clone()),
     };
+    let mirrored = &follow.mirrored;
     match piece {
-        Piece::Copy => follow.copier.copy(&sides, range.clone()).await,
-        Piece::Zero => follow.copier.zero(&sides, range.clone()).await,
-    }
-}
-
-impl Policies {
-    fn of(self, side: IoOperationType) -> BlockdevOnError {
-        match side {
-            IoOperationType::Read => self.source,
-            IoOperationType::Write => self.target,
+        Piece::Copy => mirrored.copy(&nodes, range.clone()).await,
+        Piece::Zero => {
+            mirrored
+                .copier
+                .copy(&nodes, Kind::Zero, range.clone())
+                .await
         }
     }
 }
@@ -480,26 +453,9 @@ impl Trend {
     }
 }
 
-/// A run in parts that end at multiples of `chunk`.
-fn parts(run: Range<u64>, chunk: u64) -> impl Iterator<Item = Range<u64>> {
-    let mut at = run.start;
-    std::iter::from_fn(move || {
-        let start = at;
-        at = run.end.min((at / chunk + 1).saturating_mul(chunk));
-        (start < at).then_some(start..at)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn runs_are_cut_at_multiples() {
-        let cut: Vec<_> = parts(3..9, 4).collect();
-        assert_eq!(cut, [3..4, 4..8, 8..9]);
-        assert_eq!(parts(4..4, 4).count(), 0);
-    }
 
     #[test]
     fn two_passes_in_vain_are_hopeless() {

@@ -8,16 +8,16 @@ use std::sync::Arc;
 use block_schema::commands::BlockdevMirror;
 use block_schema::types::{BlockJobType, BlockdevOnError, MirrorCopyMode, MirrorSyncMode};
 
-use super::copy::{CHUNK, Copier, Turns};
+use super::copy::{Mirrored, Turns};
 use super::follow::Follow;
-use super::{Ends, First, Mirror, Policies, give_back};
+use super::{Ends, First, Mirror, give_back};
 use crate::bitmap::{DirtyBitmap, State};
 use crate::error::{Error, Result};
 use crate::graph::info::default_granularity;
 use crate::graph::perm::{Perm, Use};
 use crate::graph::{Graph, NodeId, NodeIndex};
-use crate::job::buffers::Buffers;
 use crate::job::chain::Chain;
+use crate::job::copy::{Buffers, CHUNK, Copier, Kept, Policies, Store};
 use crate::job::{Job, Manual, NewJob, or_report, refuse_filter, speed_of};
 use crate::layer::Layer;
 use crate::queue::LocalQueue;
@@ -178,10 +178,7 @@ impl Layer {
             first: First::Images(depth),
             copied: Some(depth),
             mode: MirrorCopyMode::Background,
-            policies: Policies {
-                source: policy,
-                target: policy,
-            },
+            policies: Policies::both(policy),
             sizes: Sizes::checked(None, None)?,
             may_unmap: true,
             ends,
@@ -298,22 +295,30 @@ impl Layer {
             false => 1,
         };
         let (chunk, at_once) = working.sizes.pieces(granularity, unit);
-        let copier = Copier {
+        // Nothing can show through zeroes that the target has when all of it is copied.
+        let kept = match working.first == First::Full && !is_headless {
+            true => Kept::Shown,
+            false => Kept::None,
+        };
+        let mirrored = Mirrored {
+            copier: Copier {
+                store: Store::Plain,
+                kept,
+                may_unmap: working.may_unmap,
+                buffers: Buffers::new(chunk),
+            },
             images: working.copied,
-            keeps_zeroes: working.first == First::Full && !is_headless,
-            may_unmap: working.may_unmap,
             unit,
             turns: Turns::default(),
         };
         Ok(Mirror {
             layer: self.clone(),
-            follow: Arc::new(Follow::new(job, sides, copier, Arc::new(tracker))),
+            follow: Arc::new(Follow::new(job, sides, mirrored, Arc::new(tracker))),
             first: working.first,
             mode: working.mode,
             policies: working.policies,
             chunk,
             at_once,
-            buffers: Buffers::new(usize::try_from(CHUNK.min(chunk)).unwrap_or(0)),
             ends: working.ends,
             users: Vec::new(),
             blocks: Vec::new(),
