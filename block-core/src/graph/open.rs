@@ -430,17 +430,13 @@ impl Opener {
         inherited.cache = self.facts.cache;
         // Filters and formats decide about flushes; below them every write may be cached.
         inherited.cache.writeback = true;
-        match role {
-            Role::Cow => {
-                inherited.read_only = true;
-                inherited.discard_unmap = false;
-            }
-            Role::Image | Role::Data | Role::Filtered => {
-                inherited.read_only = self.facts.read_only;
-                // A driver discards only what it has decided to discard.
-                inherited.discard_unmap = true;
-            }
-        }
+        inherited.read_only = match role {
+            Role::Cow => true,
+            Role::Image | Role::Data | Role::Filtered => self.facts.read_only,
+        };
+        // A driver discards only what it has decided to discard; a backing file, what a commit or a
+        // guest discards that came to write it.
+        inherited.discard_unmap = true;
         inherited
     }
 

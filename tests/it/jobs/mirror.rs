@@ -124,9 +124,7 @@ fn granularity_and_buffer_may_be_small_and_large() {
 
 /// Commits the active image under load.
 fn check_commit(name: &str, engine: (Ring, &'static str), base: &str, meddling: Meddling) {
-    let mut chain = Chain::new(name, engine);
-    // The base was opened as a backing file, which ignores discards.
-    chain.discards = false;
+    let chain = Chain::new(name, engine);
     let path = |file: &str| chain.path(file).display().to_string();
     let mut arguments = BlockCommit::new("disk");
     arguments.top = Some(path("top.qcow2"));
