@@ -316,7 +316,13 @@ fn layer_rows(size: Size) -> Vec<Row> {
         work: Work::Layers {
             count,
             against,
-            requests: requests(size, Cache::Hot, 64, "io_uring"),
+            requests: match (count, against) {
+                // The peer takes 100 us a request.
+                (200, Against::Peer) => requests(size, Cache::Hot, 64, "io_uring") / 8,
+                (_, Against::Peer | Against::OneLayer) => {
+                    requests(size, Cache::Hot, 64, "io_uring")
+                }
+            },
         },
     };
     vec![
