@@ -302,6 +302,8 @@ impl server::Control for Commands {
     }
 
     async fn quit(&self, _: commands::Quit) -> Result<(), Error> {
+        // So that who is connected hears of their ends.
+        self.daemon.queue().layer().end_jobs().await;
         self.session.ask_to_quit();
         Ok(())
     }

@@ -1,5 +1,9 @@
 //! Jobs as clients start, watch, hold and end them.
 
+use std::os::unix::fs::MetadataExt;
+
+use block_core::Request;
+use block_core::driver::ZeroFlags;
 use block_schema::Value;
 
 use super::interop::{qemu_img, skip};
@@ -295,4 +299,61 @@ fn a_backup_goes_to_a_file_that_is_there_as_it_is_told() {
     assert!(qemu_img(&[
         "compare", "-q", "-f", "raw", "-F", "qcow2", "-U", &base, &full
     ]));
+}
+
+#[test]
+fn a_commit_gives_back_the_space_of_what_became_zeroes() {
+    let rig = Rig::start();
+    let [base, middle, top] = ["base.img", "middle.qcow2", "top.qcow2"].map(|n| rig.path(n));
+    std::fs::write(&base, vec![0x11; LEN]).expect("a base");
+    let args = ["create", "-q", "-f", "qcow2", "-b", &base, "-F", "raw"];
+    if !qemu_img(&[&args[..], &[&middle]].concat()) {
+        return skip("there is no qemu-img");
+    }
+    let mut client = rig.client();
+    client.ok(&execute(
+        "blockdev-add",
+        &format!(
+            r#""driver": "qcow2", "id": "disk", "node-name": "middle", "discard": "unmap",
+               "file": {{"driver": "file", "filename": "{middle}"}}, "backing":
+                   {{"driver": "raw", "node-name": "base", "discard": "unmap", "file":
+                       {{"driver": "file", "filename": "{base}", "discard": "unmap"}}}}"#
+        ),
+    ));
+    let zeroes = Request::write_zeroes(1 << 20, 2 << 20, ZeroFlags::default());
+    rig.request("disk", zeroes).expect("zeroes are written");
+    let over = format!(r#""device": "disk", "snapshot-file": "{top}", "format": "qcow2""#);
+    client.ok(&execute("blockdev-snapshot-sync", &over));
+    let mut chain = Chain { client, rig };
+    let commit = r#""device": "disk", "job-id": "c", "top-node": "middle", "base-node": "base""#;
+    let ended = chain.until(&execute("block-commit", commit), "BLOCK_JOB_COMPLETED");
+    assert_eq!(ended.get("error"), None);
+    let held = std::fs::metadata(&base).expect("the base").blocks() * 512;
+    assert!(held <= (LEN - (2 << 20)) as u64, "{held}");
+}
+
+#[test]
+fn who_ends_the_daemon_hears_how_its_jobs_end() {
+    let Some(mut chain) = Chain::start() else {
+        return;
+    };
+    let start = execute("block-stream", &format!(r#""device": "disk", {SLOW}"#));
+    chain.client.ok(&start);
+    chain.client.send(r#"{"execute": "quit"}"#);
+    let mut events = Vec::new();
+    loop {
+        let message = chain.client.receive();
+        match message.get("event").and_then(Value::as_str) {
+            Some(event) => events.push(event.to_owned()),
+            None => break,
+        }
+    }
+    let ends = [
+        "BLOCK_JOB_CANCELLED",
+        "JOB_STATUS_CHANGE",
+        "JOB_STATUS_CHANGE",
+    ];
+    assert_eq!(events[events.len() - 3..], ends, "{events:?}");
+    drop(chain.client);
+    chain.rig.join();
 }
