@@ -13,9 +13,13 @@ use block_core::graph::registry::Registry;
 use block_core::queue::RequestFuture;
 use block_core::{Backend, BackendSlot, IoBuf, Layer, LocalQueue, Request};
 use block_drivers::Drivers;
+use block_schema::commands::BlockdevReopen;
 use block_schema::types::{BlockdevDriver, BlockdevOptions};
+use block_schema::{Object, Value, Wire};
 
-use crate::opts::image::{Access, Backing, Content, ImageName, OpenHow, Target, format_over};
+use crate::opts::image::{
+    Access, Backing, Content, ImageName, OpenHow, Target, decoded, format_over,
+};
 use crate::report::Failure;
 use crate::session::Session;
 
@@ -32,6 +36,8 @@ pub(crate) struct Image {
     head: Head,
     /// Whether each write is durable when it completes.
     writethrough: bool,
+    /// With what options its nodes were opened, the image's own first.
+    options: Vec<Object>,
 }
 
 /// What may be written to the start of an image.
@@ -70,7 +76,7 @@ impl Image {
         how: OpenHow,
     ) -> Result<Image, Failure> {
         let (queue, layer) = (session.queue(), session.layer());
-        let (node, head) = open_node(queue, layer, name, node_name, &how).await?;
+        let (node, head, options) = open_node(queue, layer, name, node_name, &how).await?;
         let described = layer.node(queue, node)?.node().driver().describe();
         if described.encryption_key_missing && how.content == Content::Data {
             let text = "Parameter 'encrypt.key-secret' is required for cipher";
@@ -89,6 +95,7 @@ impl Image {
             name: name.text.clone(),
             head,
             writethrough: !how.cache.writeback,
+            options,
         })
     }
 
@@ -242,6 +249,48 @@ impl Image {
         }
     }
 
+    /// Opens the image again: `changes` over the options it has. What it was goes on when that
+    /// fails.
+    ///
+    /// # Errors
+    /// What is wrong with the options; what opening answers.
+    pub(crate) async fn reopen(&mut self, changes: Object) -> Result<(), Failure> {
+        let layer = self.queue.layer().clone();
+        let (mut options, mut kept) = (Vec::new(), Vec::new());
+        for (index, old) in self.options.iter().enumerate() {
+            let changed = match index {
+                0 => reopened(old.clone(), changes.clone(), "")?,
+                _ => reopened(old.clone(), common(&changes), "file.")?,
+            };
+            let mut full = changed.clone();
+            if let (0, Some(backing)) = (index, self.node()?.backing()) {
+                full.insert("backing", backing.node_name());
+            }
+            options.push(decoded(full)?);
+            kept.push(changed);
+        }
+        let cache = options[0].cache.as_ref();
+        let writeback = cache.and_then(|cache| cache.writeback).unwrap_or(true);
+        let read_only = options[0].read_only == Some(true);
+        // Its rights to write would keep the image from becoming read-only.
+        let was_read_only = self.node()?.is_read_only();
+        layer.remove_backend(&self.backend).await;
+        let done = layer
+            .blockdev_reopen(&self.queue, BlockdevReopen::new(options))
+            .await;
+        let read_only = if done.is_ok() {
+            read_only
+        } else {
+            was_read_only
+        };
+        self.backend = layer.add_backend("", self.node, read_only).await?;
+        self.slot = self.queue.attach(&self.backend);
+        done?;
+        self.writethrough = !writeback;
+        self.options = kept;
+        Ok(())
+    }
+
     /// Flushes and closes the image; its files are unlocked then.
     ///
     /// # Errors
@@ -251,6 +300,34 @@ impl Image {
         layer.remove_backend(&self.backend).await;
         layer.remove_node(&self.queue, self.node).await
     }
+}
+
+/// The changes that the file below an image follows.
+fn common(changes: &Object) -> Object {
+    let names = ["read-only", "cache"];
+    let members = changes.iter().filter(|(name, _)| names.contains(name));
+    members
+        .map(|(name, value)| (name.to_owned(), value.clone()))
+        .collect()
+}
+
+/// A node's options with changes; `path` stands before its members in messages.
+fn reopened(mut old: Object, changes: Object, path: &str) -> Result<Object, Failure> {
+    for (name, new) in changes {
+        let fixed = matches!(name.as_str(), "driver" | "node-name");
+        if fixed && old.get(&name) != Some(&new) {
+            let text = format!("Cannot change the option '{path}{name}'");
+            return Err(Failure::new(text));
+        }
+        let merged = match (old.remove(&name), new) {
+            (Some(Value::Object(old)), Value::Object(new)) => {
+                Value::Object(reopened(old, new, &format!("{path}{name}."))?)
+            }
+            (_, new) => new,
+        };
+        old.insert(name, merged);
+    }
+    Ok(old)
 }
 
 /// Looks at what the first bytes would be with `buf` at `offset`.
@@ -288,23 +365,30 @@ async fn open_node(
     name: &ImageName,
     node_name: &str,
     how: &OpenHow,
-) -> Result<(NodeId, Head), Failure> {
+) -> Result<(NodeId, Head, Vec<Object>), Failure> {
+    let object = |options: &BlockdevOptions| match options.encode() {
+        Value::Object(object) => object,
+        _ => Object::new(),
+    };
     match name.target(node_name, how)? {
         Target::Known(options) => {
+            let kept = vec![object(&options)];
             let node = add_node(queue, layer, options, how.content).await?;
-            Ok((node, Head::Free))
+            Ok((node, Head::Free, kept))
         }
         Target::Probe { protocol, format } => {
             let protocol_name = protocol.node_name.clone().unwrap_or_default();
+            let kept = object(&protocol);
             let protocol = layer.blockdev_add(queue, protocol).await?;
             let guessed = probe(&layer.node(queue, protocol)?).await?;
             let options = format_over(guessed, &protocol_name, format, how)?;
+            let kept = vec![object(&options), kept];
             let node = add_node(queue, layer, options, how.content).await?;
             let head = match guessed {
                 BlockdevDriver::Raw => Head::StaysRaw,
                 _ => Head::Free,
             };
-            Ok((node, head))
+            Ok((node, head, kept))
         }
     }
 }

@@ -44,6 +44,8 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (as QEMU 10.0.2)");
 /// Disk image tool and storage daemon, compatible with QEMU's
 #[derive(Parser)]
 #[command(name = "qblk", version = VERSION, disable_help_subcommand = true)]
+// As with `getopt`: of an option that is given twice the last one counts.
+#[command(args_override_self = true)]
 struct Program {
     #[command(subcommand)]
     command: Command,
@@ -84,7 +86,7 @@ fn main() -> ExitCode {
 
 /// Requests to an image by hand
 #[derive(Parser)]
-#[command(version = VERSION)]
+#[command(version = VERSION, args_override_self = true)]
 struct IoProgram {
     #[command(flatten)]
     args: io::Args,
@@ -92,7 +94,7 @@ struct IoProgram {
 
 /// Serve images over NBD and QMP
 #[derive(Parser)]
-#[command(version = VERSION)]
+#[command(version = VERSION, args_override_self = true)]
 struct ServeProgram {
     #[command(flatten)]
     args: serve::Args,

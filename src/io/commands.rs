@@ -1,193 +1,42 @@
-//! The commands of `io`.
+//! The commands of `io` that make requests, or ask.
 //!
 //! Each parses its words, does its request, verifies and reports. Asynchronous ones report when
-//! they end; `aio_flush` waits for them.
+//! they end; `aio_flush` waits for them. Not here: those that open and close (`files.rs`).
 
 use std::cell::Cell;
+use std::process::abort;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use block_core::driver::{StatusKind, ZeroFlags};
-use block_core::error::{Result as BlockResult, kernel_text};
+use block_core::Error;
+use block_core::driver::StatusKind;
+use block_core::error::kernel_text;
 use block_core::sync::WaitList;
-use block_core::{Error, IoBuf};
 use block_schema::Wire;
 use block_schema::types::ImageInfoSpecific;
+use rustix::io::Errno;
+use rustix::process::{Signal, getpid, kill_process};
 
+use super::Args;
+use super::request::{Limit, Report, Span, WriteRequest, memory, usize_of};
+use super::table::{self, Command, Needs};
 use super::words::{Failed, Words, number};
-use crate::human::{self, IoReport, as_float};
-use crate::image::{Durable, Image, errno_text};
+use crate::human::{self, as_float};
+use crate::image::{Image, errno_text};
 use crate::opts::create::preallocation_of;
 use crate::report::{self, out, outln};
 use crate::session::Session;
 
-/// Bytes of the largest request.
-const MAX_REQUEST: u64 = 0x7fff_fe00;
+/// As many signals as Linux has, and one.
+const SIGNALS: u64 = 65;
 
-/// What memory for writes holds unless told otherwise.
-const WRITE_PATTERN: u8 = 0xcd;
-
-type Done = Result<(), Failed>;
-
-/// A command as `help` and usage messages show it.
-struct Command {
-    name: &'static str,
-    short: &'static str,
-    /// Letters that it knows, for [`Words::parse`].
-    letters: &'static str,
-    /// Operands: the least, and the most if there is one.
-    operands: (usize, Option<usize>),
-    usage: &'static str,
-    about: &'static str,
-    writes: bool,
-}
-
-const fn command(
-    name: &'static str,
-    short: &'static str,
-    letters: &'static str,
-    usage: &'static str,
-    about: &'static str,
-) -> Command {
-    Command {
-        name,
-        short,
-        letters,
-        operands: (0, Some(0)),
-        usage,
-        about,
-        writes: false,
-    }
-}
-
-impl Command {
-    const fn with(self, least: usize, most: Option<usize>) -> Command {
-        Command {
-            operands: (least, most),
-            ..self
-        }
-    }
-
-    const fn writing(self) -> Command {
-        Command {
-            writes: true,
-            ..self
-        }
-    }
-
-    /// What count of words would do, when `count` does not. Letters count as words, so there is
-    /// no upper bound for commands that take some.
-    fn refuses(&self, count: usize) -> Option<String> {
-        let (least, most) = self.operands;
-        let most = most.filter(|_| self.letters.is_empty());
-        if count >= least && most.is_none_or(|most| count <= most) {
-            return None;
-        }
-        Some(match most {
-            None => format!("at least {least} arguments"),
-            Some(most) if most == least => format!("{least} arguments"),
-            Some(most) => format!("between {least} and {most} arguments"),
-        })
-    }
-
-    fn print_usage(&self) -> Failed {
-        outln!("{} {} -- {}", self.name, self.usage, self.about);
-        Failed
-    }
-}
-
-const COMMANDS: &[Command] = &[
-    command(
-        "aio_flush",
-        "",
-        "",
-        "",
-        "waits for all asynchronous requests",
-    ),
-    command(
-        "aio_read",
-        "",
-        "CP:qv",
-        "[-Cqv] [-P pattern] off len [len..]",
-        "starts a read",
-    )
-    .with(2, None),
-    command(
-        "aio_write",
-        "",
-        "CfP:quz",
-        "[-Cfquz] [-P pattern] off len [len..]",
-        "starts a write",
-    )
-    .with(2, None)
-    .writing(),
-    command(
-        "alloc",
-        "a",
-        "",
-        "offset [count]",
-        "tells how much of a range is allocated",
-    )
-    .with(1, Some(2)),
-    command("discard", "d", "Cq", "[-Cq] off len", "gives a range back")
-        .with(2, Some(2))
-        .writing(),
-    command("flush", "f", "", "", "makes all writes durable"),
-    command("help", "?", "", "[command]", "shows the commands").with(0, Some(1)),
-    command("info", "i", "", "", "shows what the image is"),
-    command("length", "l", "", "", "shows the image's length"),
-    command("map", "", "", "", "shows which parts are allocated"),
-    command("quit", "q", "", "", "ends the program"),
-    command(
-        "read",
-        "r",
-        "Cl:pP:qs:v",
-        "[-Cqv] [-P pattern [-s off] [-l len]] off len",
-        "reads a range",
-    )
-    .with(2, Some(2)),
-    command(
-        "readv",
-        "",
-        "CP:qv",
-        "[-Cqv] [-P pattern] off len [len..]",
-        "reads a range",
-    )
-    .with(2, None),
-    command("sleep", "", "", "ms", "waits").with(1, Some(1)),
-    command(
-        "truncate",
-        "t",
-        "m:",
-        "[-m prealloc_mode] off",
-        "sets the image's length",
-    )
-    .with(1, Some(1))
-    .writing(),
-    command(
-        "write",
-        "w",
-        "cCfnpP:qs:uz",
-        "[-cCfnquz] [-P pattern | -s source_file] off len",
-        "writes a range",
-    )
-    .with(2, Some(2))
-    .writing(),
-    command(
-        "writev",
-        "",
-        "CfP:q",
-        "[-Cfq] [-P pattern] off len [len..]",
-        "writes a range",
-    )
-    .with(2, None)
-    .writing(),
-];
+pub(super) type Done = Result<(), Failed>;
 
 /// An open image and what is under way on it.
 pub(super) struct Shell<'a> {
-    session: &'a Session,
-    image: Rc<Image>,
+    pub(super) session: &'a Session,
+    pub(super) args: &'a Args,
+    pub(super) image: Option<Rc<Image>>,
     in_flight: Rc<InFlight>,
     quit: bool,
 }
@@ -207,10 +56,12 @@ impl InFlight {
 }
 
 impl<'a> Shell<'a> {
-    pub(super) fn new(session: &'a Session, image: Image) -> Shell<'a> {
+    /// Without an image.
+    pub(super) fn new(session: &'a Session, args: &'a Args) -> Shell<'a> {
         Shell {
             session,
-            image: Rc::new(image),
+            args,
+            image: None,
             in_flight: Rc::default(),
             quit: false,
         }
@@ -236,121 +87,181 @@ impl<'a> Shell<'a> {
         let Some((&name, words)) = words.split_first() else {
             return Ok(());
         };
-        let Some(command) = find(name) else {
+        let Some(command) = table::find(name) else {
             eprintln!("command \"{name}\" not found");
             return Err(Failed);
         };
-        let parsed = Shell::parse(command, name, words)?;
-        if command.writes && self.is_read_only()? {
-            report::error("Block node is read-only");
-            return Err(Failed);
-        }
+        let parsed = self.prepare(command, name, words)?;
         match command.name {
+            "abort" => abort(),
+            "aio_discard" => self.aio_discard(&parsed),
             "aio_flush" => {
                 self.settle().await;
                 Ok(())
             }
             "aio_read" => self.aio_read(&parsed),
-            "aio_write" => self.aio_write(command, &parsed),
+            "aio_write" => self.aio_write(&parsed),
             "alloc" => self.alloc(&parsed).await,
+            "close" => self.close().await,
             "discard" => self.discard(&parsed).await,
             "flush" => self.flush().await,
-            "help" => help(&parsed),
+            "help" => table::help(&parsed),
             "info" => self.info(),
             "length" => self.length(),
             "map" => self.map().await,
+            "open" => self.open(command, &parsed).await,
             "quit" => {
                 self.quit = true;
                 Ok(())
             }
-            "read" | "readv" => self.read(command, &parsed).await,
+            "read" => self.read(command, &parsed).await,
+            "readv" => self.readv(&parsed).await,
+            "reopen" => self.reopen(&parsed).await,
+            "sigraise" => sigraise(&parsed),
             "sleep" => self.sleep(&parsed).await,
             "truncate" => self.truncate(&parsed).await,
-            "write" | "writev" => self.write(&parsed).await,
+            "write" => self.write(&parsed).await,
+            "writev" => self.writev(&parsed).await,
             name => unreachable!("{name} stands in the table"),
         }
     }
 
-    fn parse<'w>(command: &Command, name: &str, words: &[&'w str]) -> Result<Words<'w>, Failed> {
-        if let Some(expected) = command.refuses(words.len()) {
-            let count = words.len();
-            eprintln!("bad argument count {count} to {name}, expected {expected}");
+    /// Looks at what a command needs, and takes its words.
+    fn prepare<'w>(
+        &self,
+        command: &Command,
+        name: &str,
+        words: &[&'w str],
+    ) -> Result<Words<'w>, Failed> {
+        if command.needs() != Needs::Nothing && self.image.is_none() {
+            eprintln!("no file open, try 'help open'");
             return Err(Failed);
         }
-        let parsed = Words::parse(words, command.letters).map_err(|complaint| {
-            eprintln!("{name}: {complaint}");
-            command.print_usage()
-        })?;
-        let (given, (least, most)) = (parsed.operands.len(), command.operands);
-        if given < least || most.is_some_and(|most| given > most) {
-            return Err(command.print_usage());
+        let parsed = command.parse(name, words)?;
+        if command.needs() == Needs::Writable && self.is_read_only()? {
+            report::error("Block node is read-only");
+            return Err(Failed);
         }
         Ok(parsed)
     }
 
+    /// The image; commands that need one run only with it.
+    pub(super) fn image(&self) -> Result<&Rc<Image>, Failed> {
+        self.image.as_ref().ok_or(Failed)
+    }
+
     fn is_read_only(&self) -> Result<bool, Failed> {
-        let node = self
-            .image
-            .node()
-            .map_err(|error| failed("request", &error))?;
+        let node = self.image()?.node();
+        let node = node.map_err(|error| failed("request", &error))?;
         Ok(node.is_read_only())
     }
 
     fn len(&self) -> Result<u64, Failed> {
-        self.image
+        self.image()?
             .len()
             .map_err(|error| failed("getlength", &error))
     }
 
     async fn read(&self, command: &Command, words: &Words<'_>) -> Done {
-        let Span { offset, len } = span(words, "length cannot exceed")?;
+        let span = Span::of(words, Limit::Request)?;
         let pattern = words.pattern()?;
         let (start, verified) = (words.size('s')?, words.size('l')?);
         if pattern.is_none() && (start.is_some() || verified.is_some()) {
             return Err(command.print_usage());
         }
         let start = start.unwrap_or(0);
-        let verified = verified.or(len.checked_sub(start));
-        let Some(verified) = verified.filter(|&v| v.saturating_add(start) <= len) else {
+        let verified = verified.or(span.len.checked_sub(start));
+        let Some(verified) = verified.filter(|&v| v.saturating_add(start) <= span.len) else {
             outln!("pattern verification range exceeds end of read data");
             return Err(Failed);
         };
-        let started = Instant::now();
-        let read = self.image.read(offset, memory(len, 0xab)).await;
-        let time = started.elapsed();
-        let bytes = read.map_err(|error| failed("read", &error))?.to_vec();
-        let (from, to) = (usize_of(start), usize_of(start + verified));
-        let matches = pattern.is_none_or(|byte| bytes[from..to].iter().all(|&b| b == byte));
-        if !matches {
-            let at = offset + start;
-            outln!("Pattern verification failed at offset {at}, {verified} bytes");
+        if words.has('b') {
+            span.check_sectors()?;
+            return Err(no_machine_state("read"));
         }
-        Report::of(words).print("read", Span { offset, len }, time, Some(&bytes));
+        let verify = pattern.map(|byte| (byte, start, verified));
+        self.read_range("read", words, span, verify).await
+    }
+
+    async fn readv(&self, words: &Words<'_>) -> Done {
+        let span = Span::of_buffers(words)?;
+        let verify = words.pattern()?.map(|byte| (byte, 0, span.len));
+        self.read_range("readv", words, span, verify).await
+    }
+
+    /// Reads, and verifies a byte from a start on for a length.
+    async fn read_range(
+        &self,
+        name: &str,
+        words: &Words<'_>,
+        span: Span,
+        verify: Option<(u8, u64, u64)>,
+    ) -> Done {
+        let Span { offset, len } = span;
+        let started = Instant::now();
+        let read = self.image()?.read(offset, memory(len, 0xab)).await;
+        let time = started.elapsed();
+        let bytes = read.map_err(|error| failed(name, &error))?.to_vec();
+        let mut matches = true;
+        if let Some((byte, start, verified)) = verify {
+            let (from, to) = (usize_of(start), usize_of(start + verified));
+            matches = bytes[from..to].iter().all(|&b| b == byte);
+            if !matches {
+                let at = offset + start;
+                outln!("Pattern verification failed at offset {at}, {verified} bytes");
+            }
+        }
+        Report::of(words).print("read", span, time, Some(&bytes));
         if matches { Ok(()) } else { Err(Failed) }
     }
 
     async fn write(&self, words: &Words<'_>) -> Done {
-        let span = span(words, "length cannot exceed")?;
         let request = WriteRequest::parse(words)?;
-        request.check_span(span)?;
+        let span = Span::of(words, request.limit())?;
+        if request.compressed || words.has('b') {
+            span.check_sectors()?;
+        }
+        if words.has('b') {
+            return Err(no_machine_state("write"));
+        }
+        self.write_range("write", words, span, &request).await
+    }
+
+    async fn writev(&self, words: &Words<'_>) -> Done {
+        let span = Span::of_buffers(words)?;
+        let request = WriteRequest::parse(words)?;
+        self.write_range("writev", words, span, &request).await
+    }
+
+    async fn write_range(
+        &self,
+        name: &str,
+        words: &Words<'_>,
+        span: Span,
+        request: &WriteRequest<'_>,
+    ) -> Done {
         let memory = request.memory(span.len)?;
         let started = Instant::now();
-        let written = request.start(&self.image, span, memory).await;
+        let written = request.start(self.image()?, span, memory).await;
         let time = started.elapsed();
-        written.map_err(|error| failed("write", &error))?;
+        written.map_err(|error| failed(name, &error))?;
         Report::of(words).print("wrote", span, time, None);
         Ok(())
     }
 
     fn aio_read(&self, words: &Words<'_>) -> Done {
-        let span = span(words, "length cannot exceed")?;
+        if words.has('i') {
+            outln!("injecting invalid read request");
+            return Ok(());
+        }
         let pattern = words.pattern()?;
+        let span = Span::of_buffers(words)?;
         let report = Report::of(words);
         let started = Instant::now();
-        let read = self.image.read(span.offset, memory(span.len, 0xab));
+        let read = self.image()?.read(span.offset, memory(span.len, 0xab));
         self.spawn(async move {
             match read.await {
-                Err(error) => outln!("aio_read failed: {}", errno_text(&error)),
+                Err(error) => outln!("readv failed: {}", errno_text(&error)),
                 Ok(buf) => {
                     let bytes = buf.to_vec();
                     if pattern.is_some_and(|byte| bytes.iter().any(|&b| b != byte)) {
@@ -364,23 +275,50 @@ impl<'a> Shell<'a> {
         Ok(())
     }
 
-    fn aio_write(&self, command: &Command, words: &Words<'_>) -> Done {
-        let span = span(words, "length cannot exceed")?;
-        let request = WriteRequest::parse(words)?;
-        if request.zeroes.is_some() && words.operands.len() != 2 {
-            return Err(command.print_usage());
+    fn aio_write(&self, words: &Words<'_>) -> Done {
+        if words.has('i') {
+            outln!("injecting invalid write request");
+            return Ok(());
         }
+        if words.has('z') && words.operands.len() != 2 {
+            outln!("-z supports only a single length parameter");
+            return Err(Failed);
+        }
+        if words.has('z') && words.has('P') {
+            outln!("-z and -P cannot be specified at the same time");
+            return Err(Failed);
+        }
+        let request = WriteRequest::parse(words)?;
+        let span = match request.zeroes {
+            Some(_) => Span::of(words, Limit::None)?,
+            None => Span::of_buffers(words)?,
+        };
         let report = Report::of(words);
         let memory = request.memory(span.len)?;
         let started = Instant::now();
-        let image = Rc::clone(&self.image);
-        let write = request.start(&self.image, span, memory);
+        let image = Rc::clone(self.image()?);
+        let write = request.start(&image, span, memory);
         self.spawn(async move {
             match write.await {
                 Err(error) => outln!("aio_write failed: {}", errno_text(&error)),
                 Ok(()) => report.print("wrote", span, started.elapsed(), None),
             }
             drop(image);
+        });
+        Ok(())
+    }
+
+    fn aio_discard(&self, words: &Words<'_>) -> Done {
+        let span = Span::of(words, Limit::None)?;
+        let report = Report::of(words);
+        let started = Instant::now();
+        let discard = self.image()?.discard(span.offset, span.len);
+        self.spawn(async move {
+            match discard.await {
+                Err(error) => outln!("aio_discard failed: {}", errno_text(&error)),
+                // Two blanks: clients know the line as it is.
+                Ok(()) => report.print("discarded ", span, started.elapsed(), None),
+            }
         });
         Ok(())
     }
@@ -395,9 +333,9 @@ impl<'a> Shell<'a> {
     }
 
     async fn discard(&self, words: &Words<'_>) -> Done {
-        let span = span(words, "length cannot exceed")?;
+        let span = Span::of(words, Limit::Request)?;
         let started = Instant::now();
-        let discarded = self.image.discard(span.offset, span.len).await;
+        let discarded = self.image()?.discard(span.offset, span.len).await;
         let time = started.elapsed();
         discarded.map_err(|error| failed("discard", &error))?;
         Report::of(words).print("discard", span, time, None);
@@ -405,7 +343,7 @@ impl<'a> Shell<'a> {
     }
 
     async fn flush(&self) -> Done {
-        self.image
+        self.image()?
             .flush()
             .await
             .map_err(|error| failed("flush", &error))
@@ -427,7 +365,7 @@ impl<'a> Shell<'a> {
         let resized = self
             .session
             .layer()
-            .resize(queue, self.image.id(), len, preallocation);
+            .resize(queue, self.image()?.id(), len, preallocation);
         resized.await.map_err(|error| {
             report::error(&report::chain_text(&error));
             Failed
@@ -447,7 +385,10 @@ impl<'a> Shell<'a> {
     }
 
     fn info(&self) -> Done {
-        let node = self.image.node().map_err(|error| failed("info", &error))?;
+        let node = self
+            .image()?
+            .node()
+            .map_err(|error| failed("info", &error))?;
         let driver = node.node().driver();
         let described = driver.describe();
         let cluster_size = described.cluster_size.unwrap_or(0);
@@ -515,7 +456,7 @@ impl<'a> Shell<'a> {
     /// Whether the image itself, without its backing file, has the first run of a range.
     async fn allocation(&self, start: u64, end: u64) -> Result<Allocation, Failed> {
         let node = self
-            .image
+            .image()?
             .node()
             .map_err(|error| failed("is_allocated", &error))?;
         if node.node().driver().shifted_child().is_some() {
@@ -537,192 +478,6 @@ struct Allocation {
     allocated: bool,
 }
 
-/// The range of a request.
-#[derive(Clone, Copy)]
-struct Span {
-    offset: u64,
-    len: u64,
-}
-
-/// The range that the operands give: where, and one length or more.
-fn span(words: &Words<'_>, complaint: &str) -> Result<Span, Failed> {
-    let (&offset, lens) = words.operands.split_first().ok_or(Failed)?;
-    let offset = number(offset)?;
-    let mut sum = 0_u64;
-    for text in lens {
-        let len = number(text)?;
-        sum = sum.saturating_add(len);
-        if sum > MAX_REQUEST {
-            outln!("{complaint} {MAX_REQUEST}, given {text}");
-            return Err(Failed);
-        }
-    }
-    Ok(Span { offset, len: sum })
-}
-
-/// What the letters of a write say.
-struct WriteRequest<'a> {
-    zeroes: Option<ZeroFlags>,
-    compressed: bool,
-    durable: Durable,
-    pattern: u8,
-    source: Option<&'a str>,
-}
-
-impl<'a> WriteRequest<'a> {
-    fn parse(words: &Words<'a>) -> Result<WriteRequest<'a>, Failed> {
-        let zero = words.has('z');
-        let refused = [
-            (
-                words.has('f') && words.has('c'),
-                "-f and -b or -c cannot be specified at the same time",
-            ),
-            (words.has('n') && !zero, "-n requires -z to be specified"),
-            (words.has('u') && !zero, "-u requires -z to be specified"),
-            (
-                usize::from(zero) + usize::from(words.has('P')) + usize::from(words.has('s')) > 1,
-                "Only one of -z, -P, and -s can be specified at the same time",
-            ),
-        ];
-        if let Some((_, complaint)) = refused.iter().find(|(found, _)| *found) {
-            outln!("{complaint}");
-            return Err(Failed);
-        }
-        Ok(WriteRequest {
-            zeroes: zero.then(|| ZeroFlags {
-                may_unmap: words.has('u'),
-                no_fallback: words.has('n'),
-            }),
-            compressed: words.has('c'),
-            durable: if words.has('f') {
-                Durable::Now
-            } else {
-                Durable::Later
-            },
-            pattern: words.pattern()?.unwrap_or(WRITE_PATTERN),
-            source: words.argument('s'),
-        })
-    }
-
-    /// Compressed writes are of sectors, whatever the image's unit.
-    fn check_span(&self, span: Span) -> Done {
-        if !self.compressed {
-            return Ok(());
-        }
-        for (value, name) in [(span.offset, "offset"), (span.len, "count")] {
-            if !value.is_multiple_of(512) {
-                outln!("{value} is not a sector-aligned value for '{name}'");
-                return Err(Failed);
-            }
-        }
-        Ok(())
-    }
-
-    /// The bytes to write.
-    fn memory(&self, len: u64) -> Result<IoBuf, Failed> {
-        let Some(path) = self.source else {
-            let len = if self.zeroes.is_some() { 0 } else { len };
-            return Ok(memory(len, self.pattern));
-        };
-        let bytes = std::fs::read(path).map_err(|error| {
-            eprintln!("{path}: {}", kernel_text(&error));
-            Failed
-        })?;
-        if bytes.is_empty() {
-            eprintln!("{path}: file is empty");
-            return Err(Failed);
-        }
-        let repeated: Vec<u8> = bytes.into_iter().cycle().take(usize_of(len)).collect();
-        Ok(IoBuf::copy_of(&repeated))
-    }
-
-    fn start(
-        &self,
-        image: &Image,
-        span: Span,
-        memory: IoBuf,
-    ) -> std::pin::Pin<Box<dyn Future<Output = BlockResult<()>>>> {
-        let Span { offset, len } = span;
-        match self.zeroes {
-            Some(flags) => Box::pin(image.write_zeroes(offset, len, flags, self.durable)),
-            None if self.compressed => {
-                Box::pin(image.write_compressed(offset, memory, self.durable))
-            }
-            None => Box::pin(image.write(offset, memory, self.durable)),
-        }
-    }
-}
-
-/// How the end of a request is shown.
-#[derive(Clone, Copy)]
-struct Report {
-    machine: bool,
-    quiet: bool,
-    dump: bool,
-}
-
-impl Report {
-    fn of(words: &Words<'_>) -> Report {
-        Report {
-            machine: words.has('C'),
-            quiet: words.has('q'),
-            dump: words.has('v'),
-        }
-    }
-
-    fn print(self, verb: &str, span: Span, time: Duration, bytes: Option<&[u8]>) {
-        if self.quiet {
-            return;
-        }
-        if let Some(bytes) = bytes.filter(|_| self.dump) {
-            out!("{}", human::hex_dump(bytes, span.offset));
-        }
-        let Span { offset, len } = span;
-        let report = IoReport {
-            verb,
-            offset,
-            len,
-            time,
-        };
-        if self.machine {
-            out!("{}", report.machine_text());
-        } else {
-            out!("{}", report.text());
-        }
-    }
-}
-
-fn find(name: &str) -> Option<&'static Command> {
-    COMMANDS
-        .iter()
-        .find(|c| c.name == name || !c.short.is_empty() && c.short == name)
-}
-
-fn help(words: &Words<'_>) -> Done {
-    match words.operands.first() {
-        None => {
-            for Command {
-                name, usage, about, ..
-            } in COMMANDS
-            {
-                outln!("{name} {usage} -- {about}");
-            }
-            outln!("\nUse 'help commandname' for extended help.");
-            Ok(())
-        }
-        Some(name) => match find(name) {
-            Some(command) => {
-                command.print_usage();
-                Ok(())
-            }
-            None => {
-                outln!("command {name} not found");
-                Err(Failed)
-            }
-        },
-    }
-}
-
 /// Where a snapshot's machine state would be kept: behind the disk, from the next L1 entry on.
 fn vm_state_offset(specific: &ImageInfoSpecific, cluster_size: u64, len: u64) -> u64 {
     match specific {
@@ -739,16 +494,25 @@ fn vm_state_offset(specific: &ImageInfoSpecific, cluster_size: u64, len: u64) ->
     }
 }
 
-fn memory(len: u64, byte: u8) -> IoBuf {
-    let len = usize_of(len);
-    let buf = IoBuf::zeroed(len);
-    buf.fill(0..len, byte);
-    buf
+fn sigraise(words: &Words<'_>) -> Done {
+    let text = words.operands[0];
+    let wanted = number(text)?;
+    if wanted > SIGNALS {
+        outln!("signal argument '{text}' is too large to be a valid signal");
+        return Err(Failed);
+    }
+    let raw = i32::try_from(wanted).unwrap_or(0);
+    if let Some(signal) = Signal::from_named_raw(raw) {
+        // It may be one that only says something.
+        kill_process(getpid(), signal).ok();
+    }
+    Ok(())
 }
 
-/// Lengths of requests are below 2 GiB.
-fn usize_of(len: u64) -> usize {
-    usize::try_from(len).unwrap_or(usize::MAX)
+/// Where a machine would save its memory is not reached from here.
+fn no_machine_state(what: &str) -> Failed {
+    outln!("{what} failed: {}", kernel_text(&Errno::OPNOTSUPP.into()));
+    Failed
 }
 
 fn failed(what: &str, error: &Error) -> Failed {

@@ -1,17 +1,19 @@
 //! `io`: requests to an image by hand, one command a line or `-c`.
 //!
-//! Not here: what the commands do (`commands.rs`).
+//! Not here: which commands there are (`table.rs`) and what they do (`commands.rs`, `files.rs`).
 
 mod commands;
+mod files;
+mod how;
+mod request;
+mod table;
 mod words;
 
 use std::io::{BufRead, Write};
 
-use crate::image::Image;
-use crate::opts::cache::CacheMode;
-use crate::opts::image::{Access, ImageArgs, ImageName, OpenHow};
+use crate::opts::image::ImageArgs;
 use crate::report::{self, Failure, Outcome, out};
-use crate::session::{self, Session};
+use crate::session;
 use block_core::error::kernel_text;
 
 use commands::Shell;
@@ -37,6 +39,9 @@ pub(crate) struct Args {
     /// How I/O reaches the kernel: threads, native, io_uring
     #[arg(short = 'i', long, value_name = "AIO")]
     aio: Option<String>,
+    /// What becomes of discards: unmap, ignore
+    #[arg(short, long, value_name = "MODE")]
+    discard: Option<String>,
     #[command(flatten)]
     image: ImageArgs,
     /// The image
@@ -45,54 +50,24 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Outcome {
-    let [filename] = args.filename.as_slice() else {
-        return Err(Failure::usage("Expecting one image file name"));
+    let filename = match args.filename.as_slice() {
+        [] => None,
+        [filename] => Some(filename),
+        _ => return Err(Failure::usage("Expecting one image file name")),
     };
     if args.image.image_opts && args.format.is_some() {
         return Err(Failure::new("--image-opts and -f are mutually exclusive"));
     }
-    let name = ImageName::new(filename, args.format.as_deref(), &args.image)?;
-    let how = how(&args)?;
     session::run(&args.image.session, async |session| {
-        let opened = Image::open_unprefixed(session, &name, "image", how).await;
-        let device = if args.image.image_opts {
-            "can't open".to_owned()
-        } else {
-            format!("can't open device {filename}")
-        };
-        let image = opened.map_err(|failure| failure.while_doing(&device))?;
-        run_all(session, image, &args).await
+        let mut shell = Shell::new(session, &args);
+        if let Some(filename) = filename {
+            shell.open_first(filename).await?;
+        }
+        run_all(shell, &args).await
     })
 }
 
-fn how(args: &Args) -> Result<OpenHow, Failure> {
-    let writethrough = CacheMode::parse("writethrough", "cache")?;
-    let cache = match (&args.cache, args.nocache) {
-        (Some(name), _) => CacheMode::parse(name, "cache")?,
-        (None, true) => CacheMode::parse("none", "cache")?,
-        (None, false) => writethrough,
-    };
-    let aio = match args.aio.as_deref() {
-        None => None,
-        Some("threads") => Some("threads"),
-        Some("native") => Some("native"),
-        Some("io_uring") => Some("io_uring"),
-        Some(other) => return Err(Failure::new(format!("Invalid aio option: {other}"))),
-    };
-    let access = if args.read_only {
-        Access::Read
-    } else {
-        Access::Write
-    };
-    Ok(OpenHow {
-        access,
-        aio,
-        ..OpenHow::read(&args.image).with_cache(cache)
-    })
-}
-
-async fn run_all(session: &Session, image: Image, args: &Args) -> Outcome {
-    let mut shell = Shell::new(session, image);
+async fn run_all(mut shell: Shell<'_>, args: &Args) -> Outcome {
     let mut failed = false;
     if args.commands.is_empty() {
         let mut lines = std::io::stdin().lock().lines();

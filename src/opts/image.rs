@@ -81,6 +81,8 @@ pub(crate) struct OpenHow {
     pub(crate) cache: CacheMode,
     /// The I/O backend; the driver's choice if `None`.
     pub(crate) aio: Option<&'static str>,
+    /// Whether discarded ranges are given back to the file system.
+    pub(crate) discard: bool,
     /// Whether guest data is wanted, and so the key to it.
     pub(crate) content: Content,
 }
@@ -126,6 +128,7 @@ impl OpenHow {
             backing: Backing::Follow,
             cache: CacheMode::WRITEBACK,
             aio: None,
+            discard: true,
             content: Content::Data,
         }
     }
@@ -193,7 +196,8 @@ impl OpenHow {
         if self.force_share {
             default(options, "force-share", true);
         }
-        default(options, "discard", "unmap");
+        let discard = if self.discard { "unmap" } else { "ignore" };
+        default(options, "discard", discard);
         if let Some(aio) = self.aio {
             default(options, "aio", aio);
         }
@@ -416,6 +420,14 @@ fn protocol_of_name(filename: &str) -> Result<Object, Failure> {
     }
 }
 
+/// A node's options, from texts.
+///
+/// # Errors
+/// What is wrong with them.
+pub(crate) fn decoded(options: Object) -> Result<BlockdevOptions, Failure> {
+    decode(typed::arguments_of("blockdev-add", options)?)
+}
+
 fn decode(options: Object) -> Result<BlockdevOptions, Failure> {
     BlockdevOptions::decode(Value::Object(options), Unknown::Refuse)
         .map_err(|invalid| Failure::new(invalid.to_string()))
@@ -439,6 +451,7 @@ mod tests {
             backing: Backing::Follow,
             cache: CacheMode::WRITEBACK,
             aio: None,
+            discard: true,
             content: Content::Data,
         };
         let shown = |options: BlockdevOptions| {

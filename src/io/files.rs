@@ -1,0 +1,136 @@
+//! The commands of `io` that open and close: `open`, `close`, `reopen`.
+//! Not here: requests (`commands.rs`).
+
+use std::rc::Rc;
+
+use block_schema::{Object, Value};
+
+use super::commands::{Done, Shell};
+use super::how::HowWords;
+use super::table::Command;
+use super::words::{Failed, Words};
+use crate::image::Image;
+use crate::opts::cache::CacheMode;
+use crate::opts::image::{ImageName, OpenHow};
+use crate::opts::keyval;
+use crate::report::{self, Failure, outln};
+
+/// The name of the image's node, unless `open` is told another.
+const NODE: &str = "image";
+
+impl Shell<'_> {
+    /// Opens the image of the command line.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub(super) async fn open_first(&mut self, filename: &str) -> Result<(), Failure> {
+        let args = self.args;
+        let name = ImageName::new(filename, args.format.as_deref(), &args.image)?;
+        self.open_image(&name, HowWords::of_args(args).how(&args.image)?)
+            .await
+    }
+
+    pub(super) async fn open(&mut self, command: &Command, words: &Words<'_>) -> Done {
+        let list = words.argument('o');
+        if self.args.image.image_opts && list.is_some() {
+            outln!("--image-opts and 'open -o' are mutually exclusive");
+            return Err(Failed);
+        }
+        let path = words.operands.first().copied();
+        let Some(name) = self.name_of(path, list) else {
+            return Err(command.print_usage());
+        };
+        let opened = match HowWords::of_words(words).how(&self.args.image) {
+            Ok(how) if self.image.is_none() => self.open_image(&name, how).await,
+            Ok(_) => Err(Failure::new("file open already, try 'help close'")),
+            Err(failure) => Err(failure),
+        };
+        opened.map_err(told)
+    }
+
+    /// What `open` is to open: a path as on the command line, or options, among them the path.
+    fn name_of(&self, path: Option<&str>, list: Option<&str>) -> Option<ImageName> {
+        let is_options = self.args.image.image_opts;
+        let (text, is_options) = match (path, list) {
+            (None, None) => return None,
+            (Some(path), None) => (path.to_owned(), is_options),
+            (None, Some(list)) => (list.to_owned(), true),
+            (Some(path), Some(list)) => {
+                let path = path.replace(',', ",,");
+                (format!("{list},filename={path}"), true)
+            }
+        };
+        Some(ImageName {
+            text,
+            format: None,
+            is_options,
+            encrypt: None,
+        })
+    }
+
+    async fn open_image(&mut self, name: &ImageName, how: OpenHow) -> Result<(), Failure> {
+        let opened = Image::open_unprefixed(self.session, name, NODE, how).await;
+        let device = match name.is_options {
+            true => "can't open".to_owned(),
+            false => format!("can't open device {}", name.text),
+        };
+        let image = opened.map_err(|failure| failure.while_doing(&device))?;
+        self.image = Some(Rc::new(image));
+        Ok(())
+    }
+
+    pub(super) async fn close(&mut self) -> Done {
+        self.settle().await;
+        let image = self.image.take().and_then(Rc::into_inner);
+        let Some(image) = image else {
+            return Ok(());
+        };
+        image.close().await.map_err(|error| told(error.into()))
+    }
+
+    pub(super) async fn reopen(&mut self, words: &Words<'_>) -> Done {
+        let changes = reopen_options(words).map_err(told)?;
+        self.settle().await;
+        let Some(image) = self.image.as_mut().and_then(Rc::get_mut) else {
+            return Err(Failed);
+        };
+        image.reopen(changes).await.map_err(told)
+    }
+}
+
+/// The options that `reopen` was given.
+fn reopen_options(words: &Words<'_>) -> Result<Object, Failure> {
+    let mut options = match words.argument('o') {
+        Some(list) => keyval::parse(list, None)?,
+        None => Object::new(),
+    };
+    let read_only = match (words.has('r'), words.has('w')) {
+        (true, true) => return Err(Failure::new("Only one -r/-w option may be given")),
+        (true, false) => Some(true),
+        (false, true) => Some(false),
+        (false, false) => None,
+    };
+    if let Some(read_only) = read_only {
+        if options.contains("read-only") {
+            return Err(Failure::new("Cannot set both -r/-w and 'read-only'"));
+        }
+        options.insert("read-only", read_only);
+    }
+    if let Some(name) = words.argument('c') {
+        let mode = CacheMode::parse(name, "cache")?;
+        if options.contains("cache") {
+            return Err(Failure::new("Cannot set both -c and the cache options"));
+        }
+        let mut cache = Object::new();
+        cache.insert("writeback", Value::from(mode.writeback));
+        cache.insert("direct", Value::from(mode.direct));
+        cache.insert("no-flush", Value::from(mode.no_flush));
+        options.insert("cache", cache);
+    }
+    Ok(options)
+}
+
+fn told(failure: Failure) -> Failed {
+    report::error(failure.text());
+    Failed
+}
