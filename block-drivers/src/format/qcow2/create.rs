@@ -176,7 +176,7 @@ impl CreateOptions {
         if geometry.l1_entries(self.size).saturating_mul(8) > MAX_L1_BYTES {
             return Err(Error::invalid(
                 "size",
-                "Image size too large for its cluster size",
+                "The image size is too large for file format 'qcow2' (try using a larger cluster size)",
             ));
         }
         Ok(geometry)

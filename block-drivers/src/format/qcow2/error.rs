@@ -1,4 +1,5 @@
-//! What can be wrong with a qcow2 image, in the specification's words.
+//! What can be wrong with a qcow2 image: in the words that QEMU has for it, which clients match
+//! on, else in those of the specification.
 
 use block_core::Error;
 
@@ -12,13 +13,13 @@ pub enum ImageError {
     #[error("image is not in qcow2 format")]
     Magic,
     /// A version that no specification describes.
-    #[error("qcow2 version {version}")]
+    #[error("Unsupported qcow2 version {version}")]
     Version {
         /// The header's `version`.
         version: u32,
     },
     /// The file ends inside something.
-    #[error("{what} at {offset:#x} of {len} bytes ends behind the file's {file_len} bytes")]
+    #[error("{}", truncated_text(what, *offset, *len, *file_len))]
     Truncated {
         /// The specification's word for it.
         what: &'static str,
@@ -30,7 +31,7 @@ pub enum ImageError {
         file_len: u64,
     },
     /// A header field outside its range.
-    #[error("header field {field} is {value}, which is not {range}")]
+    #[error("{}", field_text(field, *value, range))]
     Field {
         /// The specification's name of the field.
         field: &'static str,
@@ -39,13 +40,13 @@ pub enum ImageError {
         /// What it may hold, as a phrase.
         range: &'static str,
     },
-    /// A feature bit without which the image cannot be understood.
-    #[error("incompatible feature '{name}' (bit {bit})")]
-    Feature {
-        /// The name from the image's feature name table, or from the specification.
-        name: String,
-        /// The bit in `incompatible_features`.
-        bit: u32,
+    /// Feature bits without which the image cannot be understood.
+    #[error("Unsupported qcow2 feature(s): {}", features_text(names, *unnamed))]
+    Features {
+        /// The names from the image's feature name table.
+        names: Vec<String>,
+        /// The bits of `incompatible_features` that have none.
+        unnamed: u64,
     },
     /// Something legal that is not built in.
     #[error("{what}")]
@@ -62,9 +63,7 @@ pub enum ImageError {
         bit: u8,
     },
     /// A header extension that does not fit.
-    #[error(
-        "header extension {kind:#010x} at {offset:#x} of {len} bytes leaves the header cluster"
-    )]
+    #[error("Header extension too large")]
     Extension {
         /// Its type.
         kind: u32,
@@ -72,14 +71,6 @@ pub enum ImageError {
         offset: u64,
         /// How long it says it is.
         len: u64,
-    },
-    /// A header extension that appears twice.
-    #[error("header extension {kind:#010x} appears twice, the second time at {offset:#x}")]
-    DuplicateExtension {
-        /// Its type.
-        kind: u32,
-        /// Where the second one starts.
-        offset: u64,
     },
     /// A name that is not UTF-8.
     #[error("{what} at {offset:#x} is not valid UTF-8")]
@@ -90,7 +81,7 @@ pub enum ImageError {
         offset: u64,
     },
     /// Something that must start on a cluster does not, or is at 0, or beyond 2^56.
-    #[error("{what} offset {offset:#x} is not the start of a {cluster_size}-byte cluster")]
+    #[error("{}", place_text(what, *offset, *cluster_size))]
     Unaligned {
         /// The specification's word for it.
         what: &'static str,
@@ -110,7 +101,7 @@ pub enum ImageError {
         other: &'static str,
     },
     /// A table that does not reach to the end of the disk.
-    #[error("l1_size is {entries}, and {size} bytes need {needed} entries")]
+    #[error("L1 table is too small")]
     L1TooSmall {
         /// The header's `l1_size`.
         entries: u64,
@@ -268,7 +259,7 @@ impl ImageError {
             ImageError::Luks { source } => source.is_unsupported(),
             other => matches!(
                 other,
-                ImageError::Feature { .. }
+                ImageError::Features { .. }
                     | ImageError::NotBuiltIn { .. }
                     | ImageError::Version { .. }
             ),
@@ -292,19 +283,72 @@ impl ImageError {
 
     /// The error with its node.
     pub(super) fn at(self, node: &str) -> Error {
-        if self.is_unsupported() {
-            Error::Unsupported {
-                node: node.to_owned(),
-                what: match self {
-                    ImageError::Luks { source } => source.to_string(),
-                    other => other.to_string(),
-                },
-            }
-        } else {
-            Error::Corrupt {
-                node: node.to_owned(),
-                source: Box::new(self),
-            }
+        let node = node.to_owned();
+        match self {
+            ImageError::NotBuiltIn { what } => Error::Unsupported {
+                node,
+                what: what.to_owned(),
+            },
+            ImageError::Luks { source } if source.is_unsupported() => Error::Unsupported {
+                node,
+                what: source.to_string(),
+            },
+            // Features and versions have a whole text of their own.
+            other => Error::Corrupt {
+                node,
+                source: Box::new(other),
+            },
         }
     }
+}
+
+fn field_text(field: &str, value: u64, range: &str) -> String {
+    match (field, value) {
+        ("cluster_bits", bits) if range.starts_with("9 ") => {
+            format!("Unsupported cluster size: 2^{bits}")
+        }
+        ("header_length", ..104) => "qcow2 header too short".to_owned(),
+        ("header_length", _) if range.ends_with("cluster") => {
+            "qcow2 header exceeds cluster size".to_owned()
+        }
+        ("backing_file_size", _) => "Backing file name too long".to_owned(),
+        ("refcount_order", _) => {
+            "Reference count entry width too large; may not exceed 64 bits".to_owned()
+        }
+        ("refcount_table_clusters", 0) => {
+            "Image does not contain a reference count table".to_owned()
+        }
+        ("refcount_table_clusters", _) => "Reference count table too large".to_owned(),
+        ("l1_size", _) => "Active L1 table too large".to_owned(),
+        ("nb_snapshots", _) => "Snapshot table too large".to_owned(),
+        ("crypt_method", method) => format!("Unsupported encryption method {method}"),
+        ("size", _) if range.starts_with("at most") => "Image is too big".to_owned(),
+        _ => format!("header field {field} is {value}, which is not {range}"),
+    }
+}
+
+fn truncated_text(what: &str, offset: u64, len: u64, file_len: u64) -> String {
+    match what {
+        "backing file name" => "Invalid backing file offset".to_owned(),
+        _ => {
+            format!("{what} at {offset:#x} of {len} bytes ends behind the file's {file_len} bytes")
+        }
+    }
+}
+
+fn place_text(what: &str, offset: u64, cluster_size: u64) -> String {
+    match what {
+        "refcount table" => "Reference count table offset invalid".to_owned(),
+        "L1 table" => "Active L1 table offset invalid".to_owned(),
+        "snapshot table" => "Snapshot table offset invalid".to_owned(),
+        _ => format!("{what} offset {offset:#x} is not the start of a {cluster_size}-byte cluster"),
+    }
+}
+
+fn features_text(names: &[String], unnamed: u64) -> String {
+    let mut texts = names.to_vec();
+    if unnamed != 0 {
+        texts.push(format!("Unknown incompatible feature: {unnamed:x}"));
+    }
+    texts.join(", ")
 }

@@ -29,6 +29,8 @@ pub(super) const MAX_SNAPSHOTS: u32 = 65536;
 pub(super) const MAX_BACKING_NAME: u32 = 1023;
 /// Log2 of the smallest clusters whose subclusters are sectors at least.
 pub(super) const MIN_EXTENDED_BITS: u32 = 14;
+/// The specification's word for it.
+const BACKING_NAME: &str = "backing file name";
 /// Header extensions that we read at most; more are an endless list.
 const MAX_EXTENSIONS: usize = 4096;
 
@@ -244,6 +246,14 @@ impl Header {
             Version::V3
         };
         let fields = V3Fields::parse(version, cluster, 1 << cluster_bits, file_len)?;
+        if raw.backing_file_offset.get() > 1 << cluster_bits {
+            return Err(ImageError::Truncated {
+                what: BACKING_NAME,
+                offset: raw.backing_file_offset.get(),
+                len: u64::from(raw.backing_file_size.get()),
+                file_len,
+            });
+        }
         let (extensions, end) = parse_extensions(cluster, fields.header_length)?;
         check_features(fields.incompatible, &extensions)?;
         let encryption = Encryption::parse(raw.crypt_method.get(), &extensions)?;
@@ -339,6 +349,8 @@ impl Header {
     fn check_sizes(&self) -> Result<(), ImageError> {
         field("size", self.size, 0..=1 << 62, "at most 2^62")?;
         let needed = self.geometry.l1_entries(self.size);
+        let range = "at most what 2^31 - 1 L1 entries reach";
+        field("size", needed, 0..=i32::MAX.unsigned_abs().into(), range)?;
         let entries = u64::from(self.l1_size);
         if entries < needed {
             return Err(ImageError::L1TooSmall {
@@ -610,9 +622,8 @@ fn parse_extensions(
         if extensions.len() >= MAX_EXTENSIONS {
             return Err(outside);
         }
-        if extensions.iter().any(|e| e.kind == kind) {
-            return Err(ImageError::DuplicateExtension { kind, offset });
-        }
+        // Of two of a kind the later one counts, as for other programs.
+        extensions.retain(|other| other.kind != kind);
         extensions.push(Extension {
             kind,
             data: data.to_vec(),
@@ -632,31 +643,37 @@ fn check_features(bits: u64, extensions: &[Extension]) -> Result<(), ImageError>
     if unknown == 0 {
         return Ok(());
     }
-    let bit = unknown.trailing_zeros();
-    let name = feature_name(extensions, bit);
-    Err(ImageError::Feature {
-        name: name.unwrap_or_else(|| "unknown".to_owned()),
-        bit,
-    })
+    let (mut names, mut unnamed) = (Vec::new(), unknown);
+    for (bit, name) in feature_names(extensions) {
+        let mask = 1_u64.checked_shl(bit).unwrap_or(0);
+        if unnamed & mask != 0 {
+            names.push(name);
+            unnamed &= !mask;
+        }
+    }
+    Err(ImageError::Features { names, unnamed })
 }
 
-/// The name that the image's own table gives an incompatible feature.
-fn feature_name(extensions: &[Extension], bit: u32) -> Option<String> {
+/// The incompatible features that the image's own table names.
+fn feature_names(extensions: &[Extension]) -> impl Iterator<Item = (u32, String)> {
     let table = extensions
         .iter()
-        .find(|e| e.kind == extension::FEATURE_NAMES)?;
-    let entry = table
-        .data
-        .chunks_exact(size_of::<RawFeatureName>())
-        .filter_map(|bytes| read_struct::<RawFeatureName>(bytes, 0))
-        .find(|entry| entry.kind == 0 && u32::from(entry.bit) == bit)?;
-    let name = entry.name.split(|&b| b == 0).next().unwrap_or_default();
-    Some(
-        String::from_utf8_lossy(name)
-            .chars()
-            .filter(|c| !c.is_control())
-            .collect(),
-    )
+        .find(|e| e.kind == extension::FEATURE_NAMES);
+    let data = table.map_or(&[][..], |table| &table.data);
+    // The last entry may end with its name.
+    data.chunks(size_of::<RawFeatureName>())
+        .filter_map(|bytes| {
+            let mut whole = bytes.to_vec();
+            whole.resize(size_of::<RawFeatureName>(), 0);
+            read_struct::<RawFeatureName>(&whole, 0)
+        })
+        .filter(|entry| entry.kind == 0)
+        .map(|entry| {
+            let name = entry.name.split(|&b| b == 0).next().unwrap_or_default();
+            let name = String::from_utf8_lossy(name).into_owned();
+            let name = name.chars().filter(|c| !c.is_control()).collect();
+            (u32::from(entry.bit), name)
+        })
 }
 
 fn parse_backing_file(
@@ -678,7 +695,7 @@ fn parse_backing_file(
     if len == 0 {
         return Ok(None);
     }
-    let what = "backing file name";
+    let what = BACKING_NAME;
     let len_usize = usize::try_from(len).unwrap_or(usize::MAX);
     let name = usize::try_from(offset)
         .ok()

@@ -52,15 +52,15 @@ fn be64(value: u64) -> [u8; 8] {
 fn version_and_magic_are_checked() {
     check_open(
         &[(0, b"QFI\xfa")],
-        expect![[r#"corrupt: image of node 'test' is corrupt: image is not in qcow2 format"#]],
+        expect!["corrupt: image is not in qcow2 format"],
     );
     check_open(
         &[(4, &be32(1))],
-        expect!["unsupported: qcow2 version 1 is not supported by node 'test'"],
+        expect!["corrupt: Unsupported qcow2 version 1"],
     );
     check_open(
         &[(4, &be32(4))],
-        expect!["unsupported: qcow2 version 4 is not supported by node 'test'"],
+        expect!["corrupt: Unsupported qcow2 version 4"],
     );
 }
 
@@ -68,63 +68,43 @@ fn version_and_magic_are_checked() {
 fn header_fields_are_in_range() {
     check_open(
         &[(20, &be32(8))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: header field cluster_bits is 8, which is not 9 to 21"
-        ],
+        expect!["corrupt: Unsupported cluster size: 2^8"],
     );
     check_open(
         &[(20, &be32(22))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: header field cluster_bits is 22, which is not 9 to 21"
-        ],
+        expect!["corrupt: Unsupported cluster size: 2^22"],
     );
     check_open(
         &[(100, &be32(96))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: header field header_length is 96, which is not 104 to a cluster"
-        ],
+        expect!["corrupt: qcow2 header too short"],
     );
     check_open(
         &[(100, &be32(108))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: header field header_length is 108, which is not a multiple of 8"
-        ],
+        expect!["corrupt: header field header_length is 108, which is not a multiple of 8"],
     );
     check_open(
         &[(100, &be32(0xffff_fff8))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: header field header_length is 4294967288, which is not 104 to a cluster"
-        ],
+        expect!["corrupt: qcow2 header exceeds cluster size"],
     );
     check_open(
         &[(96, &be32(7))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: header field refcount_order is 7, which is not 0 to 6"
-        ],
+        expect!["corrupt: Reference count entry width too large; may not exceed 64 bits"],
     );
     check_open(
         &[(24, &be64(1 << 40))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: l1_size is 1, and 1099511627776 bytes need 524288 entries"
-        ],
+        expect!["corrupt: L1 table is too small"],
     );
     check_open(
         &[(24, &be64(u64::MAX))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: header field size is 18446744073709551615, which is not at most 2^62"
-        ],
+        expect!["corrupt: Image is too big"],
     );
     check_open(
         &[(32, &be32(2))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: crypt_method is 2, and the encryption header pointer does not fit that"
-        ],
+        expect!["corrupt: crypt_method is 2, and the encryption header pointer does not fit that"],
     );
     check_open(
         &[(32, &be32(3))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: header field crypt_method is 3, which is not 0, 1 or 2"
-        ],
+        expect!["corrupt: Unsupported encryption method 3"],
     );
 }
 
@@ -132,87 +112,61 @@ fn header_fields_are_in_range() {
 fn tables_lie_on_clusters_inside_the_file() {
     check_open(
         &[(36, &be32(u32::MAX))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: header field l1_size is 4294967295, which is not at most 4194304"
-        ],
+        expect!["corrupt: Active L1 table too large"],
     );
     check_open(
         &[(36, &be32(0x40_0000))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: L1 table at 0x3000 of 33554432 bytes ends behind the file's 12296 bytes"
-        ],
+        expect!["corrupt: L1 table at 0x3000 of 33554432 bytes ends behind the file's 12296 bytes"],
     );
     check_open(
         &[(40, &be64(100))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: L1 table offset 0x64 is not the start of a 4096-byte cluster"
-        ],
+        expect!["corrupt: Active L1 table offset invalid"],
     );
     check_open(
         &[(40, &be64(0))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: L1 table offset 0x0 is not the start of a 4096-byte cluster"
-        ],
+        expect!["corrupt: Active L1 table offset invalid"],
     );
     check_open(
         &[(40, &be64(1 << 57))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: L1 table offset 0x200000000000000 is not the start of a 4096-byte cluster"
-        ],
+        expect!["corrupt: Active L1 table offset invalid"],
     );
     check_open(
         &[(40, &be64(1 << 30))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: L1 table at 0x40000000 of 8 bytes ends behind the file's 12296 bytes"
-        ],
+        expect!["corrupt: L1 table at 0x40000000 of 8 bytes ends behind the file's 12296 bytes"],
     );
     check_open(
         &[(40, &be64(4096))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: L1 table at 0x1000 overlaps the refcount table"
-        ],
+        expect!["corrupt: L1 table at 0x1000 overlaps the refcount table"],
     );
     check_open(
         &[(48, &be64(u64::MAX - 4095))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: refcount table offset 0xfffffffffffff000 is not the start of a 4096-byte cluster"
-        ],
+        expect!["corrupt: Reference count table offset invalid"],
     );
     check_open(
         &[(56, &be32(0))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: header field refcount_table_clusters is 0, which is not at least 1"
-        ],
+        expect!["corrupt: Image does not contain a reference count table"],
     );
     check_open(
         &[(56, &be32(u32::MAX))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: header field refcount_table_clusters is 17592186040320, which is not at most 8 MiB"
-        ],
+        expect!["corrupt: Reference count table too large"],
     );
     check_open(
         &[(60, &be32(65537))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: header field nb_snapshots is 65537, which is not at most 65536"
-        ],
+        expect!["corrupt: Snapshot table too large"],
     );
     check_open(
         &[(60, &be32(1))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: snapshot table offset 0x0 is not the start of a 4096-byte cluster"
-        ],
+        expect!["corrupt: Snapshot table offset invalid"],
     );
     // Others look at its place also where there is none.
     check_open(
         &[(64, &be64(0x3004))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: snapshot table offset 0x3004 is not the start of a 4096-byte cluster"
-        ],
+        expect!["corrupt: Snapshot table offset invalid"],
     );
     check_open(
         &[(60, &be32(1)), (64, &be64(1 << 40))],
         expect![
-            "corrupt: image of node 'test' is corrupt: snapshot table at 0x10000000000 of 40 bytes ends behind the file's 12296 bytes"
+            "corrupt: snapshot table at 0x10000000000 of 40 bytes ends behind the file's 12296 bytes"
         ],
     );
 }
@@ -227,45 +181,35 @@ fn features_are_understood_or_refused_by_name() {
     check_open(
         &[(72, &be64(16))],
         expect![
-            "corrupt: image of node 'test' is corrupt: header field cluster_bits is 12, which is not 14 to 21, as extended L2 entries need"
+            "corrupt: header field cluster_bits is 12, which is not 14 to 21, as extended L2 entries need"
         ],
     );
     check_open(
         &[(72, &be64(1 << 63))],
         expect![
-            "unsupported: incompatible feature 'unknown' (bit 63) is not supported by node 'test'"
+            "corrupt: Unsupported qcow2 feature(s): Unknown incompatible feature: 8000000000000000"
         ],
     );
     check_open(
         &[(72, &be64(2))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: image is marked corrupt and may only be opened read-only"
-        ],
+        expect!["corrupt: image is marked corrupt and may only be opened read-only"],
     );
     check_open(
         &[(72, &be64(8))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: compression_type is 0, and its incompatible feature bit is 1"
-        ],
+        expect!["corrupt: compression_type is 0, and its incompatible feature bit is 1"],
     );
     check_open(
         &[(104, &[1])],
-        expect![
-            "corrupt: image of node 'test' is corrupt: compression_type is 1, and its incompatible feature bit is 0"
-        ],
+        expect!["corrupt: compression_type is 1, and its incompatible feature bit is 0"],
     );
     check_open(
         &[(72, &be64(8)), (104, &[2])],
-        expect![
-            "corrupt: image of node 'test' is corrupt: compression_type is 2, and its incompatible feature bit is 1"
-        ],
+        expect!["corrupt: compression_type is 2, and its incompatible feature bit is 1"],
     );
     // The image's own name for a bit that nobody knows: the table's first entry renamed.
     check_open(
         &[(72, &be64(1 << 40)), (120, &[0, 40]), (122, b"moon phase")],
-        expect![
-            "unsupported: incompatible feature 'moon phase' (bit 40) is not supported by node 'test'"
-        ],
+        expect!["corrupt: Unsupported qcow2 feature(s): moon phase"],
     );
 }
 
@@ -273,9 +217,7 @@ fn features_are_understood_or_refused_by_name() {
 fn extensions_and_names_stay_in_the_header_cluster() {
     check_open(
         &[(116, &be32(u32::MAX))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: header extension 0x6803f857 at 0x70 of 4294967295 bytes leaves the header cluster"
-        ],
+        expect!["corrupt: Header extension too large"],
     );
     check_open(
         &[
@@ -284,33 +226,23 @@ fn extensions_and_names_stay_in_the_header_cluster() {
             (120, &be32(0x1234)),
             (124, &be32(0)),
         ],
-        expect![
-            "corrupt: image of node 'test' is corrupt: header extension 0x00001234 appears twice, the second time at 0x78"
-        ],
+        expect!["opens"],
     );
     check_open(
         &[(8, &be64(4000)), (16, &be32(200))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: backing file name at 0xfa0 of 200 bytes ends behind the file's 4096 bytes"
-        ],
+        expect!["corrupt: Invalid backing file offset"],
     );
     check_open(
         &[(8, &be64(4000)), (16, &be32(1024))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: header field backing_file_size is 1024, which is not at most 1023"
-        ],
+        expect!["corrupt: Backing file name too long"],
     );
     check_open(
         &[(8, &be64(130)), (16, &be32(4))],
-        expect![
-            "corrupt: image of node 'test' is corrupt: backing file name at 0x82 overlaps the header extensions"
-        ],
+        expect!["corrupt: backing file name at 0x82 overlaps the header extensions"],
     );
     check_open(
         &[(8, &be64(4000)), (16, &be32(2)), (4000, &[0xff, 0xfe])],
-        expect![
-            "corrupt: image of node 'test' is corrupt: backing file name at 0xfa0 is not valid UTF-8"
-        ],
+        expect!["corrupt: backing file name at 0xfa0 is not valid UTF-8"],
     );
 }
 
@@ -373,49 +305,45 @@ fn wrong_entries_are_errors_for_their_cluster_alone() {
     check_entry(
         1 << 63,
         expect![
-            "image of node 'test' is corrupt: L2 entry 0x8000000000000000 for guest offset 0x0 has the copied flag without an offset"
+            "L2 entry 0x8000000000000000 for guest offset 0x0 has the copied flag without an offset"
         ],
     );
     check_entry(
         0x8000_0000_0000_5200,
         expect![
-            "image of node 'test' is corrupt: L2 entry 0x8000000000005200 for guest offset 0x0 has an offset off a cluster boundary"
+            "L2 entry 0x8000000000005200 for guest offset 0x0 has an offset off a cluster boundary"
         ],
     );
     check_entry(
         0x8000_0000_4000_0000,
         expect![
-            "image of node 'test' is corrupt: L2 entry 0x8000000040000000 for guest offset 0x0 has an offset behind the end of the file"
+            "L2 entry 0x8000000040000000 for guest offset 0x0 has an offset behind the end of the file"
         ],
     );
     check_entry(
         0x8100_0000_0000_5000,
-        expect![
-            "image of node 'test' is corrupt: L2 entry 0x8100000000005000 for guest offset 0x0 has reserved bits set"
-        ],
+        expect!["L2 entry 0x8100000000005000 for guest offset 0x0 has reserved bits set"],
     );
     check_entry(
         0x4000_0000_0000_0000,
-        expect![
-            "image of node 'test' is corrupt: L2 entry 0x4000000000000000 for guest offset 0x0 has an offset in the header"
-        ],
+        expect!["L2 entry 0x4000000000000000 for guest offset 0x0 has an offset in the header"],
     );
     check_entry(
         0x4000_0000_4000_0000,
         expect![
-            "image of node 'test' is corrupt: L2 entry 0x4000000040000000 for guest offset 0x0 has an offset behind the end of the file"
+            "L2 entry 0x4000000040000000 for guest offset 0x0 has an offset behind the end of the file"
         ],
     );
     check_entry(
         0x4000_0000_0000_5000,
         expect![
-            "image of node 'test' is corrupt: compressed cluster at 0x5000 of 512 bytes: compressed data holds 511 of 4096 bytes"
+            "compressed cluster at 0x5000 of 512 bytes: compressed data holds 511 of 4096 bytes"
         ],
     );
     check_entry(
         0xc000_0000_0000_5000,
         expect![
-            "image of node 'test' is corrupt: L2 entry 0xc000000000005000 for guest offset 0x0 has the copied flag on a compressed cluster"
+            "L2 entry 0xc000000000005000 for guest offset 0x0 has the copied flag on a compressed cluster"
         ],
     );
 }

@@ -532,7 +532,7 @@ fn damaged_bitmaps_are_errors_for_their_cluster_and_told_by_check() {
         "both",
         |entry, bitmap| (entry, bitmap | 1 << 32),
         expect![[r#"
-            image of node 'test' is corrupt: L2 entry 0x8000000000050000 for guest offset 0x0 has a subcluster that is both allocated and zero
+            L2 entry 0x8000000000050000 for guest offset 0x0 has a subcluster that is both allocated and zero
             ERROR offset=50000: Allocated cluster has corrupted subcluster allocation bitmap
         "#]],
     );
@@ -540,16 +540,16 @@ fn damaged_bitmaps_are_errors_for_their_cluster_and_told_by_check() {
         "nowhere",
         |_, bitmap| (0, bitmap),
         expect![[r#"
-        image of node 'test' is corrupt: L2 entry 0x0000000000000000 for guest offset 0x0 has allocated subclusters, and no offset
-        ERROR: Unallocated cluster has non-zero subcluster allocation map
-        Leaked cluster 5 refcount=1 reference=0
-    "#]],
+            L2 entry 0x0000000000000000 for guest offset 0x0 has allocated subclusters, and no offset
+            ERROR: Unallocated cluster has non-zero subcluster allocation map
+            Leaked cluster 5 refcount=1 reference=0
+        "#]],
     );
     check_pair(
         "packed",
         |entry, bitmap| (entry & !(1 << 63) | 1 << 62, bitmap),
         expect![[r#"
-            image of node 'test' is corrupt: L2 entry 0x4000000000050000 for guest offset 0x0 has a subcluster bitmap, which compressed clusters have not
+            L2 entry 0x4000000000050000 for guest offset 0x0 has a subcluster bitmap, which compressed clusters have not
             ERROR compressed cluster 0 with non-zero subcluster allocation bitmap, entry=0x4000000000050000
             Leaked cluster 5 refcount=1 reference=0
         "#]],
