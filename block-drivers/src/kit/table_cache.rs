@@ -104,12 +104,17 @@ pub(crate) struct Writeback {
 }
 
 impl TableCache {
-    /// A cache for `bytes` of tables of `entries` words, with at least `min_tables`.
+    /// A cache for `bytes` of tables of `entries` words, with at least `min_tables`, and no more than
+    /// there are keys.
     ///
     /// Keys go up to `keys`, exclusive. Memory for tables is taken when they are loaded.
     pub(crate) fn new(entries: usize, bytes: u64, min_tables: usize, keys: u64) -> TableCache {
         let fits = usize::try_from(bytes / (entries as u64 * 8)).unwrap_or(usize::MAX);
-        let count = fits.clamp(min_tables, u32::MAX as usize - 1);
+        // More than there can be tables would never be used.
+        let most = usize::try_from(keys)
+            .unwrap_or(usize::MAX)
+            .min(u32::MAX as usize - 1);
+        let count = fits.min(most).max(min_tables);
         let chunks = usize::try_from(keys.div_ceil(CHUNK as u64)).unwrap_or(usize::MAX);
         let slot = || Slot {
             tag: AtomicU64::new(0),

@@ -82,6 +82,24 @@ impl Default for OpenOptions {
     }
 }
 
+impl OpenOptions {
+    /// Whether caches of these sizes can be counted in 31 bits of tables.
+    fn check_caches(&self, cluster_size: u64) -> Result<()> {
+        let l2_entry = self.l2_entry.filter(|&bytes| bytes > 0);
+        let caches = [
+            ("l2-cache-size", "L2", self.l2_cache, l2_entry),
+            ("refcount-cache-size", "Refcount", self.refcount_cache, None),
+        ];
+        for (option, what, bytes, entry) in caches {
+            let tables = bytes / entry.unwrap_or(cluster_size);
+            if i32::try_from(tables).is_err() {
+                return Err(Error::invalid(option, format!("{what} cache size too big")));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// An open image.
 pub(super) struct Image {
     pub(super) node: String,
@@ -173,6 +191,7 @@ impl Image {
             .read_bytes(header.refcount_table.0, len(header.refcount_table_bytes()))
             .await?;
         let geometry = header.geometry;
+        options.check_caches(geometry.cluster_size())?;
         let dirty = header.has(incompatible::DIRTY);
         let snapshots = match read_snapshots(file, &header, node).await {
             // The check reads it again, and says what is wrong.
