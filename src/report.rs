@@ -124,12 +124,7 @@ impl From<Error> for Failure {
 
 /// The chain of causes in one line, as a sentence begins.
 pub(crate) fn chain_text(error: &Error) -> String {
-    let text = error.chain();
-    let mut chars = text.chars();
-    match chars.next() {
-        Some(first) => first.to_uppercase().chain(chars).collect(),
-        None => text,
-    }
+    error.sentence()
 }
 
 static PROGRAM: OnceLock<String> = OnceLock::new();

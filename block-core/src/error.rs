@@ -190,12 +190,27 @@ impl Error {
     /// The whole chain of causes in one line, outermost first; the kernel's errors by their text
     /// alone, without their number.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut next = std::error::Error::source(self);
+        let (mut text, mut next) = match self {
+            // What is wrong with an image is a whole text, which clients know without the node.
+            Error::Corrupt { source, .. } => (source.to_string(), source.source()),
+            _ => (self.to_string(), std::error::Error::source(self)),
+        };
         while let Some(cause) = next {
             text.push_str(": ");
             text.push_str(&cause_text(cause));
             next = cause.source();
+        }
+        text
+    }
+
+    /// As [`chain`](Error::chain), beginning as sentences do, unless it begins with a name:
+    /// `l2-cache-size may not …`.
+    pub fn sentence(&self) -> String {
+        let mut text = self.chain();
+        let first_word = text.split(' ').next().unwrap_or_default();
+        let is_name = first_word.contains(|c: char| c == '-' || c.is_ascii_digit());
+        if !is_name && let Some(first) = text.get_mut(..1) {
+            first.make_ascii_uppercase();
         }
         text
     }

@@ -232,16 +232,14 @@ impl Opener {
         if self.inherited.without_backing {
             return Ok(None);
         }
-        match (option, named) {
-            (Some(BlockdevRef::Null(_)), _) => Ok(None),
-            (Some(BlockdevRef::Reference(name)), _) if name.is_empty() => Ok(None),
-            (Some(backing), _) => self.child(NAME, Role::Cow, backing).await.map(Some),
-            (None, Some(named)) => {
-                let opened = self.implicit_child(NAME, Role::Cow, named).await;
-                opened.map(Some)
-            }
-            (None, None) => Ok(None),
-        }
+        let opened = match (option, named) {
+            (Some(BlockdevRef::Null(_)), _) => return Ok(None),
+            (Some(BlockdevRef::Reference(name)), _) if name.is_empty() => return Ok(None),
+            (Some(backing), _) => self.child(NAME, Role::Cow, backing).await,
+            (None, Some(named)) => self.implicit_child(NAME, Role::Cow, named).await,
+            (None, None) => return Ok(None),
+        };
+        opened.map(Some).map_err(of_backing)
     }
 
     /// The child of this name that the node had until now, opened again where it goes along.
@@ -773,5 +771,17 @@ impl Layer {
             Ok(node.id())
         })
         .await
+    }
+}
+
+/// Says of what is wrong with a backing file that it is the backing file. Errors that callers tell
+/// apart stay what they are.
+fn of_backing(error: Error) -> Error {
+    match error {
+        Error::Open { .. } | Error::Corrupt { .. } | Error::InvalidOption { .. } => {
+            let reason = format!("Could not open backing file: {}", error.sentence());
+            Error::invalid("backing", reason)
+        }
+        other => other,
     }
 }

@@ -28,18 +28,10 @@ impl From<Error> for block_schema::Error {
             | Error::ImageLocked { .. }
             | Error::Denied { .. }
             | Error::Encrypted { .. }
-            | Error::ShutDown => sentence(error.chain()),
+            | Error::ShutDown => error.sentence(),
         };
         block_schema::Error::new(class, desc)
     }
-}
-
-/// Our phrases begin in lower case; clients know sentences.
-fn sentence(mut text: String) -> String {
-    if let Some(first) = text.get_mut(..1) {
-        first.make_ascii_uppercase();
-    }
-    text
 }
 
 #[cfg(test)]
