@@ -135,7 +135,14 @@ impl Registry for Drivers {
             Some("nbd" | "nbd+tcp" | "nbd+unix") => {
                 nbd::parse_filename(name).map(BlockdevOptionsBranch::Nbd)
             }
-            Some("file") => Ok(file_named(&name["file:".len()..])),
+            Some("file") => {
+                let path = &name["file:".len()..];
+                // A path that could be taken for a protocol's is shown so that it cannot.
+                match protocol_of(path) {
+                    None => Ok(file_named(path)),
+                    Some(_) => Ok(file_named(&format!("./{path}"))),
+                }
+            }
             Some(protocol) => Err(Error::invalid(
                 "filename",
                 format!("Unknown protocol '{protocol}'"),
