@@ -12,6 +12,7 @@ use crate::image::Image;
 use crate::opts::cache::CacheMode;
 use crate::opts::image::{Access, ImageArgs, ImageName, OpenHow, one_name};
 use crate::opts::output::Output;
+use crate::order;
 use crate::report::{Failure, Outcome, chain_text, out, outln};
 use crate::session::{self, Session};
 
@@ -141,7 +142,7 @@ fn image_check(image: &Image, report: &CheckReport) -> Result<ImageCheck, Failur
 fn print(check: &ImageCheck, args: &Args) {
     match args.output {
         Output::Human => out!("{}", human::image_check(check)),
-        Output::Json => outln!("{}", check.encode().to_pretty_json()),
+        Output::Json => outln!("{}", order::pretty_json(&check.encode())),
     }
 }
 

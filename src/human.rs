@@ -9,37 +9,7 @@ use std::time::Duration;
 use block_schema::types::{BlockChildInfo, ImageCheck, ImageInfo, SnapshotInfo};
 use block_schema::{Object, Value, Wire};
 
-/// The order in which tools have always printed what is specific to a format.
-const SPECIFIC_ORDER: [&str; 28] = [
-    "compat",
-    "compression-type",
-    "lazy-refcounts",
-    "bitmaps",
-    "flags",
-    "name",
-    "granularity",
-    "refcount-bits",
-    "encrypt",
-    "data-file",
-    "data-file-raw",
-    "corrupt",
-    "extended-l2",
-    "ivgen-alg",
-    "detached-header",
-    "hash-alg",
-    "cipher-alg",
-    "uuid",
-    "ivgen-hash-alg",
-    "format",
-    "cipher-mode",
-    "slots",
-    "payload-offset",
-    "master-key-iters",
-    "active",
-    "iters",
-    "key-offset",
-    "stripes",
-];
+use crate::order;
 
 const UNITS: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
 
@@ -281,12 +251,8 @@ pub(crate) fn format_specific(text: &mut String, specific: &Value, level: usize)
 }
 
 fn members_in_order(object: &Object) -> Vec<(String, &Value)> {
-    let mut members: Vec<_> = object.iter().collect();
-    // The sort is stable: what the list does not name stays behind, as it came.
-    let known = |name: &str| SPECIFIC_ORDER.iter().position(|known| *known == name);
-    members.sort_by_key(|(name, _)| known(name).unwrap_or(usize::MAX));
-    let named = members.into_iter();
-    named
+    let members = order::members(object).into_iter();
+    members
         .map(|(name, value)| (name.replace('-', " "), value))
         .collect()
 }

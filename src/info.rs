@@ -9,6 +9,7 @@ use crate::human;
 use crate::image::Image;
 use crate::opts::image::{ImageArgs, ImageName, OpenHow, one_name};
 use crate::opts::output::Output;
+use crate::order;
 use crate::report::{Failure, Outcome, out, outln};
 use crate::session::{self, ImplicitOpen, Session};
 
@@ -48,11 +49,11 @@ fn print(infos: &[ImageInfo], args: &Args) {
             out!("{}", texts.join("\n"));
         }
         (Output::Json, [info]) if !args.backing_chain => {
-            outln!("{}", info.encode().to_pretty_json());
+            outln!("{}", order::pretty_json(&info.encode()));
         }
         (Output::Json, infos) => {
             let list: Vec<Value> = infos.iter().map(Wire::encode).collect();
-            outln!("{}", Value::Array(list).to_pretty_json());
+            outln!("{}", order::pretty_json(&Value::Array(list)));
         }
     }
 }
@@ -113,5 +114,6 @@ fn backing_of(info: &ImageInfo, policy: ImplicitOpen) -> Result<Option<ImageName
         format: info.backing_filename_format.clone(),
         is_options: false,
         encrypt: None,
+        encrypt_formats: Vec::new(),
     }))
 }

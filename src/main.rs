@@ -12,6 +12,7 @@ mod commit;
 mod compare;
 mod convert;
 mod create;
+mod dd;
 mod graph;
 mod human;
 mod image;
@@ -21,6 +22,7 @@ mod jobs;
 mod map;
 mod measure;
 mod opts;
+mod order;
 mod progress;
 mod qmp;
 mod rebase;
@@ -61,6 +63,7 @@ enum Command {
     Compare(compare::Args),
     Convert(Box<convert::Args>),
     Create(create::Args),
+    Dd(dd::Args),
     Graph(graph::Args),
     Info(info::Args),
     Io(io::Args),
@@ -127,6 +130,7 @@ fn run(command: Command) -> Outcome {
         Command::Compare(args) => compare::run(args),
         Command::Convert(args) => convert::run(*args),
         Command::Create(args) => create::run(args),
+        Command::Dd(args) => dd::run(args),
         Command::Graph(args) => graph::run(args),
         Command::Info(args) => info::run(args),
         Command::Io(args) => io::run(args),

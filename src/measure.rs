@@ -12,6 +12,7 @@ use crate::opts::create::CreateOptions;
 use crate::opts::image::{ImageArgs, ImageName, OpenHow};
 use crate::opts::number;
 use crate::opts::output::Output;
+use crate::order;
 use crate::report::{self, Failure, Outcome, chain_text, outln};
 use crate::session::{self, Session};
 
@@ -217,7 +218,7 @@ fn print(measure: &Measure, output: Output) {
             if let Some(bitmaps) = measure.bitmaps {
                 object.insert("bitmaps", bitmaps);
             }
-            outln!("{}", Value::Object(object).to_pretty_json());
+            outln!("{}", order::pretty_json(&Value::Object(object)));
         }
     }
 }

@@ -17,8 +17,8 @@ pub(crate) struct Progress {
 
 enum Shown {
     Nothing,
-    /// The percentage printed last, in hundredths.
-    Percent(Cell<u64>),
+    /// The percentage printed last, in hundredths; none yet.
+    Percent(Cell<Option<u64>>),
     Bar(ProgressBar),
 }
 
@@ -28,7 +28,7 @@ impl Progress {
         let shown = match wanted {
             false => Shown::Nothing,
             true if std::io::stdout().is_terminal() => Shown::Bar(bar(total)),
-            true => Shown::Percent(Cell::new(u64::MAX)),
+            true => Shown::Percent(Cell::new(None)),
         };
         let progress = Progress {
             total,
@@ -49,6 +49,10 @@ impl Progress {
     /// Shows that all is done.
     pub(crate) fn finish(&self) {
         self.done.set(self.total);
+        if let Shown::Percent(last) = &self.shown {
+            // The end is told also when the last step told it.
+            last.set(None);
+        }
         self.show();
         match &self.shown {
             Shown::Nothing => {}
@@ -69,7 +73,13 @@ impl Progress {
                             .unwrap_or(10_000)
                     }
                 };
-                if last.replace(share) != share {
+                let is_news = match last.get() {
+                    None => true,
+                    // Less than one in a hundred is told with what follows.
+                    Some(told) => share > told + 100 || share == 10_000 && told != 10_000,
+                };
+                if is_news {
+                    last.set(Some(share));
                     out!("    ({:.2}/100%)\r", as_float(share) / 100.0);
                     // A closed pipe shows when the results are printed.
                     std::io::stdout().flush().ok();
