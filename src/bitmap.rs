@@ -205,6 +205,7 @@ async fn open_source(
         format: args.source_format.clone(),
         is_options: false,
         encrypt: None,
+        encrypt_formats: Vec::new(),
     };
     Image::open(session, &name, "source", how).await
 }

@@ -70,8 +70,10 @@ impl Overlays {
             };
             let full = name_from(&filename, &backing.filename);
             check_policy(&filename, &full, args.session.policy)?;
+            // As in images, names are relative to the overlay that would hold them.
             let found = base.is_none_or(|base| {
-                base == backing.filename || base == full || is_same_file(base, &full)
+                let base = name_from(&filename, base);
+                base == full || is_same_file(&base, &full)
             });
             if images.iter().any(|image| image.name() == full) {
                 let text = format!("Backing file '{full}' creates an infinite loop.");
@@ -82,6 +84,7 @@ impl Overlays {
                 format: backing.format,
                 is_options: false,
                 encrypt: None,
+                encrypt_formats: Vec::new(),
             };
             if found {
                 return Ok(Overlays { images, base: name });

@@ -182,16 +182,18 @@ impl NewImage {
             backing: Backing::Ignore,
             ..OpenHow::read(&args).metadata_only()
         };
+        let not_opened = |failure: Failure| {
+            Failure::new(format!("{}\nCould not open backing image.", failure.text()))
+        };
         if format.is_none() {
-            let guessed = image::guess_format(session, &name, how).await?;
+            let guessed = image::guess_format(session, &name, how).await;
+            let guessed = guessed.map_err(not_opened)?;
             return Err(Failure::new(format!(
                 "Backing file specified without backing format\nDetected format of {guessed}."
             )));
         }
         let opened = Image::open_unprefixed(session, &name, "backing", how).await;
-        let image = opened.map_err(|failure| {
-            Failure::new(format!("{}\nCould not open backing image.", failure.text()))
-        })?;
+        let image = opened.map_err(not_opened)?;
         self.options.size = self.options.size.or(Some(image.len()?));
         image.close().await?;
         Ok(())

@@ -14,7 +14,7 @@ use block_core::queue::RequestFuture;
 use block_core::{Backend, BackendSlot, IoBuf, Layer, LocalQueue, Request};
 use block_drivers::Drivers;
 use block_schema::commands::BlockdevReopen;
-use block_schema::types::{BlockdevDriver, BlockdevOptions};
+use block_schema::types::{BlockdevDriver, BlockdevOptions, ImageInfoSpecific};
 use block_schema::{Object, Value, Wire};
 
 use crate::opts::image::{
@@ -76,6 +76,11 @@ impl Image {
         how: OpenHow,
     ) -> Result<Image, Failure> {
         let (queue, layer) = (session.queue(), session.layer());
+        let mut name = name.clone();
+        if how.content == Content::Data && name.has_key_without_format() {
+            name.encrypt_formats = encrypt_formats(session, &name, how).await?;
+        }
+        let name = &name;
         let (node, head, options) = open_node(queue, layer, name, node_name, &how).await?;
         let described = layer.node(queue, node)?.node().driver().describe();
         if described.encryption_key_missing && how.content == Content::Data {
@@ -429,12 +434,45 @@ pub(crate) async fn guess_format(
         backing: Backing::Ignore,
         ..how
     };
-    let image = Image::open(session, name, "guess", how).await?;
+    let image = Image::open_unprefixed(session, name, "guess", how).await?;
     let format = image.node()?.node().driver().format_name();
     image.close().await?;
     format
         .parse()
         .map_err(|_| Failure::new(format!("Unknown driver '{format}'")))
+}
+
+/// How an image and those behind it encrypt, as their headers say, down to the first that does
+/// not.
+async fn encrypt_formats(
+    session: &Session,
+    name: &ImageName,
+    how: OpenHow,
+) -> Result<Vec<String>, Failure> {
+    let (queue, layer) = (session.queue(), session.layer());
+    let how = OpenHow {
+        access: Access::Read,
+        ..how.metadata_only()
+    };
+    let (id, ..) = open_node(queue, layer, name, "key", &how).await?;
+    let mut formats = Vec::new();
+    let mut next = Some(layer.node(queue, id)?);
+    while let Some(node) = next {
+        let specific = node.node().driver().describe().format_specific;
+        let Some(ImageInfoSpecific::Qcow2(qcow2)) = specific else {
+            break;
+        };
+        let Some(encrypt) = qcow2.encrypt.map(|encrypt| encrypt.encode()) else {
+            break;
+        };
+        let Some(Value::String(format)) = encrypt.get("format") else {
+            break;
+        };
+        formats.push(format.clone());
+        next = node.backing();
+    }
+    layer.remove_node(queue, id).await?;
+    Ok(formats)
 }
 
 fn warn_of_guessed_raw(name: &str) {

@@ -311,6 +311,7 @@ async fn open_target(
         format: (!args.target_image_opts).then(|| args.target_format.clone()),
         is_options: args.target_image_opts,
         encrypt,
+        encrypt_formats: Vec::new(),
     };
     let target = Image::open(session, &name, "target", how).await?;
     if target.len()? < total {

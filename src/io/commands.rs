@@ -37,6 +37,8 @@ pub(super) struct Shell<'a> {
     pub(super) session: &'a Session,
     pub(super) args: &'a Args,
     pub(super) image: Option<Rc<Image>>,
+    /// What lies behind it, where it is a temporary overlay.
+    pub(super) below: Option<Image>,
     in_flight: Rc<InFlight>,
     quit: bool,
 }
@@ -62,6 +64,7 @@ impl<'a> Shell<'a> {
             session,
             args,
             image: None,
+            below: None,
             in_flight: Rc::default(),
             quit: false,
         }

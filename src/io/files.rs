@@ -1,22 +1,31 @@
 //! The commands of `io` that open and close: `open`, `close`, `reopen`.
 //! Not here: requests (`commands.rs`).
 
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::rc::Rc;
 
+use block_core::error::kernel_text;
+use block_schema::types::BlockdevDriver;
 use block_schema::{Object, Value};
 
 use super::commands::{Done, Shell};
 use super::how::HowWords;
 use super::table::Command;
 use super::words::{Failed, Words};
+use crate::create::NewImage;
 use crate::image::Image;
 use crate::opts::cache::CacheMode;
-use crate::opts::image::{ImageName, OpenHow};
+use crate::opts::create::CreateOptions;
+use crate::opts::image::{Access, ImageName, OpenHow};
 use crate::opts::keyval;
 use crate::report::{self, Failure, outln};
 
 /// The name of the image's node, unless `open` is told another.
 const NODE: &str = "image";
+
+/// The name of the node below a temporary overlay.
+const BELOW: &str = "below";
 
 impl Shell<'_> {
     /// Opens the image of the command line.
@@ -26,8 +35,7 @@ impl Shell<'_> {
     pub(super) async fn open_first(&mut self, filename: &str) -> Result<(), Failure> {
         let args = self.args;
         let name = ImageName::new(filename, args.format.as_deref(), &args.image)?;
-        self.open_image(&name, HowWords::of_args(args).how(&args.image)?)
-            .await
+        self.open_image(&name, &HowWords::of_args(args)).await
     }
 
     pub(super) async fn open(&mut self, command: &Command, words: &Words<'_>) -> Done {
@@ -40,10 +48,9 @@ impl Shell<'_> {
         let Some(name) = self.name_of(path, list) else {
             return Err(command.print_usage());
         };
-        let opened = match HowWords::of_words(words).how(&self.args.image) {
-            Ok(how) if self.image.is_none() => self.open_image(&name, how).await,
-            Ok(_) => Err(Failure::new("file open already, try 'help close'")),
-            Err(failure) => Err(failure),
+        let opened = match self.image {
+            None => self.open_image(&name, &HowWords::of_words(words)).await,
+            Some(_) => Err(Failure::new("file open already, try 'help close'")),
         };
         opened.map_err(told)
     }
@@ -65,11 +72,16 @@ impl Shell<'_> {
             format: None,
             is_options,
             encrypt: None,
+            encrypt_formats: Vec::new(),
         })
     }
 
-    async fn open_image(&mut self, name: &ImageName, how: OpenHow) -> Result<(), Failure> {
-        let opened = Image::open_unprefixed(self.session, name, NODE, how).await;
+    async fn open_image(&mut self, name: &ImageName, words: &HowWords<'_>) -> Result<(), Failure> {
+        let how = words.how(&self.args.image)?;
+        let opened = match words.is_snapshot() {
+            false => Image::open_unprefixed(self.session, name, NODE, how).await,
+            true => self.open_overlay(name, how).await,
+        };
         let device = match name.is_options {
             true => "can't open".to_owned(),
             false => format!("can't open device {}", name.text),
@@ -79,13 +91,60 @@ impl Shell<'_> {
         Ok(())
     }
 
+    /// Opens an image below a new overlay, whose file has no name any more.
+    async fn open_overlay(&mut self, name: &ImageName, how: OpenHow) -> Result<Image, Failure> {
+        let session = self.session;
+        let read = OpenHow {
+            access: Access::Read,
+            ..how
+        };
+        let below = Image::open_unprefixed(session, name, BELOW, read).await?;
+        let path = temporary_file()?;
+        let filename = path.display().to_string();
+        let format = BlockdevDriver::Qcow2;
+        let options = CreateOptions {
+            size: Some(below.len()?),
+            ..CreateOptions::parse(&[], format)?
+        };
+        let new = NewImage {
+            filename: filename.clone(),
+            format,
+            options,
+        };
+        let opened = match new.create(session).await {
+            Err(failure) => Err(failure),
+            Ok(()) => {
+                let filename = filename.replace(',', ",,");
+                let text = format!(
+                    "driver=qcow2,file.driver=file,file.filename={filename},backing={BELOW}"
+                );
+                let name = ImageName {
+                    text,
+                    format: None,
+                    is_options: true,
+                    encrypt: None,
+                    encrypt_formats: Vec::new(),
+                };
+                let access = Access::Write;
+                Image::open_unprefixed(session, &name, NODE, OpenHow { access, ..how }).await
+            }
+        };
+        std::fs::remove_file(&path).ok();
+        self.below = Some(below);
+        opened
+    }
+
     pub(super) async fn close(&mut self) -> Done {
         self.settle().await;
         let image = self.image.take().and_then(Rc::into_inner);
         let Some(image) = image else {
             return Ok(());
         };
-        image.close().await.map_err(|error| told(error.into()))
+        image.close().await.map_err(|error| told(error.into()))?;
+        match self.below.take() {
+            Some(below) => below.close().await.map_err(|error| told(error.into())),
+            None => Ok(()),
+        }
     }
 
     pub(super) async fn reopen(&mut self, words: &Words<'_>) -> Done {
@@ -96,6 +155,25 @@ impl Shell<'_> {
         };
         image.reopen(changes).await.map_err(told)
     }
+}
+
+/// A new, empty file that only this user may read.
+fn temporary_file() -> Result<PathBuf, Failure> {
+    let folder = std::env::temp_dir();
+    for number in 0_u32.. {
+        let path = folder.join(format!("qblk-{}-{number}", std::process::id()));
+        let mut options = std::fs::OpenOptions::new();
+        match options.write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(_) => return Ok(path),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                let why = kernel_text(&error);
+                let text = format!("Could not create '{}': {why}", path.display());
+                return Err(Failure::new(text));
+            }
+        }
+    }
+    Err(Failure::new("Could not create a temporary file"))
 }
 
 /// The options that `reopen` was given.

@@ -10,6 +10,7 @@ use crate::report::Failure;
 pub(super) struct HowWords<'a> {
     read_only: bool,
     nocache: bool,
+    snapshot: bool,
     force_share: bool,
     cache: Option<&'a str>,
     aio: Option<&'a str>,
@@ -22,6 +23,7 @@ impl<'a> HowWords<'a> {
         HowWords {
             read_only: args.read_only,
             nocache: args.nocache,
+            snapshot: args.snapshot,
             force_share: args.image.force_share,
             cache: args.cache.as_deref(),
             aio: args.aio.as_deref(),
@@ -34,11 +36,17 @@ impl<'a> HowWords<'a> {
         HowWords {
             read_only: words.has('r'),
             nocache: words.has('n'),
+            snapshot: words.has('s'),
             force_share: words.has('U'),
             cache: words.argument('t'),
             aio: words.argument('i'),
             discard: words.argument('d'),
         }
+    }
+
+    /// Whether writes go to a temporary overlay.
+    pub(super) fn is_snapshot(&self) -> bool {
+        self.snapshot
     }
 
     /// What it means.

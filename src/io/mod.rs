@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// Open the image read-only
     #[arg(short, long)]
     read_only: bool,
+    /// Write to a temporary overlay, which goes in the end
+    #[arg(short, long)]
+    snapshot: bool,
     /// Bypass the host's page cache
     #[arg(short, long)]
     nocache: bool,

@@ -163,8 +163,8 @@ const COMMANDS: &[Command] = &[
     command(
         "open",
         "o",
-        "Uni:o:rt:d:",
-        "[-rnU] [-t cache] [-i aio] [-d discard] [-o options] [path]",
+        "Uni:o:rst:d:",
+        "[-rsnU] [-t cache] [-i aio] [-d discard] [-o options] [path]",
         "opens an image",
     )
     .with(0, Some(1))

@@ -55,6 +55,8 @@ pub(crate) struct ImageName {
     pub(crate) is_options: bool,
     /// How to decrypt it, where `text` does not say.
     pub(crate) encrypt: Option<Object>,
+    /// The encryption formats of its chain, as far as they are known, for keys that come without.
+    pub(crate) encrypt_formats: Vec<String>,
 }
 
 /// The one image that a command line names.
@@ -248,6 +250,7 @@ impl ImageName {
             format: format.map(str::to_owned),
             is_options: args.image_opts,
             encrypt: None,
+            encrypt_formats: Vec::new(),
         })
     }
 
@@ -290,7 +293,7 @@ impl ImageName {
         match how.content {
             Content::Data => {}
             Content::Metadata | Content::Damage | Content::Header => {
-                options.remove("encrypt");
+                without_keys(&mut options);
             }
         }
         if let Some(driver) = driver {
@@ -313,7 +316,7 @@ impl ImageName {
     /// The options that the name stands for, as far as it says.
     fn options(&self) -> Result<Object, Failure> {
         if self.is_options {
-            let options = with_encrypt_formats(keyval::parse(&self.text, None)?);
+            let options = self.completed(keyval::parse(&self.text, None)?)?;
             return typed::arguments_of("blockdev-add", options);
         }
         if let Some(json) = self.text.strip_prefix("json:") {
@@ -322,13 +325,33 @@ impl ImageName {
             let Value::Object(options) = value else {
                 return Err(Failure::new("Invalid JSON object given"));
             };
-            let options = with_encrypt_formats(keyval::nested_keys(options)?);
+            let options = self.completed(keyval::nested_keys(options)?)?;
             return typed::arguments_of("blockdev-add", options);
         }
         let mut options = Object::new();
         options.insert("filename", self.text.as_str());
         // A name with a protocol and no format still means the image inside.
         Ok(options)
+    }
+
+    /// Whether a key is given for an image of the chain, and not how it encrypts.
+    pub(crate) fn has_key_without_format(&self) -> bool {
+        let parsed = match self.text.strip_prefix("json:") {
+            _ if self.is_options => keyval::parse(&self.text, None).ok(),
+            Some(json) => match Value::from_json(json) {
+                Ok(Value::Object(object)) => keyval::nested_keys(object).ok(),
+                Ok(_) | Err(_) => None,
+            },
+            None => None,
+        };
+        parsed.is_some_and(|options| lacks_encrypt_format(&options))
+    }
+
+    /// Fills in what schema types must have and people leave out: how a key decrypts, which
+    /// protocol a file name means.
+    fn completed(&self, options: Object) -> Result<Object, Failure> {
+        let formats: Vec<&str> = self.encrypt_formats.iter().map(String::as_str).collect();
+        with_protocols(with_encrypt_formats(options, &formats))
     }
 }
 
@@ -345,7 +368,8 @@ pub(crate) fn format_over(
     options.insert("driver", format.as_str());
     options.insert("file", protocol);
     how.keep_closed(format, &mut options);
-    decode(options)
+    // Their types show only now that the format is known.
+    decoded(options)
 }
 
 fn default(options: &mut Object, name: &str, value: impl Into<Value>) {
@@ -392,17 +416,60 @@ fn with_driver(mut options: Object) -> Result<Object, Failure> {
     Ok(named)
 }
 
-/// A key without a format is for LUKS, as people write it; in nested nodes, too.
-fn with_encrypt_formats(options: Object) -> Object {
+/// A key without a format is for that of the image where it is known, else for LUKS; in nested
+/// nodes, too. `formats` are those of the image and of what lies behind it.
+fn with_encrypt_formats(options: Object, formats: &[&str]) -> Object {
+    let behind = formats.get(1..).unwrap_or_default();
     let member = |(name, value): (String, Value)| match value {
+        Value::Object(inner) if name == "encrypt" => {
+            let mut inner = inner;
+            default(&mut inner, "format", *formats.first().unwrap_or(&"luks"));
+            (name, Value::Object(inner))
+        }
         Value::Object(inner) => {
-            let mut inner = with_encrypt_formats(inner);
-            if name == "encrypt" {
-                default(&mut inner, "format", "luks");
-            }
+            let formats = if name == "backing" { behind } else { &[] };
+            let inner = with_encrypt_formats(inner, formats);
             (name, Value::Object(inner))
         }
         value => (name, value),
+    };
+    options.into_iter().map(member).collect()
+}
+
+/// Removes keys, those of backing files, too.
+fn without_keys(options: &mut Object) {
+    options.remove("encrypt");
+    if let Some(mut backing) = options.remove("backing") {
+        if let Value::Object(backing) = &mut backing {
+            without_keys(backing);
+        }
+        options.insert("backing", backing);
+    }
+}
+
+fn lacks_encrypt_format(options: &Object) -> bool {
+    options.iter().any(|(name, value)| match value {
+        Value::Object(inner) if name == "encrypt" => !inner.contains("format"),
+        Value::Object(inner) => lacks_encrypt_format(inner),
+        _ => false,
+    })
+}
+
+/// Files of nested nodes that are given by name alone get the driver that the name stands for.
+fn with_protocols(options: Object) -> Result<Object, Failure> {
+    let member = |(name, value): (String, Value)| {
+        let value = match value {
+            Value::Object(inner) => {
+                let is_file = matches!(name.as_str(), "file" | "data-file");
+                let inner = with_protocols(inner)?;
+                Value::Object(match is_file && inner.contains("filename") {
+                    true => with_driver(inner)?,
+                    false => inner,
+                })
+            }
+            value => value,
+        };
+        Ok((name, value))
     };
     options.into_iter().map(member).collect()
 }
@@ -444,6 +511,7 @@ mod tests {
             format: format.map(str::to_owned),
             is_options,
             encrypt: None,
+            encrypt_formats: Vec::new(),
         };
         let how = OpenHow {
             access: Access::Read,

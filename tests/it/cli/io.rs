@@ -106,6 +106,146 @@ fn failures_are_told_alike() {
 }
 
 #[test]
+fn vectors_fail_by_their_own_name() {
+    check("raw", &["writev 5M 512 512", "readv 5M 512"]);
+    check(
+        "raw",
+        &["aio_read 6M 512", "aio_flush", "aio_write -zP 1 0 1"],
+    );
+    check(
+        "raw",
+        &["aio_write -z 0 1k 1k", "aio_read -i 0 1", "write -zr 0 1k"],
+    );
+    check(
+        "raw",
+        &["readv 0 3G", "writev 0 2G 1k", "write 0 3G", "discard 0 3G"],
+    );
+    check(
+        "raw",
+        &["write -bz 0 512", "write -fb 0 512", "read -b 1 512"],
+    );
+    check(
+        "raw",
+        &["aio_discard 0 64k", "aio_flush", "read -r -P 0 0 4k"],
+    );
+}
+
+#[test]
+fn images_are_closed_and_opened_again() {
+    for format in ["raw", "qcow2"] {
+        let open = format!("open -o driver={format} disk");
+        check(
+            format,
+            &[
+                "write -P 1 0 4k",
+                "close",
+                &open,
+                "read -P 1 0 4k",
+                "length",
+            ],
+        );
+        check(format, &["close", "read 0 512", "close", "sigraise 100"]);
+        check(format, &["open disk", "length"]);
+        let open = format!("open -r -o driver={format} disk");
+        check(format, &["c", &open, "write 0 512", "read 0 512"]);
+        check(
+            format,
+            &[
+                "close",
+                "open -t nope disk",
+                "open -d nope disk",
+                "open nope",
+            ],
+        );
+    }
+}
+
+#[test]
+fn options_change_while_an_image_is_open() {
+    for format in ["raw", "qcow2"] {
+        check(
+            format,
+            &["reopen -r", "write 0 512", "reopen -w", "write 0 512"],
+        );
+        check(
+            format,
+            &["write 0 4k", "reopen -c none", "read -P 0xcd 0 4k"],
+        );
+        check(
+            format,
+            &[
+                "reopen -r -o read-only=on",
+                "reopen -c none -o cache.direct=on",
+            ],
+        );
+        check(
+            format,
+            &[
+                "reopen -r -w",
+                "reopen -o read-only=foo",
+                "reopen -o driver=vmdk",
+            ],
+        );
+    }
+    let caches = "reopen -o cache-size=1M,l2-cache-size=2M";
+    check(
+        "qcow2",
+        &[caches, "reopen -o refcount-cache-size=256T", "write 0 512"],
+    );
+    check(
+        "qcow2",
+        &[
+            "reopen -o lazy-refcounts=on,overlap-check=all",
+            "write 0 512",
+        ],
+    );
+}
+
+#[test]
+fn a_temporary_overlay_leaves_the_image_as_it_was() {
+    let Some(bench) = beside(&["qemu-img", "qemu-io"]) else {
+        return;
+    };
+    bench.prepare("qemu-img", &["create", "-q", "-f", "qcow2", "disk", "1M"]);
+    let line = [
+        "-s",
+        "-f",
+        "qcow2",
+        "-c",
+        "write -P 7 0 64k",
+        "-c",
+        "read -P 7 0 64k",
+        "disk",
+    ];
+    let ours = bench.ours("qemu-io", &line);
+    assert_eq!(
+        timeless(&ours),
+        timeless(&bench.theirs("qemu-io", &line)),
+        "{}",
+        ours.err
+    );
+    bench.check_same("qemu-io", &["-f", "qcow2", "-c", "map", "disk"]);
+}
+
+#[test]
+fn of_an_option_given_twice_the_last_counts() {
+    let Some(bench) = beside(&["qemu-img", "qemu-io"]) else {
+        return;
+    };
+    bench.prepare("qemu-img", &["create", "-q", "-f", "raw", "disk", "1M"]);
+    let line = [
+        "--cache", "nope", "--cache", "none", "-f", "qcow2", "-f", "raw",
+    ];
+    let ours = bench.ours("qemu-io", &[&line[2..], &["-c", "length", "disk"]].concat());
+    assert_eq!(
+        (ours.out.as_str(), ours.code),
+        ("1 MiB\n", Some(0)),
+        "{}",
+        ours.err
+    );
+}
+
+#[test]
 fn the_image_is_shown_alike() {
     for format in ["raw", "qcow2"] {
         let write = "write -q 1M 64k";

@@ -216,3 +216,94 @@ fn amended_images_are_those_of_qemu() {
     bench.check_same("qemu-img", &["amend", "ours"]);
     bench.check_same("qemu-img", &["amend", "-o", "compat=1.1"]);
 }
+
+#[test]
+fn blocks_are_copied_alike() {
+    let Some(bench) = beside(&["qemu-img", "qemu-io"]) else {
+        return;
+    };
+    bench.prepare("qemu-img", &["create", "-q", "-f", "qcow2", "disk", "64k"]);
+    bench.prepare(
+        "qemu-io",
+        &[
+            "-c",
+            "write -q -P 1 0 5k",
+            "-c",
+            "write -q -P 2 7k 3k",
+            "disk",
+        ],
+    );
+    let lines: [&[&str]; 5] = [
+        &["-O", "raw", "bs=1k", "count=9"],
+        &["-f", "qcow2", "-O", "qcow2", "bs=3k", "skip=2"],
+        &["bs=1k", "count=4", "skip=7"],
+        &["bs=0"],
+        &["conv=sync"],
+    ];
+    for line in lines {
+        for (who, target) in [("ours", "of=ours"), ("theirs", "of=theirs")] {
+            let words = [&["dd"], line, &["if=disk", target]].concat();
+            let said = match who {
+                "ours" => bench.ours("qemu-img", &words),
+                _ => bench.theirs("qemu-img", &words),
+            };
+            let fails = line.contains(&"bs=0") || line.contains(&"conv=sync");
+            assert_eq!(said.code, Some(i32::from(fails)), "{words:?}: {}", said.err);
+        }
+        bench.prepare("qemu-img", &["compare", "-s", "ours", "theirs"]);
+    }
+}
+
+#[test]
+fn json_comes_in_the_order_in_which_qemu_prints_it() {
+    let Some(bench) = beside(&["qemu-img", "qemu-io"]) else {
+        return;
+    };
+    bench.prepare("qemu-img", &["create", "-q", "-f", "qcow2", "base", "1M"]);
+    let overlay = [
+        "create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "disk",
+    ];
+    bench.prepare("qemu-img", &overlay);
+    bench.prepare("qemu-img", &["snapshot", "-c", "before", "disk"]);
+    bench.check_same(
+        "qemu-img",
+        &["info", "--output=json", "--backing-chain", "disk"],
+    );
+    bench.check_same("qemu-img", &["check", "--output=json", "disk"]);
+    bench.check_same(
+        "qemu-img",
+        &["measure", "--output=json", "-O", "qcow2", "disk"],
+    );
+}
+
+#[test]
+fn what_is_wrong_with_an_image_is_told_in_qemus_words() {
+    let Some(bench) = beside(&["qemu-img", "qemu-io"]) else {
+        return;
+    };
+    let patches: [(usize, &[u8]); 8] = [
+        (4, &[0, 0, 0, 9]),
+        (8, &[0, 0, 0, 0, 0, 0x20, 0, 0]),
+        (20, &[0, 0, 0, 40]),
+        (36, &[0xff, 0xff, 0xff, 0xff]),
+        (48, &[0, 0, 0, 0, 0, 1, 0, 1]),
+        (56, &[0, 1, 0, 0]),
+        (72, &[0x80, 0, 0, 0, 0, 0, 0, 0]),
+        (100, &[0xff, 0, 0, 0]),
+    ];
+    for (at, bytes) in patches {
+        bench.prepare("qemu-img", &["create", "-q", "-f", "qcow2", "disk", "1M"]);
+        let mut image = std::fs::read(bench.path("disk")).unwrap();
+        image[at..at + bytes.len()].copy_from_slice(bytes);
+        std::fs::write(bench.path("disk"), image).unwrap();
+        bench.check_same("qemu-io", &["-f", "qcow2", "-c", "read 0 512", "disk"]);
+    }
+    bench.prepare("qemu-img", &["create", "-q", "-f", "qcow2", "base", "1M"]);
+    let overlay = [
+        "create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "disk",
+    ];
+    bench.prepare("qemu-img", &overlay);
+    std::fs::remove_file(bench.path("base")).unwrap();
+    bench.check_same("qemu-io", &["-c", "read 0 512", "disk"]);
+    bench.check_same("qemu-img", &["create", "-f", "qcow2", "-b", "base", "new"]);
+}
