@@ -1,7 +1,7 @@
 //! Disk image tool and storage daemon.
 //!
-//! `qblk SUBCOMMAND …`; called by a link named `qemu-img`, `qemu-io` or `qemu-storage-daemon` it
-//! is that tool. Each subcommand is a file; the shapes of their options are in `opts/`.
+//! `qblk SUBCOMMAND …`; called by a link named `qemu-img`, `qemu-io`, `qemu-nbd` or
+//! `qemu-storage-daemon` it is that tool. Each subcommand is a file; the shapes of their options are in `opts/`.
 
 mod amend;
 mod bench;
@@ -70,6 +70,7 @@ enum Command {
     Jobs(jobs::Args),
     Map(map::Args),
     Measure(measure::Args),
+    Nbd(Box<serve::nbd::Args>),
     Qmp(qmp::Args),
     Rebase(rebase::Args),
     Resize(resize::Args),
@@ -95,6 +96,14 @@ struct IoProgram {
     args: io::Args,
 }
 
+/// Serve one image over NBD
+#[derive(Parser)]
+#[command(version = VERSION, args_override_self = true)]
+struct NbdProgram {
+    #[command(flatten)]
+    args: serve::nbd::Args,
+}
+
 /// Serve images over NBD and QMP
 #[derive(Parser)]
 #[command(version = VERSION, args_override_self = true)]
@@ -107,6 +116,10 @@ fn dispatch(words: Vec<OsString>) -> Outcome {
     match report::program() {
         "qemu-io" => match parse::<IoProgram>(words)? {
             Some(program) => io::run(program.args),
+            None => Ok(0),
+        },
+        "qemu-nbd" => match parse::<NbdProgram>(words)? {
+            Some(program) => serve::nbd::run(program.args),
             None => Ok(0),
         },
         "qemu-storage-daemon" => match parse::<ServeProgram>(words)? {
@@ -137,6 +150,7 @@ fn run(command: Command) -> Outcome {
         Command::Jobs(args) => jobs::run(args),
         Command::Map(args) => map::run(args),
         Command::Measure(args) => measure::run(args),
+        Command::Nbd(args) => serve::nbd::run(*args),
         Command::Qmp(args) => qmp::run(args),
         Command::Rebase(args) => rebase::run(args),
         Command::Resize(args) => resize::run(args),

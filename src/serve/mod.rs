@@ -7,6 +7,7 @@
 mod background;
 mod default;
 mod log;
+pub(crate) mod nbd;
 mod options;
 mod signals;
 mod threads;

@@ -99,7 +99,8 @@ fn object(text: &str, implied: Option<&str>) -> Result<Object, Failure> {
     }
 }
 
-fn decode<T: Wire>(object: Object) -> Result<T, Failure> {
+/// A type of the schema from an object.
+pub(super) fn decode<T: Wire>(object: Object) -> Result<T, Failure> {
     T::decode(Value::Object(object), Unknown::Refuse)
         .map_err(|invalid| Failure::new(invalid.to_string()))
 }

@@ -13,6 +13,7 @@ mod graph;
 mod images;
 mod io;
 mod jobs;
+mod nbd;
 mod offline;
 mod qmp;
 mod serve;
@@ -41,7 +42,13 @@ struct Bench {
 impl Bench {
     fn new() -> Bench {
         let scratch = Scratch::new("cli");
-        for name in ["qblk", "qemu-img", "qemu-io", "qemu-storage-daemon"] {
+        for name in [
+            "qblk",
+            "qemu-img",
+            "qemu-io",
+            "qemu-nbd",
+            "qemu-storage-daemon",
+        ] {
             std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_qblk"), scratch.path(name))
                 .expect("a link");
         }
