@@ -11,9 +11,28 @@ use block_schema::{Object, Value};
 /// Buckets of the table.
 const BUCKETS: u32 = 512;
 
-/// JSON over several lines, members in QEMU's order at every level.
+/// JSON over several lines, members in QEMU's order at every level; what is empty, too, ends on a
+/// line of its own.
 pub(crate) fn pretty_json(value: &Value) -> String {
-    ordered(value).to_pretty_json()
+    let text = ordered(value).to_pretty_json();
+    let lines: Vec<String> = text.lines().map(with_end_below).collect();
+    lines.join("\n")
+}
+
+/// A line, and its closing bracket below, if it opens and closes one. Texts end in quotes.
+fn with_end_below(line: &str) -> String {
+    let (body, comma) = match line.strip_suffix(',') {
+        Some(body) => (body, ","),
+        None => (line, ""),
+    };
+    let bracket = match body {
+        _ if body.ends_with("[]") => ']',
+        _ if body.ends_with("{}") => '}',
+        _ => return line.to_owned(),
+    };
+    let indent = " ".repeat(line.len() - line.trim_start().len());
+    let opened = &body[..body.len() - 1];
+    format!("{opened}\n{indent}{bracket}{comma}")
 }
 
 /// An object's members in QEMU's order.
@@ -56,6 +75,16 @@ fn bucket(name: &str) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_empty_ends_below() {
+        let value = Value::from_json(r#"{"a": [], "b": {"c": {}}}"#).unwrap();
+        let want = concat!(
+            "{\n    \"a\": [\n    ],\n    \"b\": {\n",
+            "        \"c\": {\n        }\n    }\n}"
+        );
+        assert_eq!(pretty_json(&value), want);
+    }
 
     #[test]
     fn members_come_as_qemu_prints_them() {
