@@ -1,288 +1,33 @@
-//! Refcounts: which host clusters are in use, and finding ones that are not.
+//! Refcounts: finding host clusters that are not in use, and what of it the file sees.
 //! Called by `write` and `resize` (reserve), `discard` and `write` (free), `cache` (write back).
-//! Invariants: a cluster is reserved in memory before anything is written to it; a count falls only
-//! after the removal of what pointed there is durable and those who may have looked there before have
-//! left, so a free cluster is free on disk too and nobody reads it; a new
-//! refcount block is durable before the table entry that names it.
-//! Spec: qcow2 "Host cluster management". Not here: room for more counts (`growth.rs`), when things
-//! are written (`cache.rs`).
+//! Invariants: a cluster is reserved in memory before anything is written to it; a free cluster is
+//! free on disk too and nobody reads it; a new refcount block is durable before the table entry that
+//! names it.
+//! Spec: qcow2 "Host cluster management". Not here: counts in memory (`counts.rs`), room for more of
+//! them (`growth.rs`), when things are written (`cache.rs`).
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use block_core::layer::Readers;
-use block_core::sync::AsyncMutex;
 use block_core::{Error, Result};
 use block_schema::types::BlkdebugEvent;
-use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::cache::write_copy;
+use super::counts::{FreeReason, Freed, Place, Refcounts, Reservation, index_of};
 use super::error::ImageError;
-use super::geometry::Geometry;
 use super::image::Image;
 use super::layout::{CompressedCluster, HOST_LIMIT, RefcountTableEntry};
 use crate::kit::addr::HostOffset;
 use crate::kit::image_file::{ImageFile, Surroundings};
 use crate::kit::layout::{bytes_be, words_be};
-use crate::kit::table_cache::{Acquire, Loading, Needs, Pinned, TableCache};
-
-/// The refcounts of an image.
-pub(super) struct Refcounts {
-    geometry: Geometry,
-    pub(super) table: Mutex<Table>,
-    pub(super) blocks: TableCache,
-    pub(super) state: Mutex<State>,
-    /// The end of the file at open, or of the last cluster that was ever reserved. What lies behind
-    /// was never written: it reads as zeroes.
-    pub(super) host_end: AtomicU64,
-    /// Held by whoever makes room for more counts (`growth.rs`).
-    pub(super) growing: AsyncMutex,
-    /// Held by the one who places compressed clusters (`pack.rs`).
-    pub(super) packing: AsyncMutex,
-}
-
-/// The refcount table in memory.
-pub(super) struct Table {
-    pub(super) entries: Vec<u64>,
-    /// Entries that differ from the disk.
-    pub(super) unwritten: BTreeSet<u64>,
-    /// Where the table goes, when it has outgrown its place.
-    pub(super) moved: Option<Place>,
-}
-
-/// Where a table is.
-#[derive(Clone, Copy)]
-pub(super) struct Place {
-    pub(super) offset: HostOffset,
-    pub(super) clusters: u32,
-}
-
-pub(super) struct State {
-    /// No cluster before this one is free.
-    cursor: u64,
-    /// Where the next compressed cluster may go: in a host cluster that others are in already.
-    pub(super) open: Option<HostOffset>,
-    /// Whether there ever was one.
-    pub(super) has_packed: bool,
-    freed: Vec<Freed>,
-    /// Durably given up, and perhaps still read by those who looked there before.
-    settling: Vec<(Readers, Vec<Freed>)>,
-}
-
-/// References to a cluster that were given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Freed {
-    cluster: u64,
-    reason: FreeReason,
-}
-
-/// Why a cluster is freed: what the schema's `pass-discard-*` options distinguish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FreeReason {
-    /// A guest discarded it.
-    Request,
-    /// Something else took its place.
-    Other,
-}
-
-/// Clusters that nobody else can get; given back when dropped before [`commit`](Self::commit).
-pub(super) struct Reservation<'a> {
-    refcounts: &'a Refcounts,
-    block: Pinned<'a>,
-    first: u64,
-    count: u64,
-    fresh: bool,
-}
-
-impl Reservation<'_> {
-    /// The first byte.
-    pub(super) fn offset(&self) -> HostOffset {
-        self.refcounts.geometry.host_of(self.first)
-    }
-
-    /// The first byte behind it.
-    pub(super) fn end(&self) -> HostOffset {
-        self.refcounts.geometry.host_of(self.first + self.count)
-    }
-
-    /// How many clusters there are, at least 1.
-    pub(super) fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// Whether they are known to read as zeroes.
-    pub(super) fn is_fresh(&self) -> bool {
-        self.fresh
-    }
-
-    /// Keeps the clusters: something in memory points at them now.
-    pub(super) fn commit(mut self) {
-        self.count = 0;
-    }
-}
-
-impl Drop for Reservation<'_> {
-    fn drop(&mut self) {
-        if self.count == 0 {
-            return;
-        }
-        // Writes to the clusters have settled: whoever drops this has awaited them.
-        let mut state = self.refcounts.state.lock();
-        for cluster in self.first..self.first + self.count {
-            self.refcounts.set_count(&self.block, cluster, 0);
-        }
-        state.cursor = state.cursor.min(self.first);
-    }
-}
+use crate::kit::table_cache::{Acquire, Loading, Pinned};
 
 impl Refcounts {
-    pub(super) fn new(
-        geometry: Geometry,
-        entries: Vec<u64>,
-        blocks: TableCache,
-        file_len: u64,
-    ) -> Refcounts {
-        Refcounts {
-            geometry,
-            table: Mutex::new(Table {
-                entries,
-                unwritten: BTreeSet::new(),
-                moved: None,
-            }),
-            blocks,
-            // Cluster 0 is the header; its offset never stands for an allocation.
-            state: Mutex::new(State {
-                cursor: 1,
-                open: None,
-                has_packed: false,
-                freed: Vec::new(),
-                settling: Vec::new(),
-            }),
-            host_end: AtomicU64::new(file_len),
-            growing: AsyncMutex::new(),
-            packing: AsyncMutex::new(),
-        }
-    }
-
-    /// The count of a cluster that `block` describes.
-    pub(super) fn count(&self, block: &Pinned<'_>, cluster: u64) -> u64 {
-        let (word, shift) = self
-            .geometry
-            .refcount_place(cluster % self.geometry.block_reach());
-        (block.entry(word) >> shift) & self.geometry.max_refcount()
-    }
-
-    /// Sets a count. The caller holds `state`, which makes this read and write one step.
-    pub(super) fn set_count(&self, block: &Pinned<'_>, cluster: u64, count: u64) {
-        let (word, shift) = self
-            .geometry
-            .refcount_place(cluster % self.geometry.block_reach());
-        let mask = self.geometry.max_refcount() << shift;
-        let value = (block.entry(word) & !mask) | (count << shift);
-        block.set(word, value, Needs::Nothing);
-    }
-
-    /// Changes a count, and lets the cluster be found when it is free then.
-    fn assign(&self, block: &Pinned<'_>, cluster: u64, new: impl FnOnce(u64) -> u64) {
-        let mut state = self.state.lock();
-        let count = new(self.count(block, cluster));
-        self.set_count(block, cluster, count);
-        if count == 0 {
-            // Cluster 0 is the header, whatever its count.
-            state.cursor = state.cursor.min(cluster.max(1));
-            // Whoever finds it next has it alone.
-            let open = state.open.map(|at| self.geometry.cluster_of(at));
-            state.open = state.open.filter(|_| open != Some(cluster));
-        }
-    }
-
-    /// The first run of free clusters in `range`, at most `want` long.
-    fn find(&self, block: &Pinned<'_>, range: Range<u64>, want: u64) -> Option<Range<u64>> {
-        let mut clusters = range.clone();
-        let first = clusters.find(|&c| self.count(block, c) == 0)?;
-        let end = clusters
-            .take_while(|&c| self.count(block, c) == 0)
-            .take(usize::try_from(want - 1).unwrap_or(usize::MAX))
-            .last()
-            .map_or(first + 1, |last| last + 1);
-        Some(first..end)
-    }
-
-    /// Takes free clusters. The caller holds `state`.
-    fn take<'a>(&'a self, block: &Pinned<'a>, run: Range<u64>) -> Reservation<'a> {
-        for cluster in run.clone() {
-            self.set_count(block, cluster, 1);
-        }
-        let (start, end) = (
-            self.geometry.host_of(run.start),
-            self.geometry.host_of(run.end),
-        );
-        let before = self.host_end.fetch_max(end.0, Ordering::AcqRel);
-        Reservation {
-            refcounts: self,
-            block: block.clone(),
-            first: run.start,
-            count: run.end - run.start,
-            fresh: start.0 >= before,
-        }
-    }
-
-    /// Gives up a reference to each cluster of a host range, once the next flush has made durable
-    /// that nothing points there.
-    pub(super) fn free_later(&self, at: HostOffset, len: u64, reason: FreeReason) {
-        let first = self.geometry.cluster_of(at);
-        let last = self.geometry.cluster_of(at.plus(len.saturating_sub(1)));
-        self.state
-            .lock()
-            .freed
-            .extend((first..=last).map(|cluster| Freed { cluster, reason }));
-    }
-
     /// As [`free_later`](Self::free_later), for a compressed cluster.
     pub(super) fn free_compressed_later(&self, c: CompressedCluster, reason: FreeReason) {
         self.free_later(c.host, c.len, reason);
-    }
-
-    pub(super) fn take_freed(&self) -> Vec<Freed> {
-        std::mem::take(&mut self.state.lock().freed)
-    }
-
-    /// Keeps what was durably given up until its last readers have left.
-    pub(super) fn settle(&self, readers: Readers, freed: Vec<Freed>) {
-        if !freed.is_empty() {
-            self.state.lock().settling.push((readers, freed));
-        }
-    }
-
-    /// What was durably given up and nobody reads any more.
-    pub(super) fn take_settled(&self) -> Vec<Freed> {
-        let mut settled = Vec::new();
-        self.state.lock().settling.retain_mut(|(readers, freed)| {
-            let left = readers.have_left();
-            if left {
-                settled.append(freed);
-            }
-            !left
-        });
-        settled
-    }
-
-    /// Whether the table on disk does not name all blocks yet.
-    pub(super) fn has_new_blocks(&self) -> bool {
-        let table = self.table.lock();
-        table.moved.is_some() || !table.unwritten.is_empty()
-    }
-
-    /// Whether clusters wait to be freed.
-    pub(super) fn has_freed(&self) -> bool {
-        let state = self.state.lock();
-        !state.freed.is_empty() || !state.settling.is_empty()
-    }
-
-    pub(super) fn put_back(&self, freed: Vec<Freed>) {
-        self.state.lock().freed.extend(freed);
     }
 }
 
@@ -388,20 +133,9 @@ impl Image {
         loop {
             let index = self.refcounts.state.lock().cursor / reach;
             let block = self.block_or_new(env, index).await?;
-            let mut state = self.refcounts.state.lock();
-            let here = index * reach..(index + 1) * reach;
-            let from = state.cursor.max(here.start);
-            if let Some(run) = self.refcounts.find(&block, from..here.end, want) {
-                let (start, end) = (run.start, run.end);
-                // Nothing before the run is free if the cursor was in this block or before it.
-                if state.cursor >= here.start {
-                    state.cursor = end;
-                }
-                self.check_free(start..end)?;
-                return Ok(self.refcounts.take(&block, run));
-            }
-            if here.contains(&state.cursor) {
-                state.cursor = here.end;
+            let check = |run| self.check_free(run);
+            if let Some(taken) = self.refcounts.take_in(&block, index, want, check)? {
+                return Ok(taken);
             }
         }
     }
@@ -701,7 +435,11 @@ impl Image {
             // This runs inside a flush, which must not wait for one.
             Acquire::Wait | Acquire::Full => return Err(self.no_space(Errno::AGAIN)),
         };
-        for run in self.unused_runs(&block, freed) {
+        let pass = |reason| match reason {
+            FreeReason::Request => self.options.pass_discard_request,
+            FreeReason::Other => self.options.pass_discard_other,
+        };
+        for run in self.refcounts.unused_runs(&block, freed, pass) {
             let (start, end) = (
                 self.geometry.host_of(run.start),
                 self.geometry.host_of(run.end),
@@ -710,45 +448,7 @@ impl Image {
             // decline; they are free all the same.
             let _ = env.file().discard(start.0..end.0).await;
         }
-        for same in freed.chunk_by(|a, b| a.cluster == b.cluster) {
-            let given_up = same.len() as u64;
-            let cluster = same.first().map_or(0, |f| f.cluster);
-            self.refcounts
-                .assign(&block, cluster, |count| count.saturating_sub(given_up));
-        }
+        self.refcounts.lower(&block, freed);
         Ok(())
     }
-
-    /// Runs of clusters that nobody will refer to and that options say to give back to the file.
-    fn unused_runs(&self, block: &Pinned<'_>, freed: &[Freed]) -> Vec<Range<u64>> {
-        let mut runs: Vec<Range<u64>> = Vec::new();
-        let mut state = self.refcounts.state.lock();
-        for same in freed.chunk_by(|a, b| a.cluster == b.cluster) {
-            let Some(Freed { cluster, reason }) = same.first().copied() else {
-                continue;
-            };
-            let pass = match reason {
-                FreeReason::Request => self.options.pass_discard_request,
-                FreeReason::Other => self.options.pass_discard_other,
-            };
-            if !pass || self.refcounts.count(block, cluster) != same.len() as u64 {
-                continue;
-            }
-            match runs.last_mut() {
-                Some(run) if run.end == cluster => run.end += 1,
-                Some(_) | None => runs.push(cluster..cluster + 1),
-            }
-        }
-        // Nobody may pack into a cluster of which a hole is made.
-        let open = state.open.map(|at| self.geometry.cluster_of(at));
-        if open.is_some_and(|open| runs.iter().any(|run| run.contains(&open))) {
-            state.open = None;
-        }
-        runs
-    }
-}
-
-/// A place in a table that was checked against the table's length, or is about to be.
-pub(super) fn index_of(index: u64) -> usize {
-    usize::try_from(index).unwrap_or(usize::MAX)
 }

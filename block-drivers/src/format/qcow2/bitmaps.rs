@@ -15,11 +15,11 @@ use block_core::{Error, Result};
 use block_schema::types::{Qcow2BitmapInfo, Qcow2BitmapInfoFlags};
 use rustix::io::Errno;
 
-use super::alloc::FreeReason;
 use super::bitmap_directory::{
     MAX_BITMAP_BYTES, MAX_BITMAPS, MAX_DIRECTORY_BYTES, Place, Stored, directory_bytes, entry_len,
     parse_directory, with_in_use,
 };
+use super::counts::FreeReason;
 use super::error::ImageError;
 use super::geometry::Geometry;
 use super::header::{Extension, Header, Version};

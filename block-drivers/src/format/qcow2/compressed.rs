@@ -12,7 +12,7 @@ use block_core::driver::ZeroFlags;
 use block_core::{Error, IoBuf, Result};
 use block_schema::types::BlkdebugEvent;
 
-use super::alloc::FreeReason;
+use super::counts::FreeReason;
 use super::header::{Compression, Version};
 use super::image::Image;
 use super::layout::{FullEntry, incompatible};

@@ -9,7 +9,7 @@ use std::ops::Range;
 use block_core::driver::ZeroFlags;
 use block_core::{Error, IoBuf, Result};
 
-use super::alloc::FreeReason;
+use super::counts::FreeReason;
 use super::header::Version;
 use super::image::Image;
 use super::layout::{FullEntry, L2Entry};

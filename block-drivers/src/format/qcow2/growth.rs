@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use block_core::Result;
 use rustix::io::Errno;
 
-use super::alloc::{FreeReason, Place, Table, index_of};
+use super::counts::{FreeReason, Place, Table, index_of};
 use super::geometry::Geometry;
 use super::header::MAX_REFCOUNT_TABLE_BYTES;
 use super::image::Image;

@@ -14,9 +14,9 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::ahead::Ahead;
-use super::alloc::Refcounts;
 use super::bitmaps::{Directory, load_bitmaps};
 use super::cache::Dirty;
+use super::counts::Refcounts;
 use super::crypt::Crypt;
 use super::data_file::External;
 use super::error::ImageError;

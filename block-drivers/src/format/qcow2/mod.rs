@@ -34,6 +34,7 @@ mod cache;
 mod check;
 mod compressed;
 mod corrupt;
+mod counts;
 mod create;
 mod crypt;
 mod data_file;

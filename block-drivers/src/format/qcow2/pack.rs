@@ -10,7 +10,7 @@ use block_core::Result;
 use block_schema::types::BlkdebugEvent;
 use rustix::io::Errno;
 
-use super::alloc::{FreeReason, Refcounts};
+use super::counts::{FreeReason, Refcounts};
 use super::image::Image;
 use super::layout::L2Entry;
 use crate::kit::addr::HostOffset;
@@ -132,14 +132,8 @@ impl Image {
         let Some(block) = block.await? else {
             return Ok(false);
         };
-        let mut state = self.refcounts.state.lock();
-        let count = self.refcounts.count(&block, cluster);
-        if state.open != Some(at) || count >= self.geometry.max_refcount() {
-            return Ok(false);
-        }
-        self.refcounts.set_count(&block, cluster, count + 1);
-        state.open = self.still_open(next);
-        Ok(true)
+        let next = self.still_open(next);
+        Ok(self.refcounts.raise_open(&block, at, next))
     }
 
     /// Bytes from an open place to the end of its host cluster.

@@ -129,7 +129,7 @@ impl Image {
         .await?;
         if old_len > 0 {
             self.refcounts
-                .free_later(old_at, old_len, super::alloc::FreeReason::Other);
+                .free_later(old_at, old_len, super::counts::FreeReason::Other);
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use block_core::{Error, Result};
 
-use super::alloc::FreeReason;
+use super::counts::FreeReason;
 use super::error::ImageError;
 use super::image::Image;
 use super::layout::{L1Entry, L2Entry};

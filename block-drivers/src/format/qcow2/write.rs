@@ -11,7 +11,7 @@ use std::ops::Range;
 use block_core::{IoBuf, Result};
 use block_schema::types::BlkdebugEvent;
 
-use super::alloc::{FreeReason, Reservation};
+use super::counts::{FreeReason, Reservation};
 use super::image::Image;
 use super::layout::{FullEntry, L1Entry, L2Entry};
 use super::map::{Cluster, Host, Run};
