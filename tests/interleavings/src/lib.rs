@@ -2,8 +2,9 @@
 //! interleaving and every outcome of weak memory that its memory model allows.
 //!
 //! The files are those of the libraries, by path: `announce.rs` (announcements and claims),
-//! `sync.rs` (wait lists), `line.rs` (the line of syncs), `bits.rs` (dirty bitmaps), `table_cache.rs`, `slots.rs` (runs of fixed images). They take atomics and
-//! locks from `block_core::atomic`, which is [`atomic`] here. `models.rs` holds what must be true.
+//! `sync.rs` (wait lists), `line.rs` (the line of syncs), `bits.rs` (dirty bitmaps), `table_cache.rs`,
+//! `slots.rs` (runs of fixed images), `counts.rs` (refcounts of qcow2). They take atomics and locks from
+//! `block_core::atomic`, which is [`atomic`] here. `models.rs` and `allocator.rs` hold what must be true.
 //! Not here: anything that waits for the kernel.
 #![expect(
     dead_code,
@@ -15,6 +16,7 @@
 // The files of `block-drivers` name `block_core`.
 extern crate self as block_core;
 
+pub mod allocator;
 pub mod atomic;
 pub mod models;
 
@@ -35,6 +37,41 @@ mod slots;
 
 #[path = "../../../block-drivers/src/kit/table_cache.rs"]
 mod table_cache;
+
+#[path = "../../../block-drivers/src/kit/addr.rs"]
+mod addr;
+
+#[path = "../../../block-drivers/src/format/qcow2/geometry.rs"]
+mod geometry;
+
+#[path = "../../../block-drivers/src/format/qcow2/counts.rs"]
+mod counts;
+
+mod kit {
+    pub(crate) use crate::{addr, table_cache};
+}
+
+pub mod layer {
+    use loom::sync::Arc;
+
+    use crate::announce::{InFlight, Reader};
+    use crate::graph::NodeId;
+
+    /// As the layer's, of one queue.
+    pub struct Readers(Arc<InFlight>, Vec<Reader>);
+
+    impl Readers {
+        pub(crate) fn of(queue: &Arc<InFlight>, node: NodeId) -> Readers {
+            let readers = queue.readers(|other| other == node);
+            Readers(Arc::clone(queue), readers)
+        }
+
+        pub fn have_left(&mut self) -> bool {
+            self.1.retain(|reader| self.0.is_there(reader));
+            self.1.is_empty()
+        }
+    }
+}
 
 mod graph {
     /// As the graph counts nodes.

@@ -19,7 +19,7 @@ const NODE: NodeId = NodeId(1);
 
 /// Runs `model` under all interleavings with at most three preemptions: more find nothing new in
 /// models of two or three threads, and take hours.
-fn explore(model: impl Fn() + Sync + Send + 'static) {
+pub(crate) fn explore(model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
     builder.check(model);
@@ -393,7 +393,7 @@ pub fn every_change_reaches_a_copy() {
     });
 }
 
-fn loading(cache: &TableCache, key: u64) -> Loading<'_> {
+pub(crate) fn loading(cache: &TableCache, key: u64) -> Loading<'_> {
     match cache.acquire(key) {
         Acquire::Load(slot) => slot,
         Acquire::Ready(_) | Acquire::Wait | Acquire::Full => panic!("the cache has room"),

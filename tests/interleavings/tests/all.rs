@@ -1,15 +1,15 @@
 //! Runs every model.
 
 macro_rules! models {
-    ($($name:ident)*) => {$(
+    ($module:ident: $($name:ident)*) => {$(
         #[test]
         fn $name() {
-            interleavings::models::$name();
+            interleavings::$module::$name();
         }
     )*};
 }
 
-models! {
+models! { models:
     a_claim_or_the_request_gives_way
     a_drain_or_the_request_gives_way
     an_open_gate_shows_the_graph_behind_it
@@ -26,4 +26,12 @@ models! {
     every_change_reaches_a_copy
     a_slot_is_seen_whole
     a_slot_has_one_writer
+}
+
+models! { allocator:
+    a_cluster_has_one_owner
+    what_is_given_back_is_found_again
+    what_is_freed_is_read_no_more
+    what_is_freed_is_gone_from_the_disk
+    a_hole_is_made_of_nothing_that_is_packed
 }
