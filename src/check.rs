@@ -2,6 +2,11 @@
 //!
 //! Exit codes: 0 clean, 1 could not check, 2 corrupt, 3 leaks only, 63 the format has no check.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
 use block_core::driver::{CheckReport, Repair};
 use block_core::error::Error;
 use block_schema::Wire;
@@ -13,6 +18,7 @@ use crate::opts::cache::CacheMode;
 use crate::opts::image::{Access, ImageArgs, ImageName, OpenHow, one_name};
 use crate::opts::output::Output;
 use crate::order;
+use crate::progress::Progress;
 use crate::report::{Failure, Outcome, chain_text, out, outln};
 use crate::session::{self, Session};
 
@@ -31,6 +37,9 @@ pub(crate) struct Args {
     /// Cache mode
     #[arg(short = 'T', value_name = "CACHE", default_value = "writeback")]
     source_cache: String,
+    /// Show how far the check is
+    #[arg(short, long)]
+    progress: bool,
     /// Print errors only
     #[arg(short, long)]
     quiet: bool,
@@ -48,11 +57,16 @@ enum RepairArg {
 }
 
 const NO_CHECK: u8 = 63;
+/// How often progress is shown.
+const INTERVAL: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(args: Args) -> Outcome {
     let filename = one_name(&args.filename)?;
     let name = ImageName::new(filename, args.format.as_deref(), &args.image)?;
     let cache = CacheMode::parse(&args.source_cache, "source cache")?;
+    if args.progress && args.output == Output::Json {
+        return Err(Failure::new("--progress cannot be used with --output=json"));
+    }
     session::run(&args.image.session, async |session| {
         let mut how = OpenHow::read(&args.image).with_cache(cache).for_check();
         if args.repair.is_some() {
@@ -77,7 +91,7 @@ async fn check_and_repair(
         Some(RepairArg::Leaks) => Repair::Leaks,
         Some(RepairArg::All) => Repair::All,
     };
-    let report = one_check(session, image, repair).await?;
+    let report = one_check(session, image, repair, args).await?;
     if report.corruptions_fixed == 0 && report.leaks_fixed == 0 {
         return image_check(image, &report);
     }
@@ -89,7 +103,7 @@ async fn check_and_repair(
             report.corruptions_fixed
         );
     }
-    let mut again = one_check(session, image, Repair::None).await?;
+    let mut again = one_check(session, image, Repair::None, args).await?;
     again.leaks_fixed = report.leaks_fixed;
     again.corruptions_fixed = report.corruptions_fixed;
     image_check(image, &again)
@@ -99,12 +113,13 @@ async fn one_check(
     session: &Session,
     image: &Image,
     repair: Repair,
+    args: &Args,
 ) -> Result<CheckReport, Failure> {
-    match session
-        .layer()
-        .check(session.queue(), image.id(), repair)
-        .await
-    {
+    let progress = Progress::start_share(args.progress && !args.quiet);
+    let check = session.layer().check(session.queue(), image.id(), repair);
+    let checked = watched(session, image, check, &progress).await;
+    progress.finish();
+    match checked {
         Ok(report) => {
             for message in &report.messages {
                 eprintln!("{message}");
@@ -119,6 +134,32 @@ async fn one_check(
             chain_text(&error)
         ))),
     }
+}
+
+/// Does a check, and shows how far it is meanwhile.
+async fn watched<T>(
+    session: &Session,
+    image: &Image,
+    check: impl Future<Output = T>,
+    progress: &Progress,
+) -> T {
+    let mut check = pin!(check);
+    let mut watch = pin!(async {
+        loop {
+            session.queue().sleep(INTERVAL).await;
+            let node = image.node().ok();
+            let done = node.and_then(|node| node.node().driver().check_progress());
+            if let Some(done) = done {
+                progress.set_share(done.done, done.total);
+            }
+        }
+    });
+    poll_fn(|cx| {
+        // It never ends.
+        let _: Poll<()> = watch.as_mut().poll(cx);
+        check.as_mut().poll(cx)
+    })
+    .await
 }
 
 fn image_check(image: &Image, report: &CheckReport) -> Result<ImageCheck, Failure> {

@@ -8,6 +8,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::human::as_float;
 use crate::report::{out, outln};
 
+/// Parts that work without a unit has.
+const SHARES: u64 = 10_000;
+
 /// Shows how much of `total` is done.
 pub(crate) struct Progress {
     total: u64,
@@ -37,6 +40,23 @@ impl Progress {
         };
         progress.show();
         progress
+    }
+
+    /// Starts at nothing done, of work that has no unit.
+    pub(crate) fn start_share(wanted: bool) -> Progress {
+        let progress = Progress::start(wanted, SHARES);
+        if let Shown::Bar(bar) = &progress.shown {
+            bar.set_style(style("{bar:40} {percent:>3}%  {eta}"));
+        }
+        progress
+    }
+
+    /// Shows which part of the work is done; never less than before.
+    pub(crate) fn set_share(&self, done: u64, total: u64) {
+        let share = u128::from(done) * u128::from(SHARES) / u128::from(total.max(1));
+        let share = u64::try_from(share).unwrap_or(SHARES).min(SHARES);
+        self.done.set(self.done.get().max(share));
+        self.show();
     }
 
     /// Adds what was done since.
@@ -91,7 +111,11 @@ impl Progress {
 
 fn bar(total: u64) -> ProgressBar {
     let template = "{bar:40} {percent:>3}%  {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta}";
+    ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stdout())
+        .with_style(style(template))
+}
+
+fn style(template: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template);
-    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stdout()).with_style(style)
+    style.unwrap_or_else(|_| ProgressStyle::default_bar())
 }

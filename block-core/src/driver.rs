@@ -117,6 +117,15 @@ impl CheckReport {
     }
 }
 
+/// How far a check is, in steps of about the same work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckProgress {
+    /// Steps done.
+    pub done: u64,
+    /// Steps that there are, as far as is known.
+    pub total: u64,
+}
+
 /// How an image's clusters are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClusterCounts {
@@ -414,6 +423,11 @@ pub trait Driver: Send + Sync + 'static {
     /// Looks for damage and repairs what `repair` allows. Runs drained.
     fn check<'a>(&'a self, cx: &'a Cx, _repair: Repair) -> Pending<'a, CheckReport> {
         unsupported(cx, "checking")
+    }
+
+    /// How far the check is that is under way. The default does not know.
+    fn check_progress(&self) -> Option<CheckProgress> {
+        None
     }
 
     /// Takes the passphrase of an image that was opened without one; requests for guest data have

@@ -4,6 +4,7 @@ mod support;
 
 mod alloc;
 mod chain;
+mod checks;
 mod cli;
 mod crash;
 mod create;

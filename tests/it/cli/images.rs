@@ -66,6 +66,23 @@ const IMAGES: [&str; 5] = [
 ];
 
 #[test]
+fn a_check_shows_how_far_it_is() {
+    let Some(bench) = bench_with_images() else {
+        return;
+    };
+    let shown = bench.ours("qemu-img", &["check", "-p", "base.qcow2"]);
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    assert!(shown.out.contains("(0.00/100%)"), "{shown:?}");
+    assert!(shown.out.contains("(100.00/100%)"), "{shown:?}");
+    let quiet = bench.ours("qemu-img", &["check", "-p", "-q", "base.qcow2"]);
+    assert_eq!((quiet.code, &*quiet.out), (Some(0), ""), "{quiet:?}");
+    let json = ["check", "-p", "--output=json", "base.qcow2"];
+    let refused = bench.ours("qemu-img", &json);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.err.contains("--progress"), "{refused:?}");
+}
+
+#[test]
 fn info_map_and_check_say_what_qemu_img_says() {
     let Some(bench) = bench_with_images() else {
         return;

@@ -12,6 +12,7 @@ use std::ops::Range;
 use block_core::Result;
 use block_core::driver::{CheckReport, ClusterCounts, Repair};
 
+use super::check_meter::Work;
 use super::error::ImageError;
 use super::header::{Encryption, MAX_L1_BYTES};
 use super::image::Image;
@@ -151,6 +152,14 @@ impl Image {
             ..ClusterCounts::default()
         };
         let wrong_snapshots = self.check_snapshots(env, repair, &mut report).await?;
+        let tables = self.active_l1().into_iter().filter(|e| e.table().is_some());
+        let tables = tables.count() as u64;
+        let work = Work {
+            tables,
+            snapshots: self.snapshots.lock().entries.len() as u64,
+            windows: self.windows(env.file().len()),
+        };
+        self.check_meter.begin(work, repair);
         let found = self
             .compare(
                 env,
@@ -182,6 +191,7 @@ impl Image {
             // What is read below is what the repair made.
             self.flush_all(env).await?;
         }
+        self.check_meter.flags_are_left(tables);
         let flags = match repair {
             Repair::None => Repair::None,
             Repair::All => Repair::All,
@@ -195,6 +205,7 @@ impl Image {
             self.rewrite_snapshots(env, wrong_snapshots, &mut report)
                 .await?;
         }
+        self.check_meter.end();
         report.image_end_offset = Some((compared.highest + 1) << self.geometry.cluster_bits);
         report.clusters = Some(clusters);
         if repair != Repair::None {
@@ -358,6 +369,7 @@ impl Image {
                 }
                 continue;
             };
+            self.check_meter.step();
             census.refer(table, self.geometry.cluster_size());
             if self.geometry.within(table.0) != 0 {
                 census.corrupt(format!(
@@ -562,6 +574,7 @@ impl Image {
         for key in 0..entries {
             let entry = self.l1.entry(key);
             let Some(at) = entry.table() else { continue };
+            self.check_meter.step();
             let Some(count) = counts.of(self.geometry.cluster_of(at)).await? else {
                 continue;
             };

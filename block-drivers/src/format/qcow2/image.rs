@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use super::ahead::Ahead;
 use super::bitmaps::{Directory, load_bitmaps};
 use super::cache::Dirty;
+use super::check_meter::CheckMeter;
 use super::counts::Refcounts;
 use super::crypt::Crypt;
 use super::data_file::External;
@@ -124,6 +125,8 @@ pub(super) struct Image {
     pub(super) places: Mutex<Places>,
     /// Whether some entry names a structure, so that writes in place must look.
     pub(super) suspect: AtomicBool,
+    /// How far a check is.
+    pub(super) check_meter: CheckMeter,
     pub(super) snapshots: Mutex<Snapshots>,
     /// The disk's dirty bitmaps, shared with the node.
     pub(super) bitmaps: Arc<Bitmaps>,
@@ -234,6 +237,7 @@ impl Image {
             corrupt: AtomicBool::new(false),
             places: Mutex::new(Places::default()),
             suspect: AtomicBool::new(false),
+            check_meter: CheckMeter::default(),
             snapshots: Mutex::new(snapshots),
             bitmaps,
             directory: Mutex::new(directory),

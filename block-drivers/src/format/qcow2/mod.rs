@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use block_core::bitmap::Bitmaps;
 use block_core::driver::{
-    AmendOptions, BackingName, CheckReport, Child, ClaimKind, Cx, Description, Driver,
-    KeySlotChange, Pending, Preallocation, Repair, SnapshotChange, Status, StatusKind, ZeroFlags,
+    AmendOptions, BackingName, CheckProgress, CheckReport, Child, ClaimKind, Cx, Description,
+    Driver, KeySlotChange, Pending, Preallocation, Repair, SnapshotChange, Status, StatusKind,
+    ZeroFlags,
 };
 use block_core::graph::Node;
 use block_core::graph::open::{ImplicitRef, Opener};
@@ -32,6 +33,7 @@ mod bitmap_directory;
 mod bitmaps;
 mod cache;
 mod check;
+mod check_meter;
 mod compressed;
 mod corrupt;
 mod counts;
@@ -460,6 +462,10 @@ impl Driver for Qcow2 {
 
     fn check<'a>(&'a self, cx: &'a Cx, repair: Repair) -> Pending<'a, CheckReport> {
         Box::pin(async move { self.image.check(&self.around(cx), repair).await })
+    }
+
+    fn check_progress(&self) -> Option<CheckProgress> {
+        Some(self.image.check_meter.progress())
     }
 
     fn bitmaps(&self) -> Option<Arc<Bitmaps>> {

@@ -53,6 +53,12 @@ impl Image {
         WINDOW.max(self.geometry.block_reach())
     }
 
+    /// Windows of a file that is full.
+    pub(super) fn windows(&self, file_len: u64) -> u64 {
+        let clusters = self.geometry.clusters(file_len);
+        clusters.div_ceil(self.window_len()).max(1)
+    }
+
     /// Compares all counts with references; `repair` says which counts are made right.
     pub(super) async fn compare<E: Surroundings>(
         &self,
