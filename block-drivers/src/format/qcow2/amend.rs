@@ -168,7 +168,14 @@ impl Image {
             let reason = "Bitmaps prevent downgrade of image: version 2 cannot store them";
             return Err(Error::invalid("compat", reason));
         }
+        if version < self.version {
+            self.check_downgrade(order)?;
+        }
         self.first_write(env).await?;
+        if version < self.version {
+            // With the counts that memory knows, so before they change.
+            self.expand_zeroes(env).await?;
+        }
         let changes_format = version != self.version || order != self.geometry.refcount_order;
         if changes_format {
             // Nothing is written after that, so that what is stored now stays right.
@@ -241,13 +248,14 @@ impl Image {
         .await
     }
 
-    async fn downgrade<E: Surroundings>(&self, env: &E) -> Result<()> {
+    /// Whether version 2 can have what the image holds, with counts of another width.
+    fn check_downgrade(&self, order: u32) -> Result<()> {
         let now = self.header.lock().clone();
         let refuse = |reason: &str| Err(Error::invalid("compat", reason));
         if now.has_data_file() {
             return refuse("Cannot downgrade an image with a data file");
         }
-        if now.geometry.refcount_order != V2_REFCOUNT_ORDER {
+        if order != V2_REFCOUNT_ORDER {
             return refuse("compat=0.10 requires refcount_bits=16");
         }
         let odd = |s: &super::snapshot_table::Snapshot| {
@@ -264,8 +272,13 @@ impl Image {
         if self.geometry.is_extended() {
             return refuse("Cannot downgrade an image with incompatible features 0x10 set");
         }
-        self.expand_zeroes(env).await?;
-        self.flush_all(env).await?;
+        Ok(())
+    }
+
+    /// Lets the header say version 2; nothing that only version 3 has is left.
+    async fn downgrade<E: Surroundings>(&self, env: &E) -> Result<()> {
+        // Should this fail, nobody knows which version the disk has.
+        self.set_amended();
         self.rewrite_header(env, |header| {
             header.version = Version::V2;
             header.incompatible &= !incompatible::DIRTY;
@@ -387,6 +400,8 @@ impl Image {
         entries.resize(usize_of(table_len * old.entries()), 0);
         env.file().write_bytes(table.0, &bytes_be(&entries)).await?;
         env.file().flush().await?;
+        // Should this fail, nobody knows which counts the disk has.
+        self.set_amended();
         self.update_header(env, |header| {
             header.geometry = new;
             header.refcount_table = table;

@@ -348,6 +348,7 @@ pub(super) async fn create<E: Surroundings>(env: &E, options: &CreateOptions) ->
             .await?;
         // A file that cannot shrink (a device) is written over all the same.
         let _ = file.resize(0, Preallocation::Off).await;
+        file.flush().await?;
     }
     if let Some(data) = env.data() {
         // Nothing of an old disk may show; what cannot shrink is hidden by the tables.

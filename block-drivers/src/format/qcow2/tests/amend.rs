@@ -83,6 +83,44 @@ fn refcounts_change_their_width() {
     }
 }
 
+/// What takes the place of zeroes is counted in the width that the image gets.
+#[test]
+fn a_downgrade_and_another_width_go_together() {
+    let create = CreateOptions {
+        cluster_size: 512,
+        refcount_bits: 32,
+        ..over_backing(256 << 10)
+    };
+    let script = "write 0+100k 11; zero 20k+30k; unmap 120k+64k; flush";
+    let options = AmendOptions {
+        refcount_bits: Some(16),
+        ..compat("0.10")
+    };
+    let disk = check_amended(&create, script, &options, "amend-both");
+    assert_eq!(disk.image.version, Version::V2);
+}
+
+/// What cannot become version 2 is refused before anything has changed.
+#[test]
+fn a_refused_downgrade_leaves_counts_as_they_were() {
+    let create = CreateOptions {
+        cluster_size: 512,
+        refcount_bits: 32,
+        compression: Compression::Zstd,
+        ..sized(256 << 10)
+    };
+    let mut disk = check(&create, None, "write 0+100k 11; flush");
+    let options = AmendOptions {
+        refcount_bits: Some(16),
+        ..compat("0.10")
+    };
+    amend(&disk, &options).unwrap_err();
+    disk.run("write 50k+100k 22; flush; reopen");
+    disk.expect_model();
+    disk.expect_clean();
+    assert_eq!(disk.image.geometry.refcount_order, 5);
+}
+
 #[test]
 fn counts_that_do_not_fit_refuse_a_width() {
     let mut disk = check(&sized(256 << 10), None, "write 0+100k 11");
