@@ -1,5 +1,7 @@
 //! What is seen of a check while it goes on.
 
+use std::sync::{Arc, Mutex};
+
 use block_core::driver::{CheckProgress, Repair};
 use block_core::{IoBuf, Request};
 use block_drivers::format::qcow2::CreateOptions;
@@ -7,7 +9,7 @@ use block_drivers::format::qcow2::CreateOptions;
 use crate::support;
 use crate::support::machine::{self, Machine, SIZE};
 
-/// How far a check says that it is, each time that a read of the file has ended.
+/// How far a check says that it is, each time that it asks the file for something.
 fn seen(repair: Repair) -> Vec<CheckProgress> {
     let seed = support::seed("checks");
     // A table describes 32 KiB: the disk has eight.
@@ -21,21 +23,22 @@ fn seen(repair: Repair) -> Vec<CheckProgress> {
     let whole = IoBuf::copy_of(&vec![7; support::usize(SIZE)]);
     let written = machine.request(&slots, Request::write(0, whole));
     written.expect("the first write");
-    let queue = machine.queue();
+    let graph = machine.layer.graph();
     let top = machine.layer.backend("disk").expect("it is open").root();
-    let disk = machine.layer.node(queue, top).expect("it is open");
-    let check = machine.layer.check(queue, top, repair);
-    let mut seen = Vec::new();
-    let report = queue.block_on(async {
-        let mut check = std::pin::pin!(check);
-        std::future::poll_fn(|cx| {
-            let polled = check.as_mut().poll(cx);
-            seen.extend(disk.node().driver().check_progress());
-            polled
-        })
-        .await
+    let index = graph.index_of(top).expect("it is in the graph");
+    let node = Arc::clone(&graph.entry(index).node);
+    let seen: Arc<Mutex<Vec<CheckProgress>>> = Arc::default();
+    let note = Arc::clone(&seen);
+    machine.sim.hold(move |_| {
+        let mut seen = note.lock().expect("no test panics in here");
+        seen.extend(node.driver().check_progress());
+        false
     });
-    assert!(report.expect("a check").is_clean());
+    let report = machine.check(repair).expect("a check");
+    assert!(report.is_clean(), "{report:?}");
+    let mut seen = seen.lock().expect("no test panics in here").clone();
+    let driver = graph.entry(index).node.driver();
+    seen.extend(driver.check_progress());
     seen
 }
 
