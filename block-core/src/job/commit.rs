@@ -264,7 +264,7 @@ impl Commit {
             }),
             policies: self.ends.policies,
         };
-        let crew = Crew::new(worker.queue(), AT_ONCE);
+        let crew = Crew::new(worker.queue(), self.base, AT_ONCE);
         let result = self.copy_all(worker, &crew, &pieces).await;
         crew.settle().await;
         result?;
@@ -310,11 +310,13 @@ impl Commit {
                 Kind::Zero => run,
             };
             at = part.end;
-            if kind == Kind::Data {
-                worker.pace(part.end - part.start).await?;
-            }
-            crew.start(pieces.clone().copy(worker.clone(), kind, part))
-                .await?;
+            let bytes = match kind {
+                Kind::Data => part.end - part.start,
+                Kind::Zero => 0,
+            };
+            worker.pace(bytes).await?;
+            let copied = pieces.clone().copy(worker.clone(), kind, part);
+            crew.start(bytes, copied).await?;
         }
         Ok(())
     }

@@ -176,7 +176,7 @@ impl Stream {
             done: 0,
             total: len,
         });
-        let crew = Crew::new(worker.queue(), AT_ONCE);
+        let crew = Crew::new(worker.queue(), id, AT_ONCE);
         let result = self.copy_all(worker, &crew, id, len).await;
         crew.settle().await;
         result?;
@@ -225,8 +225,8 @@ impl Stream {
             match is_wanted {
                 true => {
                     worker.pace(bytes).await?;
-                    crew.start(copier.clone().populate(worker.clone(), part))
-                        .await?;
+                    let populated = copier.clone().populate(worker.clone(), part);
+                    crew.start(bytes, populated).await?;
                 }
                 false => worker.advance(bytes),
             }

@@ -409,7 +409,8 @@ impl Backup {
         }
         loop {
             let before = self.saver.left();
-            let crew = Crew::new(worker.queue(), AT_ONCE);
+            let target = self.saver.source.target.root();
+            let crew = Crew::new(worker.queue(), target, AT_ONCE);
             let copied = self.copy_all(worker, &crew).await;
             crew.settle().await;
             copied?;
@@ -445,12 +446,14 @@ impl Backup {
             };
             for part in parts(run, step) {
                 worker.checkpoint_idle(async || crew.settle().await).await?;
-                if kind == Some(Kind::Data) {
-                    worker.pace(part.end - part.start).await?;
-                }
+                let bytes = match kind {
+                    Some(Kind::Data) => part.end - part.start,
+                    Some(Kind::Zero | Kind::Absent) | None => 0,
+                };
+                worker.pace(bytes).await?;
                 let saver = Arc::clone(&self.saver);
                 let copied = copy_part(saver, worker.clone(), part, kind, self.policies);
-                crew.start(copied).await?;
+                crew.start(bytes, copied).await?;
             }
         }
         Ok(())

@@ -10,6 +10,8 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::early::Early;
+use crate::graph::NodeId;
 use crate::job::worker::Stop;
 use crate::queue::LocalQueue;
 use crate::sync::WaitList;
@@ -32,16 +34,18 @@ struct Shared {
     running: Cell<usize>,
     pace: Cell<Pace>,
     failure: RefCell<Option<Stop>>,
+    early: Early,
     ended: WaitList,
 }
 
 impl Crew {
-    /// None yet; at most `most` at once.
-    pub(in crate::job) fn new(queue: &LocalQueue, most: usize) -> Crew {
+    /// None yet, of pieces that write `target`; at most `most` at once.
+    pub(in crate::job) fn new(queue: &LocalQueue, target: NodeId, most: usize) -> Crew {
         let shared = Shared {
             running: Cell::new(0),
             pace: Cell::new(Pace::new(most)),
             failure: RefCell::default(),
+            early: Early::new(queue, target),
             ended: WaitList::new(),
         };
         Crew {
@@ -50,12 +54,13 @@ impl Crew {
         }
     }
 
-    /// Starts a piece, when there is a place for it.
+    /// Starts a piece that writes so many bytes, when there is a place for it.
     ///
     /// # Errors
     /// The failure of an earlier piece, once.
     pub(in crate::job) async fn start(
         &self,
+        bytes: u64,
         piece: impl Future<Output = Result<(), Stop>> + 'static,
     ) -> Result<(), Stop> {
         let shared = Rc::clone(&self.shared);
@@ -80,13 +85,26 @@ impl Crew {
             }
             drop(place);
         });
+        self.flush_early(bytes);
         Ok(())
+    }
+
+    fn flush_early(&self, bytes: u64) {
+        if self.shared.early.wrote(bytes) {
+            let flushing = Flushing(Rc::clone(&self.shared));
+            let queue = self.queue.clone();
+            self.queue.spawn(async move {
+                flushing.0.early.flush(&queue).await;
+                drop(flushing);
+            });
+        }
     }
 
     /// Waits until none is under way.
     pub(in crate::job) async fn settle(&self) {
         let shared = &self.shared;
-        shared.ended.wait_until(|| shared.running.get() == 0).await;
+        let is_still = || shared.running.get() == 0 && !shared.early.is_busy();
+        shared.ended.wait_until(is_still).await;
     }
 
     /// Waits until none is under way.
@@ -132,6 +150,16 @@ struct Place(Rc<Shared>);
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.running.set(self.0.running.get() - 1);
+        self.0.ended.wake_all();
+    }
+}
+
+/// An early flush that is under way.
+struct Flushing(Rc<Shared>);
+
+impl Drop for Flushing {
+    fn drop(&mut self) {
+        self.0.early.ended();
         self.0.ended.wake_all();
     }
 }

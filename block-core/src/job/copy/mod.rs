@@ -3,11 +3,11 @@
 //!
 //! `runs` asks for status, once a run; `crew` works on several pieces at once, as many as the storage
 //! is worth, in memory that `buffers` gives again and again; `ends` are the two nodes, as a piece
-//! reaches them; `patience` does what policies say about errors. A [`Copier`] holds the rules of one
-//! job: which zeroes the target has already, how others are made, how data is stored. Commits, mirrors
-//! and backups use all of that; a stream's pieces are populate requests, which copy inside the image
-//! that they fill. Invariant: what reads as zeroes by its status is never read, and nothing is
-//! written where the target reads as zeroes already and may stay so.
+//! reaches them; `patience` does what policies say about errors; `early` flushes on the way. A
+//! [`Copier`] holds the rules of one job: which zeroes the target has already, how others are made, how
+//! data is stored. Commits, mirrors and backups use all of that; a stream's pieces are populate requests,
+//! which copy inside the image that they fill. Invariant: what reads as zeroes by its status is never
+//! read, and nothing is written where the target reads as zeroes already and may stay so.
 //!
 //! Bytes go through memory of ours, not by `copy_file_range`: where files share no extents (ext4) that
 //! costs the same CPU time (50 to 60 ms for 128 MiB out of the page cache either way), and a target's
@@ -21,6 +21,7 @@ use crate::request::status::ChainStatus;
 
 mod buffers;
 mod crew;
+mod early;
 mod ends;
 mod patience;
 mod runs;

@@ -127,7 +127,7 @@ impl Mirror {
             let reason = "Source and target image have different sizes";
             return Err(Error::invalid("target", reason).into());
         }
-        let crew = Crew::new(worker.queue(), self.at_once);
+        let crew = Crew::new(worker.queue(), self.follow.target, self.at_once);
         let result = self.copy_until_asked(worker, &crew, source).await;
         crew.settle().await;
         result
@@ -234,7 +234,7 @@ impl Mirror {
             at = run.end;
             match self.first {
                 First::Full if status.kind == StatusKind::Unallocated => {
-                    crew.start(self.piece(worker, run, Piece::Zero)).await?;
+                    crew.start(0, self.piece(worker, run, Piece::Zero)).await?;
                 }
                 First::Images(images) if status.depth >= images => {}
                 First::Full | First::Images(_) => follow.tracker.set(&run),
@@ -255,8 +255,10 @@ impl Mirror {
         for run in taken.bitmap().runs() {
             for part in parts(run, self.chunk) {
                 worker.checkpoint_idle(async || crew.settle().await).await?;
-                worker.pace(part.end - part.start).await?;
-                crew.start(self.piece(worker, part, Piece::Copy)).await?;
+                let bytes = part.end - part.start;
+                worker.pace(bytes).await?;
+                let copied = self.piece(worker, part, Piece::Copy);
+                crew.start(bytes, copied).await?;
             }
         }
         crew.finish().await?;
