@@ -199,6 +199,38 @@ fn named_children(graph: &Graph, index: NodeIndex) -> Vec<NamedChild> {
     named.collect()
 }
 
+/// Checks that no image gets another backing file where a job works on both.
+///
+/// # Errors
+/// `PermissionConflict`, naming them.
+fn check_frozen(before: &Graph, after: &Graph) -> Result<()> {
+    let is_blocked = |index| before.entry(index).node.check_unblocked().is_err();
+    for (index, entry) in before.entries() {
+        let image = &entry.node;
+        let Some(below) = before.backing(index) else {
+            continue;
+        };
+        if !is_blocked(index) || !is_blocked(below) {
+            continue;
+        }
+        let below = &before.entry(below).node;
+        let found = after
+            .index_of(image.id())
+            .and_then(|now| after.backing(now));
+        if found.is_none_or(|now| after.entry(now).node.id() != below.id()) {
+            return Err(Error::PermissionConflict {
+                node: image.name().to_owned(),
+                reason: format!(
+                    "Cannot change frozen 'backing' link from '{}' to '{}'",
+                    image.name(),
+                    below.name()
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Checks that options are for what the node is: its driver, and where it has no children, the
 /// place of its bytes. Everything else can change.
 fn check_same_image(old: &BlockdevOptions, new: &BlockdevOptions, is_leaf: bool) -> Result<()> {
@@ -293,7 +325,11 @@ impl Layer {
         let _drained = self.drain(&along).await;
         let progress = Rc::new(Progress::default());
         let attempt = self.try_open_again(change, queue, &graph, wanted, &progress);
-        let error = match attempt.await {
+        let attempt = attempt.await.and_then(|draft| {
+            check_frozen(&graph, draft.graph())?;
+            Ok(draft)
+        });
+        let error = match attempt {
             Ok(mut draft) => {
                 let gone = self.prune_replaced(&graph, &mut draft, &along);
                 let version = change.publish(draft);

@@ -357,3 +357,29 @@ fn who_ends_the_daemon_hears_how_its_jobs_end() {
     drop(chain.client);
     chain.rig.join();
 }
+
+#[test]
+fn a_chain_that_a_job_works_on_is_not_taken_apart() {
+    let Some(mut chain) = Chain::start() else {
+        return;
+    };
+    let start = execute("block-commit", r#""device": "disk", "job-id": "j""#);
+    chain.until(&start, "BLOCK_JOB_READY");
+    for (node, below) in [("top", "middle"), ("middle", "base")] {
+        let path = chain.rig.path(&format!("{node}.qcow2"));
+        let options = format!(
+            r#""options": [{{"driver": "qcow2", "node-name": "{node}", "backing": null,
+                "read-only": {}, "file": {{"driver": "file", "filename": "{path}"}}}}]"#,
+            node == "middle"
+        );
+        let refused = chain.client.error(&execute("blockdev-reopen", &options));
+        let want =
+            format!("GenericError: Cannot change frozen 'backing' link from '{node}' to '{below}'");
+        assert_eq!(refused, want);
+    }
+    let complete = execute("job-complete", r#""id": "j""#);
+    let ended = chain.until(&complete, "BLOCK_JOB_COMPLETED");
+    assert_eq!(ended.get("error"), None);
+    let base = std::fs::read(chain.rig.path("base.img")).expect("the base");
+    assert!(base == vec![0x11; LEN], "the disk is what it was");
+}
