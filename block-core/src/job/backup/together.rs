@@ -37,10 +37,13 @@ impl Backups {
         actions: &[TransactionAction],
         mode: ActionCompletionMode,
     ) -> Result<Backups> {
-        let mut backups = Backups::default();
-        backups.group = match mode {
+        let group = match mode {
             ActionCompletionMode::Individual => None,
             ActionCompletionMode::Grouped => Some(Arc::default()),
+        };
+        let mut backups = Backups {
+            group,
+            ..Backups::default()
         };
         for (place, action) in actions.iter().enumerate() {
             let TransactionAction::DriveBackup(wanted) = action else {
