@@ -15,6 +15,7 @@ impl server::Common for Nobody {}
 impl server::BlockCore for Nobody {}
 impl server::Control for Nobody {}
 impl server::Graph for Nobody {}
+impl server::Jobs for Nobody {}
 
 impl server::Objects for Nobody {}
 
