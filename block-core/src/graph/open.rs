@@ -229,7 +229,8 @@ impl Opener {
             let edge = kept.map(|(id, instance)| self.add_edge(NAME, Role::Cow, id, instance));
             return edge.transpose();
         }
-        if self.inherited.without_backing {
+        // An overlay that is opened again has got its backing file meanwhile.
+        if self.again.is_none() && self.inherited.without_backing {
             return Ok(None);
         }
         let opened = match (option, named) {
