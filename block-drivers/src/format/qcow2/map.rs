@@ -326,7 +326,7 @@ impl Image {
         range: Range<u64>,
         out: &mut Mapping,
     ) -> Lookup {
-        let may = access == Access::Read || self.may_overwrite() && !self.is_suspect();
+        let may = access == Access::Read || self.may_overwrite();
         if !may || self.is_closed() {
             return Lookup::Miss;
         }
@@ -371,10 +371,6 @@ impl Image {
         self.need_key()?;
         if access == Access::Write {
             self.first_write(env).await?;
-            if self.is_suspect() {
-                // Where each write goes is looked at on its way.
-                return Ok(());
-            }
         }
         let mut rest = range;
         while rest.start < rest.end {
@@ -430,6 +426,11 @@ impl Image {
         range: Range<u64>,
         out: &mut Mapping,
     ) -> Lookup {
+        // Whoever has a table knows by now whether it made the image suspect: then each write is
+        // looked at on its way.
+        if access == Access::Write && self.is_suspect() {
+            return Lookup::Miss;
+        }
         let mut at = range.start;
         while at < range.end {
             let Ok(run) = self.first_run(table, at..range.end) else {
