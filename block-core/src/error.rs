@@ -3,6 +3,7 @@
 //! Drivers describe what is wrong with an *image* in an enum of their own; the node wraps it here.
 
 use std::io;
+use std::ops::Range;
 
 use rustix::io::Errno;
 
@@ -44,6 +45,8 @@ pub enum Error {
         node: String,
         /// The driver's own error, with offset and the specification's word.
         source: Source,
+        /// Bytes of the image's file that a request was kept from, where it was.
+        place: Option<Range<u64>>,
     },
     /// The image, option or operation is legal, and not built in.
     #[error("{what} is not supported by node '{node}'")]

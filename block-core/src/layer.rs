@@ -21,6 +21,7 @@ use crate::driver::{
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::events::Events;
+use crate::graph::info::signed;
 use crate::graph::perm::{Role, Use};
 use crate::graph::policy::{DenyAll, OpenPolicy};
 use crate::graph::registry::{NoDrivers, Registry};
@@ -136,7 +137,12 @@ impl Layer {
 
     /// Emits what a request found out about an image, the first time for each node.
     pub(crate) fn tell_corruption(&self, error: &Error) {
-        let Error::Corrupt { node: name, source } = error else {
+        let Error::Corrupt {
+            node: name,
+            source,
+            place,
+        } = error
+        else {
             return;
         };
         let graph = self.graph();
@@ -153,8 +159,8 @@ impl Layer {
             device: device.map_or_else(String::new, |b| b.name().to_owned()),
             node_name: Some(name.clone()),
             msg: source.to_string(),
-            offset: None,
-            size: None,
+            offset: place.as_ref().map(|place| signed(place.start)),
+            size: place.as_ref().map(|place| signed(place.end - place.start)),
             // Requests elsewhere in the image go on.
             fatal: false,
         });

@@ -165,6 +165,7 @@ impl Cx {
         Error::Corrupt {
             node: self.node_name().to_owned(),
             source: Box::new(source),
+            place: None,
         }
     }
 

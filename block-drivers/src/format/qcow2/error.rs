@@ -167,8 +167,10 @@ pub enum ImageError {
     /// A write would land in a structure of the image.
     #[error("Preventing invalid write on metadata (overlaps with {structure})")]
     InvalidWrite {
-        /// The cluster that is the structure's.
+        /// Where the write would begin.
         offset: u64,
+        /// Its bytes.
+        len: u64,
         /// What is there.
         structure: &'static str,
     },
@@ -293,10 +295,16 @@ impl ImageError {
                 node,
                 what: source.to_string(),
             },
+            ImageError::InvalidWrite { offset, len, .. } => Error::Corrupt {
+                node,
+                source: Box::new(self),
+                place: Some(offset..offset.saturating_add(len)),
+            },
             // Features and versions have a whole text of their own.
             other => Error::Corrupt {
                 node,
                 source: Box::new(other),
+                place: None,
             },
         }
     }

@@ -174,24 +174,24 @@ impl Image {
     pub(super) fn refuse_overlap(&self, at: HostOffset, len: u64) -> Result<()> {
         match self.overlap(at, len) {
             None => Ok(()),
-            Some((offset, structure)) => Err(self.error(ImageError::InvalidWrite {
-                offset,
+            Some(structure) => Err(self.error(ImageError::InvalidWrite {
+                offset: at.0,
+                len,
                 structure: structure.name(),
             })),
         }
     }
 
-    /// The first structure in the way of host clusters, and where.
-    fn overlap(&self, at: HostOffset, len: u64) -> Option<(u64, Structure)> {
+    /// The first structure in the way of host clusters.
+    fn overlap(&self, at: HostOffset, len: u64) -> Option<Structure> {
         let clusters = self.geometry.cluster_of(at)..self.geometry.clusters(at.0 + len);
         let meets = |place: &Range<u64>| place.start < clusters.end && clusters.start < place.end;
         let constant = self.constants();
-        if let Some((structure, place)) = constant.iter().find(|(_, place)| meets(place)) {
-            let first = place.start.max(clusters.start);
-            return Some((self.geometry.host_of(first).0, *structure));
+        if let Some((structure, _)) = constant.iter().find(|(_, place)| meets(place)) {
+            return Some(*structure);
         }
         let cluster = self.places.lock().first_of(clusters)?;
-        Some((self.geometry.host_of(cluster).0, self.kind_of(cluster)))
+        Some(self.kind_of(cluster))
     }
 
     /// The checked structures whose place the header says, with their clusters.
