@@ -1,5 +1,6 @@
 //! Exports: nodes served outwards.
 
+mod address;
 pub mod nbd;
 mod served;
 

@@ -4,8 +4,6 @@
 //! users of nodes, events (that list), and the protocols themselves.
 
 use std::cell::RefCell;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +11,17 @@ use std::time::Duration;
 use block_core::Result;
 use block_core::backend::Backend;
 use block_core::bitmap::Busy;
-use block_core::error::{Error, kernel_text};
+use block_core::error::Error;
 use block_core::export::{Closing, Export, ExportDrivers, InUse};
 use block_core::queue::QueueHandle;
 use block_schema::commands::NbdServerStart;
 use block_schema::types::{
     BlockExportOptions, BlockExportOptionsBranch, BlockExportOptionsNbd, BlockExportRemoveMode,
-    InetSocketAddress, SocketAddressLegacy, UnixSocketAddress,
 };
 
+use super::address::{address_of, cannot_bind};
 use super::nbd::{
-    Address, DEFAULT_HANDSHAKE_MAX, DEFAULT_MAX_CONNECTIONS, ExportOptions, NbdServer, RemoveMode,
+    DEFAULT_HANDSHAKE_MAX, DEFAULT_MAX_CONNECTIONS, ExportOptions, NbdServer, RemoveMode,
     ServerError, ServerOptions,
 };
 
@@ -153,59 +151,4 @@ impl Export for NbdExport {
             ) => Ok(Box::pin(std::future::ready(()))),
         }
     }
-}
-
-/// Where to listen, and how messages call it.
-fn address_of(address: &SocketAddressLegacy) -> Result<(Address, String)> {
-    match address {
-        SocketAddressLegacy::Unix(unix) => unix_address(unix),
-        SocketAddressLegacy::Inet(inet) => inet_address(inet),
-    }
-}
-
-fn unix_address(unix: &UnixSocketAddress) -> Result<(Address, String)> {
-    let shown = unix.path.clone();
-    if unix.r#abstract != Some(true) {
-        if unix.tight.is_some() {
-            let reason = "Parameter 'tight' needs 'abstract'";
-            return Err(Error::invalid("addr.tight", reason));
-        }
-        return Ok((Address::Unix(unix.path.clone().into()), shown));
-    }
-    if unix.tight == Some(false) {
-        let reason = "Parameter 'tight' is supported as 'true' only";
-        return Err(Error::invalid("addr.tight", reason));
-    }
-    let listener = SocketAddr::from_abstract_name(&unix.path)
-        .and_then(|address| UnixListener::bind_addr(&address))
-        .map_err(|error| cannot_bind(&shown, &error))?;
-    Ok((Address::Listening(listener.into()), shown))
-}
-
-fn inet_address(inet: &InetSocketAddress) -> Result<(Address, String)> {
-    let unsupported = [
-        ("to", inet.to.is_some()),
-        ("ipv4", inet.ipv4.is_some()),
-        ("ipv6", inet.ipv6.is_some()),
-        ("keep-alive", inet.keep_alive.is_some()),
-    ];
-    if let Some((name, _)) = unsupported.iter().find(|(_, given)| *given) {
-        let reason = format!("Parameter 'addr.data.{name}' is not supported here");
-        return Err(Error::invalid(format!("addr.data.{name}"), reason));
-    }
-    let Ok(port) = inet.port.parse() else {
-        let reason = format!(
-            "Parameter 'addr.data.port' expects a port, not '{}'",
-            inet.port
-        );
-        return Err(Error::invalid("addr.data.port", reason));
-    };
-    let shown = format!("{}:{port}", inet.host);
-    let host = inet.host.clone();
-    Ok((Address::Inet { host, port }, shown))
-}
-
-fn cannot_bind(place: &str, error: &std::io::Error) -> Error {
-    let why = kernel_text(error);
-    Error::invalid("addr", format!("Failed to bind socket to {place}: {why}"))
 }

@@ -8,6 +8,7 @@
 
 pub(crate) mod client_handshake;
 mod error;
+mod family;
 pub(crate) mod input;
 pub(crate) mod layout;
 pub(crate) mod option;
@@ -19,6 +20,7 @@ pub mod uri;
 
 pub use error::WireError;
 pub(crate) use error::{errno_to_wire, wire_to_errno};
+pub(crate) use family::Family;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

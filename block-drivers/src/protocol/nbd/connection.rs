@@ -26,7 +26,7 @@ use crate::nbd::layout::chunk;
 use crate::nbd::outbox::Outbox;
 use crate::nbd::reply::{Position, ReplyHeader};
 use crate::nbd::uri::ServerAddress;
-use crate::nbd::{WireError, first};
+use crate::nbd::{Family, WireError, first};
 
 /// A server that takes longer to accept and to haggle is given up.
 const CONNECT_MAX: Duration = Duration::from_secs(30);
@@ -41,24 +41,6 @@ pub(super) struct Peer {
     pub(super) keep_alive: bool,
     /// Which addresses of a host may be used.
     pub(super) family: Family,
-}
-
-/// Address families that a host's name may lead to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
-    Any,
-    V4,
-    V6,
-}
-
-impl Family {
-    fn allows(self, address: &SocketAddr) -> bool {
-        match self {
-            Family::Any => true,
-            Family::V4 => address.is_ipv4(),
-            Family::V6 => address.is_ipv6(),
-        }
-    }
 }
 
 /// Connects, haggles, and starts the connection's task on `queue`.

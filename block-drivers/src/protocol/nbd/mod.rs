@@ -22,10 +22,11 @@ use block_schema::types::{
 };
 use parking_lot::Mutex;
 
+use crate::nbd::Family;
 use crate::nbd::client_handshake::Facts;
 use crate::nbd::layout::{allocation, command, command_flag, transmission};
 use crate::nbd::uri::{ExportAddress, ServerAddress};
-use connection::{Family, Peer};
+use connection::Peer;
 use session::{Answer, CallError, Command, Session, SessionEnd};
 
 /// Connections of one node, however many queues use it.
@@ -132,15 +133,11 @@ fn peer_of(node: &str, options: BlockdevOptionsNbd) -> Result<Peer> {
                     "a range of ports is for listening only",
                 ));
             }
-            peer.family = match (inet.ipv4, inet.ipv6) {
-                (Some(false), Some(false)) => {
-                    let reason = "neither IPv4 nor IPv6 may be used";
-                    return Err(Error::invalid("server.ipv4", reason));
-                }
-                (Some(true), None | Some(false)) | (None, Some(false)) => Family::V4,
-                (None | Some(false), Some(true)) | (Some(false), None) => Family::V6,
-                (None, None) | (Some(true), Some(true)) => Family::Any,
+            let Some(family) = Family::of(inet.ipv4, inet.ipv6) else {
+                let reason = "neither IPv4 nor IPv6 may be used";
+                return Err(Error::invalid("server.ipv4", reason));
             };
+            peer.family = family;
             peer.keep_alive = inet.keep_alive.unwrap_or(false);
             peer.server = ServerAddress::Inet {
                 host: inet.host,
