@@ -21,7 +21,7 @@ use crate::graph::{Draft, Graph, Node, NodeId, NodeIndex};
 use crate::job::chain::name_of;
 use crate::job::copy::Policies;
 use crate::job::target::{driver_named, told_by_file};
-use crate::job::{Job, Manual, or_report};
+use crate::job::{Job, Manual};
 use crate::layer::Layer;
 use crate::queue::LocalQueue;
 
@@ -52,6 +52,12 @@ impl Layer {
         }
         let sizes = Sizes::checked(arguments.granularity, arguments.buf_size)?;
         check_replaced(&graph, source, arguments.replaces.as_deref())?;
+        let policies = Policies::checked(
+            self,
+            device,
+            arguments.on_source_error,
+            arguments.on_target_error,
+        )?;
         let manual = Manual::of(arguments.auto_finalize, arguments.auto_dismiss);
         let new = new_job(arguments.job_id.clone(), named, arguments.speed, manual)?;
         if self.job(&new.id).is_ok() {
@@ -92,10 +98,7 @@ impl Layer {
             target,
             sync,
             mode: or_background(arguments.copy_mode),
-            policies: Policies {
-                source: or_report(arguments.on_source_error),
-                target: or_report(arguments.on_target_error),
-            },
+            policies,
             sizes,
             may_unmap: arguments.unmap.unwrap_or(true),
             ends,

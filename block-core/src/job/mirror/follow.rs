@@ -78,6 +78,11 @@ impl Follow {
         self.failure.lock().take()
     }
 
+    /// What went wrong until a user let the job go on is tried again: it has its bits.
+    pub(super) fn forget_failure(&self) {
+        self.failure.lock().take();
+    }
+
     async fn copy_written(&self, queue: &LocalQueue, range: Range<u64>) {
         let bytes = range.end - range.start;
         self.job.count_both(bytes, 0);

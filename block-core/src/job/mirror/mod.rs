@@ -19,6 +19,7 @@
 //! Invariant: a job that is over has given back its users, its bitmap, and its place among the
 //! source's watchers. Not here: what the verbs check (`start`), one range's copy (`copy`, and `job/copy` below it).
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -276,7 +277,13 @@ impl Mirror {
         let (worker, follow) = (worker.clone(), Arc::clone(&self.follow));
         let policies = self.policies;
         async move {
-            let attempt = async || work(worker.queue(), &follow, &range, piece).await;
+            let again = Cell::new(false);
+            let attempt = async || {
+                if again.replace(true) {
+                    follow.forget_failure();
+                }
+                work(worker.queue(), &follow, &range, piece).await
+            };
             if persist(&worker, policies, attempt).await? == Tried::LeftOut {
                 follow.leave_out(&range);
                 return Ok(());
@@ -289,7 +296,11 @@ impl Mirror {
     }
 
     async fn failed(&self, worker: &Worker, failed: Failed) -> Result<Next, Stop> {
-        self.policies.judge(worker, failed).await
+        let next = self.policies.judge(worker, failed).await?;
+        if next == Next::Again {
+            self.follow.forget_failure();
+        }
+        Ok(next)
     }
 
     /// Makes the target durable; `false` when that is to be tried again.

@@ -18,7 +18,7 @@ use crate::graph::perm::{Perm, Use};
 use crate::graph::{Graph, NodeId, NodeIndex};
 use crate::job::chain::Chain;
 use crate::job::copy::{Buffers, CHUNK, Copier, Kept, Policies, Store};
-use crate::job::{Job, Manual, NewJob, or_report, refuse_filter, speed_of};
+use crate::job::{Job, Manual, NewJob, on_device_error, or_report, refuse_filter, speed_of};
 use crate::layer::Layer;
 use crate::queue::LocalQueue;
 
@@ -94,6 +94,22 @@ impl Sizes {
     }
 }
 
+impl Policies {
+    /// # Errors
+    /// `InvalidOption` for a source that cannot stop.
+    pub(super) fn checked(
+        layer: &Layer,
+        device: &str,
+        source: Option<BlockdevOnError>,
+        target: Option<BlockdevOnError>,
+    ) -> Result<Policies> {
+        Ok(Policies {
+            source: on_device_error(layer, device, "on-source-error", source)?,
+            target: or_report(target),
+        })
+    }
+}
+
 impl Layer {
     /// Starts copying a node's content to another node of the graph, and keeps it up to date until
     /// the job is completed: then users of the source use the target. The job runs on `queue`.
@@ -118,16 +134,19 @@ impl Layer {
         check_replaced(&graph, source, arguments.replaces.as_deref())?;
         let id = |index| graph.entry(index).node.id();
         let manual = Manual::of(arguments.auto_finalize, arguments.auto_dismiss);
+        let policies = Policies::checked(
+            self,
+            &arguments.device,
+            arguments.on_source_error,
+            arguments.on_target_error,
+        )?;
         let start = Start {
             job: new_job(arguments.job_id, device, arguments.speed, manual)?,
             source: id(source),
             target: id(target),
             sync: arguments.sync,
             mode: or_background(arguments.copy_mode),
-            policies: Policies {
-                source: or_report(arguments.on_source_error),
-                target: or_report(arguments.on_target_error),
-            },
+            policies,
             sizes,
             may_unmap: true,
             ends: Ends::default(),
