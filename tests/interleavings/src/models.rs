@@ -101,6 +101,40 @@ pub fn an_open_gate_shows_the_graph_behind_it() {
     });
 }
 
+/// Watchers are added within a drain: a write that the drain did not wait for sees them, though it asks
+/// for no more than a flag, and no earlier than it is announced.
+pub fn a_write_that_a_drain_did_not_wait_for_sees_who_watches() {
+    explore(|| {
+        let queue = Arc::new(InFlight::with_places(1));
+        let claims = Arc::new(Claims::default());
+        let watched = Arc::new(AtomicBool::new(false));
+        let (other, gate, flag) = (
+            Arc::clone(&queue),
+            Arc::clone(&claims),
+            Arc::clone(&watched),
+        );
+        let write = thread::spawn(move || {
+            other.announce(0, NODE, Access::Write, Reach::Direct, &(0..4));
+            let passed = !gate.is_quiesced();
+            // As `Watchers::are_there` does.
+            let sees = flag.load(Ordering::Relaxed);
+            if !passed {
+                other.leave(0);
+            }
+            passed && !sees
+        });
+        claims.quiesce();
+        fence(Ordering::SeqCst);
+        let quiet = !queue.any(|a| a.node == NODE);
+        if quiet {
+            watched.store(true, Ordering::Release);
+        }
+        claims.resume();
+        let unseen = write.join().expect("the write's thread");
+        assert!(!(quiet && unseen), "a write that nobody watches");
+    });
+}
+
 /// A reader that looked an entry up before it was changed is found, until it has left, by who
 /// changed the entry: what the entry said is not used for anything else before.
 pub fn what_is_given_up_waits_for_its_readers() {

@@ -13,6 +13,7 @@ models! { models:
     a_claim_or_the_request_gives_way
     a_drain_or_the_request_gives_way
     an_open_gate_shows_the_graph_behind_it
+    a_write_that_a_drain_did_not_wait_for_sees_who_watches
     what_is_given_up_waits_for_its_readers
     no_wake_up_is_lost
     the_lock_has_one_holder
