@@ -208,3 +208,49 @@ fn a_daemon_killed_while_it_commits_loses_nothing() {
         ],
     );
 }
+
+#[test]
+fn a_daemon_killed_while_it_mirrors_leaves_the_source_as_it_was() {
+    check(
+        "killed-mirror",
+        &[
+            "drive-mirror",
+            "device=top",
+            "job-id=job",
+            "target=copy.qcow2",
+            "format=qcow2",
+            "sync=full",
+            "copy-mode=write-blocking",
+        ],
+    );
+}
+
+#[test]
+fn a_daemon_killed_while_it_commits_the_active_image_loses_nothing() {
+    check(
+        "killed-active-commit",
+        &[
+            "block-commit",
+            "device=top",
+            "job-id=job",
+            "top=top.qcow2",
+            "speed=100000000",
+        ],
+    );
+}
+
+#[test]
+fn a_daemon_killed_while_it_backs_up_leaves_the_source_as_it_was() {
+    check(
+        "killed-backup",
+        &[
+            "drive-backup",
+            "device=top",
+            "job-id=job",
+            "target=copy.qcow2",
+            "format=qcow2",
+            "sync=full",
+            "speed=100000000",
+        ],
+    );
+}

@@ -7,6 +7,8 @@ mod changes;
 mod commit;
 mod killed;
 mod mirror;
+mod mirror_faults;
+mod mirror_space;
 mod stream;
 
 use std::future::Future;
@@ -53,7 +55,35 @@ const RINGS: (Ring, &str) = (Ring::Auto, "io_uring");
 const POOL: (Ring, &str) = (Ring::Off, "threads");
 
 impl Chain {
-    fn new(name: &str, (ring, aio): (Ring, &'static str)) -> Chain {
+    fn new(name: &str, engine: (Ring, &'static str)) -> Chain {
+        Chain::over(name, engine, |_| String::new())
+    }
+
+    /// As [`new`](Chain::new), where every image of the chain passes discards on.
+    fn that_discards(name: &str, engine: (Ring, &'static str)) -> Chain {
+        Chain::over(name, engine, |dir| {
+            let file = |name: &str| {
+                let path = dir.path(name);
+                format!(
+                    r#""file": {{"driver": "file", "filename": "{}"}}"#,
+                    path.display()
+                )
+            };
+            format!(
+                r#", "backing": {{"driver": "qcow2", "discard": "unmap", {}, "backing":
+                    {{"driver": "raw", "discard": "unmap", {}}}}}"#,
+                file("middle.qcow2"),
+                file("base.img"),
+            )
+        })
+    }
+
+    /// A chain whose active image is opened with more options.
+    fn over(
+        name: &str,
+        (ring, aio): (Ring, &'static str),
+        more: impl FnOnce(&Scratch) -> String,
+    ) -> Chain {
         let seed = support::seed(name);
         let dir = Scratch::new(name);
         let path = |file: &str| dir.path(file);
@@ -66,8 +96,9 @@ impl Chain {
         support::create_qcow2(&queue, &path("top.qcow2"), DISK, Some((&middle, "qcow2")));
         let json = format!(
             r#"{{"driver": "qcow2", "id": "disk", "node-name": "top", "discard": "unmap",
-                "file": {{"driver": "file", "filename": "{}", "aio": "{aio}"}}}}"#,
+                "file": {{"driver": "file", "filename": "{}", "aio": "{aio}"}}{}}}"#,
             path("top.qcow2").display(),
+            more(&dir),
         );
         let disk = support::open(&queue, &json, "disk");
         Chain {

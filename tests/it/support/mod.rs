@@ -1,6 +1,7 @@
 //! What the integration tests share: temporary folders, seeds, layers, images, and QEMU's tools.
 
 pub(crate) mod disks;
+pub(crate) mod flaky;
 pub(crate) mod load;
 pub(crate) mod machine;
 pub(crate) mod named;
@@ -86,6 +87,11 @@ pub(crate) fn seed(test: &str) -> u64 {
 pub(crate) fn rounds(few: u64) -> u64 {
     let asked = std::env::var("QBLK_ROUNDS").ok();
     asked.and_then(|text| text.parse().ok()).unwrap_or(few)
+}
+
+/// Whether this is a test's long form.
+pub(crate) fn is_long_form() -> bool {
+    std::env::var_os("QBLK_ROUNDS").is_some()
 }
 
 /// A number that is known to fit.
