@@ -6,14 +6,14 @@ use super::interop::{Oracle, skip};
 use super::rig::{Client, Rig};
 
 /// What is asked, or waited for.
-enum Step {
+pub(super) enum Step {
     /// A command.
     Ask(String),
     /// An event with its data; all before it are passed over.
     Event(&'static str),
 }
 
-fn ask(command: &str, arguments: &str) -> Step {
+pub(super) fn ask(command: &str, arguments: &str) -> Step {
     Step::Ask(format!(
         r#"{{"execute": "{command}", "arguments": {{{arguments}}}}}"#
     ))
@@ -31,7 +31,7 @@ fn transaction(actions: &[&str]) -> Step {
 }
 
 /// What comes back from a script. An event may come before the reply to what caused it.
-fn run(client: &mut Client, script: &[Step]) -> Vec<Value> {
+pub(super) fn run(client: &mut Client, script: &[Step]) -> Vec<Value> {
     let mut events: Vec<Value> = Vec::new();
     let mut answers = Vec::new();
     for step in script {

@@ -49,6 +49,7 @@ fn every_node_takes_the_options_of_all_nodes() {
             r#""cache": {"direct": false, "no-flush": true}"#,
             r#""no-flush": true"#,
         ),
+        (r#""cache": {"writeback": false}"#, r#""writeback": false"#),
         (r#""aio": "threads""#, ""),
         (r#""aio": "io_uring""#, ""),
         (r#""read-only": true, "force-share": true"#, r#""ro": true"#),

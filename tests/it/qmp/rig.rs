@@ -20,6 +20,7 @@ use block_drivers::Drivers;
 use block_drivers::export::BuiltInExports;
 use block_schema::Value;
 
+use crate::support::flaky::{self, Trouble};
 use crate::support::record;
 
 /// A folder of its own, gone in the end.
@@ -75,6 +76,17 @@ impl Rig {
     pub(super) fn request(&self, device: &str, request: Request) -> Result<IoBuf, Error> {
         let backend = self.layer.backend(device).expect("a device");
         block_on_thread(self.queue.request(&backend, request))
+    }
+
+    /// Adds a file to the graph whose writes can be made to fail.
+    pub(super) fn add_flaky(&self, node: &str, path: &str) -> Trouble {
+        let (node, trouble) = flaky::node(node, Path::new(path));
+        let adding = self
+            .queue
+            .call(move |queue| async move { queue.layer().add_node(node, &[]).await });
+        let added = block_on_thread(adding).expect("the daemon runs");
+        added.unwrap_or_else(|error| panic!("{}", error.chain()));
+        trouble
     }
 
     pub(super) fn path(&self, name: &str) -> String {
@@ -236,6 +248,33 @@ impl Client {
             message = self.receive();
         }
         message
+    }
+
+    /// Receives until an event comes; its data. What comes before it is lost.
+    #[track_caller]
+    pub(super) fn wait_for(&mut self, event: &str) -> Value {
+        loop {
+            let message = self.receive();
+            if message.get("event").and_then(Value::as_str) == Some(event) {
+                return message.get("data").cloned().unwrap_or(Value::Null);
+            }
+        }
+    }
+
+    /// Runs a command that succeeds, and waits for an event that may come before or after the reply;
+    /// its data.
+    #[track_caller]
+    pub(super) fn ok_until(&mut self, input: &str, event: &str) -> Value {
+        let mut message = self.ask(input);
+        let mut came = None;
+        while message.get("event").is_some() {
+            if message.get("event").and_then(Value::as_str) == Some(event) {
+                came = message.get("data").cloned();
+            }
+            message = self.receive();
+        }
+        assert!(message.get("return").is_some(), "{input}: {message}");
+        came.unwrap_or_else(|| self.wait_for(event))
     }
 
     /// Runs a command that fails; gives its class and text, and skips events before it.
