@@ -73,6 +73,14 @@ const PROOFS: &[Proof] = &[
         rounds: 40,
     },
     Proof {
+        name: "changes",
+        what: "a million requests while overlays, jobs, modes, lengths and limits come and go",
+        package: "qblk",
+        test: Some("it"),
+        filter: "jobs::changes",
+        rounds: 3,
+    },
+    Proof {
         name: "damage",
         what: "images with damaged bytes: no panic, no memory by their own claim",
         package: "block-drivers",
