@@ -389,7 +389,7 @@ fn a_job_is_given_up_by_force_at_any_moment() {
 }
 
 #[test]
-fn a_job_completes_only_when_it_is_ready_and_runs() {
+fn a_job_completes_only_when_it_is_ready_and_goes_on() {
     let rig = Rig::new("mirror-complete");
     let job = rig.start(|arguments| arguments.speed = Some(4096));
     let refused = |want: &str| {
@@ -400,13 +400,22 @@ fn a_job_completes_only_when_it_is_ready_and_runs() {
     job.set_speed(0).expect("it runs");
     rig.until_ready(&job);
     job.pause().expect("it runs");
-    refused("The active block job 'disk' cannot be completed");
     rig.until(&job, |info| info.status == Some(JobStatus::Standby));
     refused("Job 'disk' in state 'standby' cannot accept command verb 'complete'");
     rig.write(0, 0x31);
     job.resume().expect("it waits");
     rig.until_ready(&job);
-    rig.complete(&job);
+    // Asked while it is about to stand still, it ends when it goes on.
+    job.pause().expect("it runs");
+    job.complete().expect("it is ready");
+    rig.until(&job, |info| info.status == Some(JobStatus::Standby));
+    rig.write(4096, 0x32);
+    assert_eq!(rig.root(), "top");
+    let disk = rig.disk();
+    job.resume().expect("it waits");
+    assert_eq!(rig.end(&job), Ending::Completed);
+    assert_eq!(rig.root(), "target");
+    assert!(rig.machine.sim.contents(TARGET) == disk, "the copy");
     for late in [job.complete(), job.pause(), job.resume(), job.cancel(true)] {
         let text = late.expect_err("it is over").to_string();
         assert!(
