@@ -9,7 +9,7 @@ use std::time::Duration;
 use block_core::driver::Repair;
 use block_core::graph::DetectZeroes;
 use block_core::{IoBuf, Request, Result};
-use block_schema::commands::{BlockdevReopen, ChangeBackingFile};
+use block_schema::commands::{BlockStream, BlockdevReopen, ChangeBackingFile};
 
 use crate::support::machine::{self, BACKING, CLUSTER, Content, Machine, SECTOR, SIZE, Step, Verb};
 use crate::support::{self, Random};
@@ -319,6 +319,28 @@ fn another_name_of_the_backing_file() {
         |machine| {
             let named = machine.disk().node().driver().describe().backing;
             named.is_some_and(|named| named.filename == "elsewhere")
+        },
+    );
+}
+
+#[test]
+fn a_job_that_begins() {
+    check_verb(
+        async |machine| {
+            let stream = BlockStream::new("disk");
+            let begun = machine.layer.block_stream(machine.queue(), stream).await;
+            begun.map(drop)
+        },
+        |machine| {
+            for _ in 0..100_000 {
+                if machine.layer.jobs().is_empty() {
+                    break;
+                }
+                machine.turn();
+            }
+            let graph = machine.layer.graph();
+            let top = graph.index_of(machine.top()).expect("it is open");
+            graph.backing(top).is_none()
         },
     );
 }

@@ -26,7 +26,7 @@ use crate::graph::NodeId;
 use crate::graph::perm::Use;
 use crate::graph::rebase::NewBacking;
 use crate::layer::Layer;
-use crate::queue::LocalQueue;
+use crate::queue::{LocalQueue, shield};
 use crate::request::Request;
 
 /// Copies at once.
@@ -52,46 +52,49 @@ impl Layer {
         queue: &LocalQueue,
         arguments: BlockCommit,
     ) -> Result<Arc<Job>> {
-        refuse_filter(arguments.filter_node_name.as_deref())?;
-        let chain = Chain::of(self, &arguments.device)?;
-        let speed = speed_of(arguments.speed)?;
-        let span = span(self, &chain, &arguments)?;
-        for image in chain.images() {
-            image.check_unblocked()?;
-        }
-        // The top image itself may have other users: its content is not touched.
-        check_only_chain(
-            self,
-            &self.graph(),
-            &chain.images()[span.top + 1..=span.base],
-        )?;
-        let new = NewJob {
-            id: chain.job_id(self, arguments.job_id),
-            kind: BlockJobType::Commit,
-            speed,
-            manual: Manual::of(arguments.auto_finalize, arguments.auto_dismiss),
-            group: None,
-        };
-        let policy = or_report(arguments.on_error);
-        let base = &chain.images()[span.base];
-        let mut name = name_of(base, arguments.backing_file.clone());
-        if arguments.backing_mask_protocol == Some(true) {
-            mask_protocol(&self.graph(), base, &mut name);
-        }
-        let ends = Ends {
-            name,
-            policies: Policies::both(policy),
-        };
-        if span.top == 0 {
-            if arguments.backing_file.is_some() {
-                let reason = "'backing-file' specified, but 'top' is the active layer";
-                return Err(Error::invalid("backing-file", reason));
+        shield(queue, async move |layer, queue| {
+            refuse_filter(arguments.filter_node_name.as_deref())?;
+            let chain = Chain::of(&layer, &arguments.device)?;
+            let speed = speed_of(arguments.speed)?;
+            let span = span(&layer, &chain, &arguments)?;
+            for image in chain.images() {
+                image.check_unblocked()?;
             }
-            return self
-                .start_active_commit(queue, &chain, span.base, new, policy)
-                .await;
-        }
-        self.commit_below(queue, &chain, span, new, ends).await
+            // The top image itself may have other users: its content is not touched.
+            check_only_chain(
+                &layer,
+                &layer.graph(),
+                &chain.images()[span.top + 1..=span.base],
+            )?;
+            let new = NewJob {
+                id: chain.job_id(&layer, arguments.job_id),
+                kind: BlockJobType::Commit,
+                speed,
+                manual: Manual::of(arguments.auto_finalize, arguments.auto_dismiss),
+                group: None,
+            };
+            let policy = or_report(arguments.on_error);
+            let base = &chain.images()[span.base];
+            let mut name = name_of(base, arguments.backing_file.clone());
+            if arguments.backing_mask_protocol == Some(true) {
+                mask_protocol(&layer.graph(), base, &mut name);
+            }
+            let ends = Ends {
+                name,
+                policies: Policies::both(policy),
+            };
+            if span.top == 0 {
+                if arguments.backing_file.is_some() {
+                    let reason = "'backing-file' specified, but 'top' is the active layer";
+                    return Err(Error::invalid("backing-file", reason));
+                }
+                return layer
+                    .start_active_commit(&queue, &chain, span.base, new, policy)
+                    .await;
+            }
+            layer.commit_below(&queue, &chain, span, new, ends).await
+        })
+        .await
     }
 
     async fn commit_below(

@@ -22,7 +22,7 @@ use crate::graph::perm::Use;
 use crate::graph::rebase::NewBacking;
 use crate::graph::{Node, NodeId};
 use crate::layer::Layer;
-use crate::queue::LocalQueue;
+use crate::queue::{LocalQueue, shield};
 use crate::request::Request;
 use crate::request::status::ChainStatus;
 
@@ -41,84 +41,87 @@ impl Layer {
         queue: &LocalQueue,
         arguments: BlockStream,
     ) -> Result<Arc<Job>> {
-        let BlockStream {
-            job_id,
-            device,
-            base,
-            base_node,
-            backing_file,
-            backing_mask_protocol,
-            bottom,
-            speed,
-            on_error,
-            filter_node_name,
-            auto_finalize,
-            auto_dismiss,
-        } = arguments;
-        refuse_filter(filter_node_name.as_deref())?;
-        let lower = Lower::of(base.as_deref(), base_node.as_deref(), bottom.as_deref())?;
-        let chain = Chain::of(self, &device)?;
-        let base = lower.find(self, &chain, &device)?;
-        if backing_file.is_some() && (base.is_none() || bottom.is_some()) {
-            let reason = "backing file specified, but streaming the entire chain";
-            return Err(Error::invalid("backing-file", reason));
-        }
-        let speed = speed_of(speed)?;
-        let policy = on_device_error(self, &device, "on-error", on_error)?;
-        let depth = base.unwrap_or(chain.images().len());
-        for image in chain.images() {
-            image.check_unblocked()?;
-        }
-        let kind = BlockJobType::Stream;
-        let job = self.new_job(NewJob {
-            id: chain.job_id(self, job_id),
-            kind,
-            speed,
-            manual: Manual::of(auto_finalize, auto_dismiss),
-            group: None,
-        })?;
-        let access = self.access(queue, &chain).await;
-        let (backend, made_writable) = match access {
-            Ok(access) => access,
-            Err(error) => {
-                job.forget();
-                return Err(error);
+        shield(queue, async move |layer, queue| {
+            let BlockStream {
+                job_id,
+                device,
+                base,
+                base_node,
+                backing_file,
+                backing_mask_protocol,
+                bottom,
+                speed,
+                on_error,
+                filter_node_name,
+                auto_finalize,
+                auto_dismiss,
+            } = arguments;
+            refuse_filter(filter_node_name.as_deref())?;
+            let lower = Lower::of(base.as_deref(), base_node.as_deref(), bottom.as_deref())?;
+            let chain = Chain::of(&layer, &device)?;
+            let base = lower.find(&layer, &chain, &device)?;
+            if backing_file.is_some() && (base.is_none() || bottom.is_some()) {
+                let reason = "backing file specified, but streaming the entire chain";
+                return Err(Error::invalid("backing-file", reason));
             }
-        };
-        // The image may have been opened anew.
-        let chain = Chain::of(self, &device)?;
-        let reason: Arc<str> = "block device is in use by block job: stream".into();
-        let blocks: Vec<_> = chain.images().iter().map(|n| n.block(&reason)).collect();
-        let stream = Stream {
-            layer: self.clone(),
-            backend,
-            active: Arc::clone(chain.active()),
-            base: base.map(|depth| chain.images()[depth].id()),
-            name: base.map(|depth| {
-                let node = &chain.images()[depth];
-                let mut name = name_of(node, backing_file);
-                if backing_mask_protocol == Some(true) {
-                    mask_protocol(&self.graph(), node, &mut name);
+            let speed = speed_of(speed)?;
+            let policy = on_device_error(&layer, &device, "on-error", on_error)?;
+            let depth = base.unwrap_or(chain.images().len());
+            for image in chain.images() {
+                image.check_unblocked()?;
+            }
+            let kind = BlockJobType::Stream;
+            let job = layer.new_job(NewJob {
+                id: chain.job_id(&layer, job_id),
+                kind,
+                speed,
+                manual: Manual::of(auto_finalize, auto_dismiss),
+                group: None,
+            })?;
+            let access = layer.access(&queue, &chain).await;
+            let (backend, made_writable) = match access {
+                Ok(access) => access,
+                Err(error) => {
+                    job.forget();
+                    return Err(error);
                 }
-                name
-            }),
-            depth,
-            policies: Policies::both(policy),
-        };
-        job.start(queue, move |worker| async move {
-            let work = stream.run(&worker).await;
-            let mut result = worker.settle(work).await;
-            if result.is_ok() {
-                result = stream.finish(&worker).await;
-            }
-            stream.layer.remove_backend(&stream.backend).await;
-            if made_writable {
-                give_back(&stream.layer, worker.queue(), stream.active.id()).await;
-            }
-            drop(blocks);
-            result
-        });
-        Ok(job)
+            };
+            // The image may have been opened anew.
+            let chain = Chain::of(&layer, &device)?;
+            let reason: Arc<str> = "block device is in use by block job: stream".into();
+            let blocks: Vec<_> = chain.images().iter().map(|n| n.block(&reason)).collect();
+            let stream = Stream {
+                layer: layer.clone(),
+                backend,
+                active: Arc::clone(chain.active()),
+                base: base.map(|depth| chain.images()[depth].id()),
+                name: base.map(|depth| {
+                    let node = &chain.images()[depth];
+                    let mut name = name_of(node, backing_file);
+                    if backing_mask_protocol == Some(true) {
+                        mask_protocol(&layer.graph(), node, &mut name);
+                    }
+                    name
+                }),
+                depth,
+                policies: Policies::both(policy),
+            };
+            job.start(&queue, move |worker| async move {
+                let work = stream.run(&worker).await;
+                let mut result = worker.settle(work).await;
+                if result.is_ok() {
+                    result = stream.finish(&worker).await;
+                }
+                stream.layer.remove_backend(&stream.backend).await;
+                if made_writable {
+                    give_back(&stream.layer, worker.queue(), stream.active.id()).await;
+                }
+                drop(blocks);
+                result
+            });
+            Ok(job)
+        })
+        .await
     }
 
     /// Becomes a user that fills the image up, which is made writable for that if it is another

@@ -23,7 +23,7 @@ use crate::job::copy::Policies;
 use crate::job::target::{driver_named, told_by_file};
 use crate::job::{Group, Job, Manual, or_report, refuse_filter};
 use crate::layer::{Change, Layer};
-use crate::queue::LocalQueue;
+use crate::queue::{LocalQueue, shield};
 
 impl Layer {
     /// Starts copying a device's content, as it is now, to a file. The job runs on `queue`.
@@ -36,17 +36,20 @@ impl Layer {
         queue: &LocalQueue,
         arguments: DriveBackup,
     ) -> Result<Arc<Job>> {
-        let target = self.open_copy(queue, &arguments.0).await?;
-        let change = self.change().await;
-        match Backup::to_file(&change, self, &arguments.0, target, None) {
-            Ok(backup) => backup.run_from_now(change, queue).await,
-            Err(error) => {
-                drop(change);
-                // The first error is the one to tell.
-                self.remove_node(queue, target).await.ok();
-                Err(error)
+        shield(queue, async move |layer, queue| {
+            let target = layer.open_copy(&queue, &arguments.0).await?;
+            let change = layer.change().await;
+            match Backup::to_file(&change, &layer, &arguments.0, target, None) {
+                Ok(backup) => backup.run_from_now(change, &queue).await,
+                Err(error) => {
+                    drop(change);
+                    // The first error is the one to tell.
+                    layer.remove_node(&queue, target).await.ok();
+                    Err(error)
+                }
             }
-        }
+        })
+        .await
     }
 
     /// Makes the file unless it is there, and opens it.

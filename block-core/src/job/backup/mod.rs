@@ -30,7 +30,7 @@ use crate::graph::blocker::Blocked;
 use crate::graph::perm::{Role, Use};
 use crate::graph::{Graph, Node, NodeIndex};
 use crate::layer::{Change, Layer};
-use crate::queue::LocalQueue;
+use crate::queue::{LocalQueue, shield};
 use crate::request::Request;
 use crate::request::watch::Watcher;
 
@@ -82,9 +82,12 @@ impl Layer {
         queue: &LocalQueue,
         arguments: commands::BlockdevBackup,
     ) -> Result<Arc<Job>> {
-        let change = self.change().await;
-        let backup = Backup::to_node(&change, self, arguments.0, None)?;
-        backup.run_from_now(change, queue).await
+        shield(queue, async move |layer, queue| {
+            let change = layer.change().await;
+            let backup = Backup::to_node(&change, &layer, arguments.0, None)?;
+            backup.run_from_now(change, &queue).await
+        })
+        .await
     }
 }
 

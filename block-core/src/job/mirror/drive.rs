@@ -23,7 +23,7 @@ use crate::job::copy::Policies;
 use crate::job::target::{driver_named, told_by_file};
 use crate::job::{Job, Manual};
 use crate::layer::Layer;
-use crate::queue::LocalQueue;
+use crate::queue::{LocalQueue, shield};
 
 impl Layer {
     /// Starts copying a device's content to a file, and keeps it up to date until the job is
@@ -37,73 +37,77 @@ impl Layer {
         queue: &LocalQueue,
         arguments: DriveMirror,
     ) -> Result<Arc<Job>> {
-        let graph = self.graph();
-        let device = &arguments.device;
-        let known = self.backend(device).is_some() || graph.find(device).is_some();
-        if !known {
-            let device = device.clone();
-            return Err(Error::DeviceNotFound { device });
-        }
-        let (source, named) = self.root_of(&graph, device)?;
-        graph.entry(source).node.check_unblocked()?;
-        if arguments.replaces.is_some() && arguments.node_name.is_none() {
-            let reason = "a node-name must be provided when replacing a named node of the graph";
-            return Err(Error::invalid("replaces", reason));
-        }
-        let sizes = Sizes::checked(arguments.granularity, arguments.buf_size)?;
-        check_replaced(&graph, source, arguments.replaces.as_deref())?;
-        let policies = Policies::checked(
-            self,
-            device,
-            arguments.on_source_error,
-            arguments.on_target_error,
-        )?;
-        let manual = Manual::of(arguments.auto_finalize, arguments.auto_dismiss);
-        let new = new_job(arguments.job_id.clone(), named, arguments.speed, manual)?;
-        if self.job(&new.id).is_ok() {
-            let reason = format!("Job ID '{}' already in use", new.id);
-            return Err(Error::invalid("job-id", reason));
-        }
-        let backing = graph.backing(source);
-        let sync = match arguments.sync {
-            MirrorSyncMode::Top if backing.is_none() => MirrorSyncMode::Full,
-            sync => sync,
-        };
-        let below = match sync {
-            MirrorSyncMode::Top => backing,
-            MirrorSyncMode::None => Some(source),
-            MirrorSyncMode::Full | MirrorSyncMode::Incremental | MirrorSyncMode::Bitmap => None,
-        };
-        let target = self
-            .open_target(queue, &arguments, &graph, source, below)
-            .await?;
-        let below = below.map(|index| graph.entry(index).node.id());
-        let source = graph.entry(source).node.id();
-        drop(graph);
-        let mut ends = Ends {
-            opened: true,
-            ..Ends::default()
-        };
-        match self.reads_through(queue, target, below).await {
-            Ok(Some(below)) if below == source => ends.backing = Some(below),
-            Ok(_) => {}
-            Err(error) => {
-                give_back(self, queue, target, ends).await;
-                return Err(error);
+        shield(queue, async move |layer, queue| {
+            let graph = layer.graph();
+            let device = &arguments.device;
+            let known = layer.backend(device).is_some() || graph.find(device).is_some();
+            if !known {
+                let device = device.clone();
+                return Err(Error::DeviceNotFound { device });
             }
-        }
-        let start = Start {
-            job: new,
-            source,
-            target,
-            sync,
-            mode: or_background(arguments.copy_mode),
-            policies,
-            sizes,
-            may_unmap: arguments.unmap.unwrap_or(true),
-            ends,
-        };
-        self.start_mirror(queue, start).await
+            let (source, named) = layer.root_of(&graph, device)?;
+            graph.entry(source).node.check_unblocked()?;
+            if arguments.replaces.is_some() && arguments.node_name.is_none() {
+                let reason =
+                    "a node-name must be provided when replacing a named node of the graph";
+                return Err(Error::invalid("replaces", reason));
+            }
+            let sizes = Sizes::checked(arguments.granularity, arguments.buf_size)?;
+            check_replaced(&graph, source, arguments.replaces.as_deref())?;
+            let policies = Policies::checked(
+                &layer,
+                device,
+                arguments.on_source_error,
+                arguments.on_target_error,
+            )?;
+            let manual = Manual::of(arguments.auto_finalize, arguments.auto_dismiss);
+            let new = new_job(arguments.job_id.clone(), named, arguments.speed, manual)?;
+            if layer.job(&new.id).is_ok() {
+                let reason = format!("Job ID '{}' already in use", new.id);
+                return Err(Error::invalid("job-id", reason));
+            }
+            let backing = graph.backing(source);
+            let sync = match arguments.sync {
+                MirrorSyncMode::Top if backing.is_none() => MirrorSyncMode::Full,
+                sync => sync,
+            };
+            let below = match sync {
+                MirrorSyncMode::Top => backing,
+                MirrorSyncMode::None => Some(source),
+                MirrorSyncMode::Full | MirrorSyncMode::Incremental | MirrorSyncMode::Bitmap => None,
+            };
+            let target = layer
+                .open_target(&queue, &arguments, &graph, source, below)
+                .await?;
+            let below = below.map(|index| graph.entry(index).node.id());
+            let source = graph.entry(source).node.id();
+            drop(graph);
+            let mut ends = Ends {
+                opened: true,
+                ..Ends::default()
+            };
+            match layer.reads_through(&queue, target, below).await {
+                Ok(Some(below)) if below == source => ends.backing = Some(below),
+                Ok(_) => {}
+                Err(error) => {
+                    give_back(&layer, &queue, target, ends).await;
+                    return Err(error);
+                }
+            }
+            let start = Start {
+                job: new,
+                source,
+                target,
+                sync,
+                mode: or_background(arguments.copy_mode),
+                policies,
+                sizes,
+                may_unmap: arguments.unmap.unwrap_or(true),
+                ends,
+            };
+            layer.start_mirror(&queue, start).await
+        })
+        .await
     }
 
     /// Makes the file unless it is there, and opens it with nothing below.

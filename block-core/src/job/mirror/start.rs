@@ -20,7 +20,7 @@ use crate::job::chain::Chain;
 use crate::job::copy::{Buffers, CHUNK, Copier, Kept, Policies, Store};
 use crate::job::{Job, Manual, NewJob, on_device_error, or_report, refuse_filter, speed_of};
 use crate::layer::Layer;
-use crate::queue::LocalQueue;
+use crate::queue::{LocalQueue, shield};
 
 /// Bytes in flight, where nobody says otherwise.
 const BUF_SIZE: u64 = 16 << 20;
@@ -123,36 +123,39 @@ impl Layer {
         queue: &LocalQueue,
         arguments: BlockdevMirror,
     ) -> Result<Arc<Job>> {
-        refuse_filter(arguments.filter_node_name.as_deref())?;
-        let graph = self.graph();
-        let (source, device) = self.root_of(&graph, &arguments.device)?;
-        let target = self.node_of(&graph, &arguments.target)?;
-        let sizes = Sizes::checked(arguments.granularity, arguments.buf_size)?;
-        for index in [source, target] {
-            graph.entry(index).node.check_unblocked()?;
-        }
-        check_replaced(&graph, source, arguments.replaces.as_deref())?;
-        let id = |index| graph.entry(index).node.id();
-        let manual = Manual::of(arguments.auto_finalize, arguments.auto_dismiss);
-        let policies = Policies::checked(
-            self,
-            &arguments.device,
-            arguments.on_source_error,
-            arguments.on_target_error,
-        )?;
-        let start = Start {
-            job: new_job(arguments.job_id, device, arguments.speed, manual)?,
-            source: id(source),
-            target: id(target),
-            sync: arguments.sync,
-            mode: or_background(arguments.copy_mode),
-            policies,
-            sizes,
-            may_unmap: true,
-            ends: Ends::default(),
-        };
-        drop(graph);
-        self.start_mirror(queue, start).await
+        shield(queue, async move |layer, queue| {
+            refuse_filter(arguments.filter_node_name.as_deref())?;
+            let graph = layer.graph();
+            let (source, device) = layer.root_of(&graph, &arguments.device)?;
+            let target = layer.node_of(&graph, &arguments.target)?;
+            let sizes = Sizes::checked(arguments.granularity, arguments.buf_size)?;
+            for index in [source, target] {
+                graph.entry(index).node.check_unblocked()?;
+            }
+            check_replaced(&graph, source, arguments.replaces.as_deref())?;
+            let id = |index| graph.entry(index).node.id();
+            let manual = Manual::of(arguments.auto_finalize, arguments.auto_dismiss);
+            let policies = Policies::checked(
+                &layer,
+                &arguments.device,
+                arguments.on_source_error,
+                arguments.on_target_error,
+            )?;
+            let start = Start {
+                job: new_job(arguments.job_id, device, arguments.speed, manual)?,
+                source: id(source),
+                target: id(target),
+                sync: arguments.sync,
+                mode: or_background(arguments.copy_mode),
+                policies,
+                sizes,
+                may_unmap: true,
+                ends: Ends::default(),
+            };
+            drop(graph);
+            layer.start_mirror(&queue, start).await
+        })
+        .await
     }
 
     /// Starts writing what the images of a chain hold above `base` into it, the active one too. When
