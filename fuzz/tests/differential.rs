@@ -48,7 +48,7 @@ struct Difference {
     why: &'static str,
 }
 
-const ON_PURPOSE: [Difference; 18] = [
+const ON_PURPOSE: &[Difference] = &[
     Difference {
         question: Question::Opens,
         ours: "ends behind the file's",

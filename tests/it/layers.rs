@@ -33,7 +33,7 @@ struct Model(Vec<AtomicU16>);
 
 impl Model {
     fn new(sectors: &[u8]) -> Model {
-        let sector = |&byte: &u8| AtomicU16::new(u16::from_ne_bytes([byte, byte]));
+        let sector = |&byte: &u8| AtomicU16::new(u16::from_le_bytes([byte, byte]));
         Model(sectors.iter().map(sector).collect())
     }
 
@@ -45,18 +45,18 @@ impl Model {
     fn may_be(&self, sector: u64) -> [u8; 2] {
         self.0[support::usize(sector)]
             .load(Ordering::SeqCst)
-            .to_ne_bytes()
+            .to_le_bytes()
     }
 
     fn set(&self, sectors: std::ops::Range<u64>, byte: u8, write: impl FnOnce()) {
         let sectors = support::usize(sectors.start)..support::usize(sectors.end);
         for sector in &self.0[sectors.clone()] {
-            let [old, _] = sector.load(Ordering::SeqCst).to_ne_bytes();
-            sector.store(u16::from_ne_bytes([old, byte]), Ordering::SeqCst);
+            let [old, _] = sector.load(Ordering::SeqCst).to_le_bytes();
+            sector.store(u16::from_le_bytes([old, byte]), Ordering::SeqCst);
         }
         write();
         for sector in &self.0[sectors] {
-            sector.store(u16::from_ne_bytes([byte, byte]), Ordering::SeqCst);
+            sector.store(u16::from_le_bytes([byte, byte]), Ordering::SeqCst);
         }
     }
 
