@@ -40,6 +40,8 @@ impl server::BlockCore for Daemon {
 
 impl server::Graph for Daemon {}
 
+impl server::Jobs for Daemon {}
+
 impl server::Objects for Daemon {}
 
 impl server::Control for Daemon {

@@ -51,6 +51,7 @@
 //! impl server::BlockCore for Daemon {}
 //! impl server::Control for Daemon {}
 //! impl server::Graph for Daemon {}
+//! impl server::Jobs for Daemon {}
 //! impl server::Objects for Daemon {}
 //!
 //! async fn replies(daemon: &Daemon, stream: &mut JsonStream, bytes: &[u8]) -> Vec<String> {

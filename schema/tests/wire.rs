@@ -14,6 +14,8 @@ struct Daemon;
 
 impl server::Graph for Daemon {}
 
+impl server::Jobs for Daemon {}
+
 impl server::Objects for Daemon {}
 
 impl server::Common for Daemon {}
