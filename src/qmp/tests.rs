@@ -290,9 +290,11 @@ fn values_complete_where_there_are_few() {
 fn what_is_missing_is_hinted_behind_a_blank() {
     let schema = schema();
     let missing = |line| complete::missing(&schema, line);
-    assert_eq!(missing("block-commit "), Some("device= top=".to_owned()));
-    assert_eq!(missing("block-commit device=x "), Some("top=".to_owned()));
-    assert_eq!(missing("block-commit device=x top=y "), None);
+    let all = "device= image-node-name= backing-file=";
+    let last = "change-backing-file device=x image-node-name=y ";
+    assert_eq!(missing("change-backing-file "), Some(all.to_owned()));
+    assert_eq!(missing(last), Some("backing-file=".to_owned()));
+    assert_eq!(missing("block-commit device=x "), None);
     assert_eq!(missing("block-commit"), None);
     assert_eq!(missing("nope "), None);
 }

@@ -240,7 +240,10 @@ impl Opener {
             (None, Some(named)) => self.implicit_child(NAME, Role::Cow, named).await,
             (None, None) => return Ok(None),
         };
-        opened.map(Some).map_err(of_backing)
+        match &self.again {
+            None => opened.map(Some).map_err(of_backing),
+            Some(_) => opened.map(Some),
+        }
     }
 
     /// The child of this name that the node had until now, opened again where it goes along.

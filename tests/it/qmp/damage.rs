@@ -152,6 +152,11 @@ fn encrypted(format: &str, create: &str) -> Option<String> {
     remove(&mut client, "d");
     let stored = std::fs::read(&path).expect("the image");
     assert!(!stored.windows(64).any(|bytes| bytes == [0xab; 64]));
+    let keyless = format!(r#""encrypt": {{"format": "{format}"}},"#);
+    add(&mut client, "d", &path, &keyless);
+    let locked = rig.request("d", Request::read(0, IoBuf::zeroed(4096)));
+    assert!(locked.is_err(), "ciphertext was given as data");
+    remove(&mut client, "d");
     add(&mut client, "d", &path, &key);
     let read = rig.request("d", Request::read(0, IoBuf::zeroed(4096)));
     assert_eq!(read.expect("a read").to_vec(), [0xab; 4096]);

@@ -441,7 +441,7 @@ fn a_mirror_pends_before_it_leads_its_users_away() {
             }
             tale.tell("job-complete", r#""id": "j""#);
             tale.wait("j BLOCK_JOB_PENDING");
-            tale.tell("job-finalize", r#""id": "j""#);
+            tale.tell("block-job-finalize", r#""id": "j""#);
             tale.tell("query-jobs", "");
             tale.tell("job-dismiss", r#""id": "j""#);
         },
@@ -454,7 +454,7 @@ fn a_mirror_pends_before_it_leads_its_users_away() {
             block-job-change: ok
             block-job-change: Change to copy mode 'background' is not implemented
             job-complete: ok
-            job-finalize: ok
+            block-job-finalize: ok
             query-jobs: j concluded
             job-dismiss: ok"#]],
         expect![[r#"

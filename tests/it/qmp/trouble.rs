@@ -214,6 +214,11 @@ fn actions_of_a_transaction_that_succeeds_are_done() {
             {"type": "blockdev-snapshot", "data": {"node": "n0", "overlay": "over"}}],
            "properties": {"completion-mode": "individual"}"#,
     ));
+    client.ok(&execute(
+        "transaction",
+        r#""actions": [{"type": "block-dirty-bitmap-clear", "data": {"node": "n0", "name": "b"}}],
+           "properties": {}"#,
+    ));
     let shown = client.ok(r#"{"execute": "query-named-block-nodes"}"#);
     let named = |name: &str| {
         let nodes = shown.as_array().expect("a list");
