@@ -46,6 +46,7 @@ impl Layer {
             let reason = format!("offset({len}) exceeds maximum({LONGEST})");
             return Err(Error::invalid("size", reason));
         }
+        self.graph().check_no_overlay(node)?;
         match self.resize(queue, node, len, Preallocation::Off).await {
             Err(Error::ReadOnly { .. }) => Err(Error::invalid("device", "Image is read-only")),
             done => done,

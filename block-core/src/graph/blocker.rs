@@ -1,4 +1,4 @@
-//! What keeps verbs off a node while a job uses it.
+//! What keeps verbs off a node while a job uses it, or an overlay reads through it.
 //!
 //! A job blocks every node that it reads, writes or moves; verbs that would change what the node
 //! is (its length, its place in the graph, its content as a whole) ask first. Requests are never
@@ -9,7 +9,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::graph::Node;
+use crate::graph::perm::Role;
+use crate::graph::{Edge, Graph, Node, NodeId};
 
 /// The reasons why a node must stay as it is, the oldest first.
 #[derive(Debug, Default)]
@@ -44,6 +45,32 @@ impl Node {
                 node: self.name().to_owned(),
                 reason: format!("Node '{}' is busy: {reason}", self.name()),
             }),
+        }
+    }
+}
+
+impl Graph {
+    /// Whether a verb may change what a node is for those above it: nobody reads through it.
+    ///
+    /// # Errors
+    /// `PermissionConflict`, naming whose backing file it is.
+    pub(crate) fn check_no_overlay(&self, id: NodeId) -> Result<()> {
+        let Some(index) = self.index_of(id) else {
+            return Ok(());
+        };
+        let is_below = |edge: &Edge| edge.child == index && edge.role == Role::Cow;
+        let mut overlays = self.entries().filter(|(_, e)| e.edges.iter().any(is_below));
+        match overlays.next() {
+            None => Ok(()),
+            Some((_, overlay)) => {
+                let (name, overlay) = (self.entry(index).node.name(), overlay.node.name());
+                Err(Error::PermissionConflict {
+                    node: name.to_owned(),
+                    reason: format!(
+                        "Node '{name}' is busy: node is used as backing hd of '{overlay}'"
+                    ),
+                })
+            }
         }
     }
 }

@@ -75,6 +75,7 @@ impl Transaction<'_> {
     pub(crate) async fn snapshot_sync(&mut self, wanted: &types::BlockdevSnapshot) -> Result<()> {
         let old = self.find(wanted.device.as_deref(), wanted.node_name.as_deref())?;
         old.check_unblocked()?;
+        self.draft().graph().check_no_overlay(old.id())?;
         let name = wanted.snapshot_node_name.as_deref();
         if wanted.node_name.is_some() && name.is_none() {
             let reason = "New overlay node-name missing";
@@ -115,6 +116,7 @@ impl Transaction<'_> {
         };
         let old = lookup(&wanted.node)?;
         old.check_unblocked()?;
+        self.draft().graph().check_no_overlay(old.id())?;
         let overlay = lookup(&wanted.overlay)?;
         overlay.check_unblocked()?;
         self.put_over(&old, overlay.id()).await

@@ -6,8 +6,7 @@ use block_schema::commands;
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::graph::perm::Role;
-use crate::graph::{Entry, NodeId};
+use crate::graph::NodeId;
 use crate::layer::Layer;
 use crate::queue::LocalQueue;
 
@@ -51,16 +50,7 @@ fn removable_node(layer: &Layer, name: &str) -> Result<NodeId> {
     if layer.backends().iter().any(|b| b.root() == node.id()) {
         return refuse(format!("Node {name} is in use"));
     }
-    let is_overlay = |entry: &Entry| {
-        let mut edges = entry.edges.iter();
-        edges.any(|edge| edge.child == index && edge.role == Role::Cow)
-    };
-    if let Some((_, overlay)) = graph.entries().find(|(_, entry)| is_overlay(entry)) {
-        let overlay = overlay.node.name();
-        return refuse(format!(
-            "Node '{name}' is busy: node is used as backing hd of '{overlay}'"
-        ));
-    }
+    graph.check_no_overlay(node.id())?;
     if node.facts().anonymous {
         return refuse(format!("Node {name} is not owned by the monitor"));
     }
