@@ -430,6 +430,12 @@ fn what_is_known_of_a_chain_ends_with_each_change_of_it() {
     }
 }
 
+/// This one commits an image into a longer one, below another that is longer, too.
+#[test]
+fn what_an_image_is_too_short_for_is_zeroes_after_its_commit() {
+    check(1_384_697_104);
+}
+
 #[test]
 fn a_snapshot_that_a_lower_image_shows_is_read_through_at_once() {
     let layer = support::layer();

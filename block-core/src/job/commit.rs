@@ -281,9 +281,10 @@ impl Commit {
     async fn copy_all(&self, worker: &Worker, crew: &Crew, pieces: &Pieces) -> Result<(), Stop> {
         let queue = worker.queue();
         let len = self.layer.node(queue, self.top)?.len();
+        let hidden = self.hidden(worker, len)?;
         worker.set_progress(Progress {
             done: 0,
-            total: len,
+            total: hidden.end,
         });
         let (mut runs, mut at) = (Runs::default(), 0);
         while at < len {
@@ -321,7 +322,20 @@ impl Commit {
             let copied = pieces.clone().copy(worker.clone(), kind, part);
             crew.start(bytes, copied).await?;
         }
+        if !hidden.is_empty() {
+            let hide = pieces.clone().copy(worker.clone(), Kind::Zero, hidden);
+            crew.start(0, hide).await?;
+        }
         Ok(())
+    }
+
+    /// What the overlay reads as zeroes since the top image ends there, and would read from the base,
+    /// which is longer, when nothing is between them any more.
+    fn hidden(&self, worker: &Worker, len: u64) -> Result<Range<u64>> {
+        let queue = worker.queue();
+        let base = self.layer.node(queue, self.base)?.len();
+        let above = self.layer.node(queue, self.above)?.len();
+        Ok(len..base.min(above).max(len))
     }
 
     /// Takes the images out of the chain.
