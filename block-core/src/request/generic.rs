@@ -188,7 +188,10 @@ async fn populate(cx: &Cx, offset: u64, buf: IoBuf) -> Result<()> {
         for gap in gaps(cx, &range).await? {
             let buf = buf.slice(within(&gap, offset));
             read_backing(cx, gap.start, buf.clone()).await?;
-            match buf.is_zero(0..buf.len()) {
+            // Behind the end of the backing file a driver need not store zeroes, but a longer one may
+            // come in its place: bytes are stored always.
+            let shown = cx.backing().map_or(0, |backing| backing.len());
+            match gap.end <= shown && buf.is_zero(0..buf.len()) {
                 true => zeroes.push(gap),
                 false => cx.node().driver().write(cx, gap.start, buf).await?,
             }
