@@ -1,10 +1,40 @@
-//! QEMU's tools, as the tests that compare use them.
+//! QEMU's tools, as the tests that compare use them, and the images that these start from.
 //! Called by the differential tests. Invariant: what hangs ends.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::mutate::Random;
+use crate::image;
+use crate::mutate::{self, Random};
+
+/// Images of either maker in a round, besides the corpus.
+const MADE: usize = 3;
+
+/// Gives a test qcow2 images to damage and compare, and a folder to do so: in each round the corpus,
+/// and images made by ourselves and by the tools. None where the tools are not installed.
+///
+/// # Panics
+/// When the tools are not there and must be, or cannot make an image; when there is no corpus.
+pub fn each_original(test: &str, mut look: impl FnMut(&mut Random, &Path, &[u8])) {
+    if !installed() {
+        println!("not compared: qemu-img is not installed");
+        return;
+    }
+    let folder = Scratch::new(test);
+    let seed = mutate::seed(test);
+    let corpus = crate::corpus("qcow2_image").expect("a corpus");
+    for round in 0..mutate::rounds() {
+        let mut random = Random::new(seed.wrapping_add(round));
+        let mut originals = corpus.clone();
+        for _ in 0..MADE {
+            originals.push(image::made(&mut random));
+            originals.push(made(&mut random, &folder.0));
+        }
+        for original in originals {
+            look(&mut random, &folder.0, &original);
+        }
+    }
+}
 
 /// The number behind a key of JSON.
 pub fn number(json: &str, key: &str) -> Option<u64> {
@@ -27,8 +57,21 @@ pub fn run(tool: &str, arguments: &[&str]) -> Result<String, String> {
     }
 }
 
+/// What an image's disk holds, to the tools.
+///
+/// # Errors
+/// What they say when they cannot read it.
+pub fn disk(folder: &Path, bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let (image, raw) = (folder.join("image"), folder.join("raw"));
+    std::fs::write(&image, bytes).expect("room for an image");
+    let (image, target) = (image.display().to_string(), raw.display().to_string());
+    let convert = ["convert", "-f", "qcow2", "-O", "raw", &image, &target];
+    run("qemu-img", &convert)?;
+    Ok(std::fs::read(&raw).expect("what was converted"))
+}
+
 /// A new image by the tools.
-pub fn made(random: &mut Random, folder: &Path) -> Vec<u8> {
+fn made(random: &mut Random, folder: &Path) -> Vec<u8> {
     let path = folder.join("new");
     let name = path.display().to_string();
     let options = *random.pick(&[
@@ -66,14 +109,10 @@ pub fn made(random: &mut Random, folder: &Path) -> Vec<u8> {
 }
 
 /// Folder of a run, gone with it.
-pub struct Scratch(pub PathBuf);
+struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Makes one for a test.
-    ///
-    /// # Panics
-    /// When it cannot be made.
-    pub fn new(test: &str) -> Scratch {
+    fn new(test: &str) -> Scratch {
         let name = format!("fuzz-{test}-{}", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&path).expect("a folder");
@@ -89,7 +128,7 @@ impl Drop for Scratch {
 }
 
 /// The tools are there, or the tests must do without.
-pub fn installed() -> bool {
+fn installed() -> bool {
     let found = Command::new("qemu-img").arg("--version").output().is_ok();
     let required = std::env::var_os("QBLK_REQUIRE_INTEROP").is_some();
     assert!(found || !required, "qemu-img is not installed");

@@ -8,9 +8,9 @@ use std::path::Path;
 
 use block_core::Error;
 use block_core::driver::{CheckReport, Repair};
-use fuzz::image::{self, Access, Opened};
-use fuzz::mutate::{self, Random};
-use fuzz::qemu::{self, Scratch, installed, number, run};
+use fuzz::image::{Access, Opened};
+use fuzz::mutate;
+use fuzz::qemu::{self, number, run};
 
 /// Disks whose content is compared.
 const COMPARED: u64 = 8 << 20;
@@ -176,7 +176,7 @@ fn ours(bytes: &[u8]) -> Result<View, String> {
 
 /// Asks `qemu-img`.
 fn theirs(folder: &Path, bytes: &[u8]) -> Result<View, String> {
-    let (image, raw) = (folder.join("image"), folder.join("raw"));
+    let image = folder.join("image");
     std::fs::write(&image, bytes).expect("room for an image");
     let name = image.display().to_string();
     let info = run("qemu-img", &["info", "-f", "qcow2", "--output=json", &name])?;
@@ -193,12 +193,7 @@ fn theirs(folder: &Path, bytes: &[u8]) -> Result<View, String> {
     let content = if number(&info, "\"virtual-size\"").is_none_or(|size| size > COMPARED) {
         Content::Large
     } else {
-        let target = raw.display().to_string();
-        let convert = ["convert", "-f", "qcow2", "-O", "raw", &name, &target];
-        match run("qemu-img", &convert) {
-            Ok(_) => Content::Bytes(std::fs::read(&raw).expect("what was converted")),
-            Err(said) => Content::Unreadable(said),
-        }
+        qemu::disk(folder, bytes).map_or_else(Content::Unreadable, Content::Bytes)
     };
     Ok(View { corrupt, content })
 }
@@ -260,38 +255,24 @@ fn compare(folder: &Path, bytes: &[u8]) -> Option<String> {
 
 #[test]
 fn damaged_images_are_the_same_to_both() {
-    if !installed() {
-        println!("not compared: qemu-img is not installed");
-        return;
-    }
-    let folder = Scratch::new("differential");
-    let seed = mutate::seed("damaged_images_are_the_same_to_both");
-    let corpus = fuzz::corpus("qcow2_image").expect("a corpus");
     let (mut compared, mut wrong) = (0, Vec::new());
-    for round in 0..mutate::rounds() {
-        let mut random = Random::new(seed.wrapping_add(round));
-        let mut originals = corpus.clone();
-        for _ in 0..3 {
-            originals.push(image::made(&mut random));
-            originals.push(qemu::made(&mut random, &folder.0));
-        }
-        for original in originals {
-            for number in 0..6 {
-                // As it is, first.
-                let bytes = match number {
-                    0 => original.clone(),
-                    _ => mutate::damaged(&mut random, &original),
-                };
-                compared += 1;
-                if let Some(difference) = compare(&folder.0, &bytes) {
-                    let path = std::env::temp_dir().join(format!("difference-{}", wrong.len()));
-                    std::fs::write(&path, &bytes).expect("room for an image");
-                    println!("{}:\n{difference}\n", path.display());
-                    wrong.push(path);
-                }
+    let test = "damaged_images_are_the_same_to_both";
+    qemu::each_original(test, |random, folder, original| {
+        for number in 0..6 {
+            // As it is, first.
+            let bytes = match number {
+                0 => original.to_vec(),
+                _ => mutate::damaged(random, original),
+            };
+            compared += 1;
+            if let Some(difference) = compare(folder, &bytes) {
+                let path = std::env::temp_dir().join(format!("difference-{}", wrong.len()));
+                std::fs::write(&path, &bytes).expect("room for an image");
+                println!("{}:\n{difference}\n", path.display());
+                wrong.push(path);
             }
         }
-    }
+    });
     println!("{compared} images compared");
     assert!(wrong.is_empty(), "{} images differ: {wrong:?}", wrong.len());
 }

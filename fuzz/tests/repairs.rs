@@ -8,8 +8,7 @@
 use std::path::Path;
 
 use block_core::driver::{CheckReport, Repair};
-use fuzz::mutate::{self, Random};
-use fuzz::qemu::{self, Scratch, installed, number, run};
+use fuzz::qemu::{self, number, run};
 use fuzz::{damage, image};
 
 /// Figures of a check.
@@ -79,16 +78,6 @@ fn theirs(folder: &Path, bytes: &[u8], repair: Repair) -> Outcome {
     }
 }
 
-/// What an image's disk holds, to them; nothing where they cannot read it.
-fn disk(folder: &Path, bytes: &[u8]) -> Option<Vec<u8>> {
-    let (image, raw) = (folder.join("image"), folder.join("raw"));
-    std::fs::write(&image, bytes).expect("room for an image");
-    let (image, target) = (image.display().to_string(), raw.display().to_string());
-    let convert = ["convert", "-f", "qcow2", "-O", "raw", &image, &target];
-    run("qemu-img", &convert).ok()?;
-    Some(std::fs::read(&raw).expect("what was converted"))
-}
-
 /// Why figures differ, if they may.
 fn reason(ours: &Outcome, theirs: &Outcome) -> Option<&'static str> {
     let meant = [
@@ -154,7 +143,9 @@ fn compare(folder: &Path, bytes: &[u8], repair: Repair) -> Option<String> {
             again[0].figures, again[0].said, again[1].figures, again[1].said
         ));
     }
-    let [here, there] = [&ours.image, &theirs.image].map(|image| disk(folder, image));
+    // What they cannot read has no disk.
+    let disk = |image: &Vec<u8>| qemu::disk(folder, image).ok();
+    let [here, there] = [&ours.image, &theirs.image].map(disk);
     (here != there).then(|| {
         format!(
             "{repair:?}: disks differ\nwe: {}\nthey: {}",
@@ -165,35 +156,21 @@ fn compare(folder: &Path, bytes: &[u8], repair: Repair) -> Option<String> {
 
 #[test]
 fn damaged_images_are_repaired_as_qemu_repairs_them() {
-    if !installed() {
-        println!("not compared: qemu-img is not installed");
-        return;
-    }
-    let folder = Scratch::new("repairs");
-    let seed = mutate::seed("damaged_images_are_repaired_as_qemu_repairs_them");
-    let corpus = fuzz::corpus("qcow2_image").expect("a corpus");
     let (mut compared, mut wrong) = (0, Vec::new());
-    for round in 0..mutate::rounds() {
-        let mut random = Random::new(seed.wrapping_add(round));
-        let mut originals = corpus.clone();
+    let test = "damaged_images_are_repaired_as_qemu_repairs_them";
+    qemu::each_original(test, |random, folder, original| {
         for _ in 0..3 {
-            originals.push(image::made(&mut random));
-            originals.push(qemu::made(&mut random, &folder.0));
-        }
-        for original in originals {
-            for _ in 0..3 {
-                let bytes = damage::damaged(&mut random, &original);
-                for repair in [Repair::None, Repair::Leaks, Repair::All] {
-                    compared += 1;
-                    if let Some(difference) = compare(&folder.0, &bytes, repair) {
-                        let path = std::env::temp_dir().join(format!("repair-{}", wrong.len()));
-                        std::fs::write(&path, &bytes).expect("room for an image");
-                        wrong.push(format!("{}: {difference}", path.display()));
-                    }
+            let bytes = damage::damaged(random, original);
+            for repair in [Repair::None, Repair::Leaks, Repair::All] {
+                compared += 1;
+                if let Some(difference) = compare(folder, &bytes, repair) {
+                    let path = std::env::temp_dir().join(format!("repair-{}", wrong.len()));
+                    std::fs::write(&path, &bytes).expect("room for an image");
+                    wrong.push(format!("{}: {difference}", path.display()));
                 }
             }
         }
-    }
+    });
     println!("{compared} compared");
     assert!(wrong.is_empty(), "{}\n{}", wrong.len(), wrong.join("\n\n"));
 }
