@@ -3,7 +3,7 @@
 //! [`Commands`] leads every generated command to a function, and does nothing else; commands that
 //! are not here answer that they are not built in. [`Monitor`] serves clients on a socket.
 //! Invariant: everything here runs on the control plane's queue. Not here: argument checks
-//! (generated), the graph's verbs (`layer.rs`).
+//! (generated), the graph's verbs (`layer/`, `graph/`).
 //!
 //! ```no_run
 //! use block_core::export::{Exports, NoExports};

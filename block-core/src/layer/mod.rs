@@ -11,13 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use arc_swap::ArcSwap;
 use block_schema::events::BlockImageCorrupted;
-use block_schema::types::SnapshotInfo;
 use parking_lot::Mutex;
 
 use crate::backend::Backend;
-use crate::driver::{
-    AmendOptions, BackingName, CheckReport, KeySlotChange, Preallocation, Repair, SnapshotChange,
-};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::events::Events;
@@ -32,9 +28,11 @@ use crate::queue::{Entry, LocalQueue, QueueBuilder, QueueShared, shield};
 use crate::request::announce::{ClaimKind, Reach, Reader};
 use crate::request::cx::Child;
 use crate::request::map::{Access, EdgeIndex};
-use crate::secret::{Secret, Secrets};
+use crate::secret::Secrets;
 use crate::sync::{AsyncMutex, WaitList};
 use crate::throttle::Rates;
+
+mod maintain;
 
 /// Whether a request may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -547,192 +545,6 @@ impl Layer {
             result
         })
         .await
-    }
-
-    /// Sets the length of a node, drained.
-    ///
-    /// # Errors
-    /// What the driver answers.
-    pub async fn resize(
-        &self,
-        queue: &LocalQueue,
-        id: NodeId,
-        len: u64,
-        preallocation: Preallocation,
-    ) -> Result<()> {
-        shield(queue, async move |layer, queue| {
-            let _change = layer.change().await;
-            let child = layer.node(&queue, id)?;
-            if child.is_read_only() {
-                return Err(Error::ReadOnly {
-                    node: child.node_name().to_owned(),
-                });
-            }
-            child.node().check_unblocked()?;
-            layer.check_bitmaps_resize(id, len)?;
-            let _drained = layer.drain(&[id]).await;
-            let driver = child.node().driver();
-            driver.resize(&child.cx(), len, preallocation).await?;
-            layer.bitmaps_follow_resize(id)
-        })
-        .await
-    }
-
-    /// Gives an image that was opened without its key a passphrase.
-    ///
-    /// # Errors
-    /// `InvalidOption` when the passphrase is wrong, or the image is not encrypted.
-    pub async fn unlock(&self, queue: &LocalQueue, id: NodeId, passphrase: Secret) -> Result<()> {
-        shield(queue, async move |layer, queue| {
-            let _change = layer.change().await;
-            let child = layer.node(&queue, id)?;
-            let driver = child.node().driver();
-            driver.unlock(&child.cx(), passphrase).await
-        })
-        .await
-    }
-
-    /// Checks, and repairs, an image, drained.
-    ///
-    /// # Errors
-    /// What the driver answers.
-    pub async fn check(
-        &self,
-        queue: &LocalQueue,
-        id: NodeId,
-        repair: Repair,
-    ) -> Result<CheckReport> {
-        shield(queue, async move |layer, queue| {
-            let change = layer.change().await;
-            let child = layer.node(&queue, id)?;
-            let _drained = layer.drain(&[id]).await;
-            let report = child.node().driver().check(&child.cx(), repair).await;
-            if repair != Repair::None && child.is_read_only() {
-                change.publish_again();
-            }
-            report
-        })
-        .await
-    }
-
-    /// Takes, applies, deletes or shows an internal snapshot, drained; returns the one concerned.
-    ///
-    /// # Errors
-    /// `ReadOnly`; what the driver answers.
-    pub async fn snapshot(
-        &self,
-        queue: &LocalQueue,
-        id: NodeId,
-        change: SnapshotChange,
-    ) -> Result<SnapshotInfo> {
-        shield(queue, async move |layer, queue| {
-            let lock = layer.change().await;
-            let child = layer.node(&queue, id)?;
-            if child.is_read_only() && !matches!(change, SnapshotChange::Show(_)) {
-                return Err(Error::ReadOnly {
-                    node: child.node_name().to_owned(),
-                });
-            }
-            child.node().check_unblocked()?;
-            let _drained = layer.drain(&[id]).await;
-            let applied = matches!(change, SnapshotChange::Apply(_));
-            let snapshot = child.node().driver().snapshot(&child.cx(), change).await;
-            if child.is_read_only() {
-                lock.publish_again();
-            }
-            let snapshot = snapshot?;
-            if applied {
-                layer.bitmaps_follow_change(id)?;
-            }
-            Ok(snapshot)
-        })
-        .await
-    }
-
-    /// Names another backing file in an image, or none, drained; the one that is open stays open.
-    ///
-    /// # Errors
-    /// `ReadOnly`; what the driver answers.
-    pub async fn name_backing(
-        &self,
-        queue: &LocalQueue,
-        id: NodeId,
-        backing: Option<BackingName>,
-    ) -> Result<()> {
-        shield(queue, async move |layer, queue| {
-            let _change = layer.change().await;
-            let child = layer.writable_node(&queue, id)?;
-            let _drained = layer.drain(&[id]).await;
-            child
-                .node()
-                .driver()
-                .name_backing(&child.cx(), backing)
-                .await
-        })
-        .await
-    }
-
-    /// Lets an image forget what it holds itself, drained: its backing file shows through.
-    ///
-    /// # Errors
-    /// `ReadOnly`; what the driver answers.
-    pub async fn make_empty(&self, queue: &LocalQueue, id: NodeId) -> Result<()> {
-        shield(queue, async move |layer, queue| {
-            let _change = layer.change().await;
-            let child = layer.writable_node(&queue, id)?;
-            let _drained = layer.drain(&[id]).await;
-            child.node().driver().make_empty(&child.cx()).await?;
-            layer.bitmaps_follow_change(id)
-        })
-        .await
-    }
-
-    /// Changes the format of an image, drained; afterwards the node only reads.
-    ///
-    /// # Errors
-    /// `ReadOnly`; what the driver answers.
-    pub async fn amend(&self, queue: &LocalQueue, id: NodeId, options: AmendOptions) -> Result<()> {
-        shield(queue, async move |layer, queue| {
-            let _change = layer.change().await;
-            let child = layer.writable_node(&queue, id)?;
-            let _drained = layer.drain(&[id]).await;
-            child.node().driver().amend(&child.cx(), options).await
-        })
-        .await
-    }
-
-    /// Changes the passphrases of a node's image.
-    ///
-    /// # Errors
-    /// What the driver answers: `InvalidOption` for what does not fit, `Encrypted` without the key.
-    pub async fn change_key_slots(
-        &self,
-        queue: &LocalQueue,
-        id: NodeId,
-        change: KeySlotChange,
-    ) -> Result<()> {
-        shield(queue, async move |layer, queue| {
-            let _change = layer.change().await;
-            let child = layer.writable_node(&queue, id)?;
-            let _drained = layer.drain(&[id]).await;
-            child
-                .node()
-                .driver()
-                .change_key_slots(&child.cx(), change)
-                .await
-        })
-        .await
-    }
-
-    fn writable_node(&self, queue: &LocalQueue, id: NodeId) -> Result<Child> {
-        let child = self.node(queue, id)?;
-        child.node().check_unblocked()?;
-        match child.is_read_only() {
-            false => Ok(child),
-            true => Err(Error::ReadOnly {
-                node: child.node_name().to_owned(),
-            }),
-        }
     }
 
     /// A node of the current graph, for requests level by level: status, maintenance.
