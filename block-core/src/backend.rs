@@ -66,6 +66,14 @@ impl Backend {
         &self.name
     }
 
+    /// What others are told that it is, where it is in their way.
+    pub(crate) fn title(&self) -> &str {
+        match self.name.as_str() {
+            "" => "an export",
+            name => name,
+        }
+    }
+
     /// Whether this user may not write, whatever its node allows.
     pub fn is_read_only(&self) -> bool {
         let outside = self.access.outside();

@@ -77,7 +77,7 @@ impl Layer {
         for backend in users.iter().filter(|b| b.root() == from) {
             backend.set_root(to, draft.version());
         }
-        self.forget_backends(ending, draft.version());
+        change.forget_backends(ending, draft.version());
         let version = change.publish(draft);
         Ok(Pivoted {
             before,

@@ -32,7 +32,10 @@ use crate::secret::Secrets;
 use crate::sync::{AsyncMutex, WaitList};
 use crate::throttle::Rates;
 
+mod change;
 mod maintain;
+
+pub(crate) use change::Change;
 
 /// Whether a request may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -311,31 +314,6 @@ impl Layer {
             .cloned()
     }
 
-    /// The backends as users of a draft's nodes, each of the node that `root_of` says.
-    pub(crate) fn roots_led(
-        &self,
-        draft: &Draft,
-        root_of: &dyn Fn(&Arc<Backend>) -> NodeId,
-    ) -> Vec<(NodeIndex, String, Use)> {
-        let backends = self.0.backends.lock();
-        let root = |b: &Arc<Backend>| {
-            let index = draft.graph().index_of(root_of(b))?;
-            let who = if b.name().is_empty() {
-                "an export"
-            } else {
-                b.name()
-            };
-            Some((index, who.to_owned(), b.access()))
-        };
-        backends.iter().filter_map(root).collect()
-    }
-
-    /// The lock that every verb holds while it changes the graph.
-    pub(crate) async fn change(&self) -> Change<'_> {
-        let _lock = self.0.change.lock().await;
-        Change { layer: self, _lock }
-    }
-
     /// Adds a node that was opened outside the graph, over children that are in it.
     ///
     /// # Errors
@@ -393,25 +371,14 @@ impl Layer {
         backend.throttle().set(Rates::default());
         backend.throttle().passed_by_all().await;
         let drained = self.drain(&[backend.root()]).await;
-        self.0.backends.lock().retain(|b| !Arc::ptr_eq(b, backend));
-        // The users that are left always agree: they did with one more.
-        let draft = Draft::from(&self.graph());
-        draft.check_permissions(&change.roots(&draft)).ok();
         // Queues know where the root was in the graph as it was.
-        backend.retire(draft.version());
+        let draft = Draft::from(&self.graph());
+        change.forget_backends(std::slice::from_ref(backend), draft.version());
+        // The users that are left always agree: they did with one more.
+        draft.check_permissions(&change.roots(&draft)).ok();
         change.publish(draft);
         self.run_state().look_again();
         drop(drained);
-    }
-
-    /// Removes users whose node is drained, from the graph of a version on that is to be published
-    /// next and that the caller has permitted without them.
-    pub(crate) fn forget_backends(&self, gone: &[Arc<Backend>], since: u64) {
-        let is_gone = |backend: &Arc<Backend>| gone.iter().any(|g| Arc::ptr_eq(g, backend));
-        self.0.backends.lock().retain(|backend| !is_gone(backend));
-        for backend in gone {
-            backend.retire(since);
-        }
     }
 
     /// Removes a node that nothing uses, and the nodes below that were opened for it alone;
@@ -580,100 +547,6 @@ fn unused_below(graph: &Graph, top: NodeIndex, backends: &[Arc<Backend>]) -> Vec
     gone.into_iter()
         .map(|index| graph.entry(index).node.id())
         .collect()
-}
-
-/// The right to change the graph.
-pub(crate) struct Change<'a> {
-    layer: &'a Layer,
-    _lock: crate::sync::AsyncMutexGuard<'a>,
-}
-
-impl Change<'_> {
-    /// The backends as users of a draft's nodes.
-    pub(crate) fn roots(&self, draft: &Draft) -> Vec<(NodeIndex, String, Use)> {
-        self.roots_led(draft, &|backend| backend.root())
-    }
-
-    /// As [`roots`](Change::roots), with backends that are to use other nodes.
-    pub(crate) fn roots_led(
-        &self,
-        draft: &Draft,
-        root_of: &dyn Fn(&Arc<Backend>) -> NodeId,
-    ) -> Vec<(NodeIndex, String, Use)> {
-        self.layer.roots_led(draft, root_of)
-    }
-
-    /// Checks a draft's permissions and takes its locks; on an error the locks are again those
-    /// of the current graph.
-    pub(crate) fn permit(&self, draft: &Draft, roots: &[(NodeIndex, String, Use)]) -> Result<()> {
-        let permitted = draft.check_permissions(roots);
-        permitted.inspect_err(|_| self.restore_locks())
-    }
-
-    /// Makes the locks those of the current graph, after a change that came to nothing.
-    pub(crate) fn restore_locks(&self) {
-        let current = Draft::from(&self.layer.graph());
-        if let Err(error) = current.check_permissions(&self.roots(&current)) {
-            // Another process was faster with a lock that this one had just let go.
-            tracing::error!("locks are not as before: {}", error.chain());
-        }
-    }
-
-    /// Makes a draft the current graph; returns its version.
-    pub(crate) fn publish(&self, draft: Draft) -> u64 {
-        let graph = draft.finish();
-        let version = graph.version();
-        self.layer.0.graph.store(Arc::new(graph));
-        self.layer.0.version.store(version, Ordering::Release);
-        version
-    }
-
-    /// Publishes the current graph once more, since a read-only node has changed: what is known of
-    /// fixed images is found out anew. The node is drained.
-    fn publish_again(&self) {
-        self.publish(Draft::from(&self.layer.graph()));
-    }
-
-    /// Takes back a user that has made no request.
-    pub(crate) fn withdraw(&self, backend: &Arc<Backend>) {
-        let backends = &self.layer.0.backends;
-        backends.lock().retain(|b| !Arc::ptr_eq(b, backend));
-        let draft = Draft::from(&self.layer.graph());
-        draft.check_permissions(&self.roots(&draft)).ok();
-    }
-
-    pub(crate) fn add_backend(
-        &self,
-        name: &str,
-        root: NodeId,
-        access: Use,
-    ) -> Result<Arc<Backend>> {
-        let layer = &self.layer.0;
-        let draft = Draft::from(&layer.graph.load());
-        let Some(index) = draft.graph().index_of(root) else {
-            return Err(Error::NodeNotFound {
-                node: String::new(),
-            });
-        };
-        let node = &draft.graph().entry(index).node;
-        let backend = Backend::new(name.to_owned(), root, access);
-        if !backend.is_read_only() && node.is_read_only() {
-            return Err(Error::ReadOnly {
-                node: node.name().to_owned(),
-            });
-        }
-        if self.layer.backend(name).is_some() {
-            return Err(Error::invalid(
-                "id",
-                format!("Duplicate ID '{name}' for block device"),
-            ));
-        }
-        let mut roots = self.roots(&draft);
-        roots.push((index, name.to_owned(), access));
-        self.permit(&draft, &roots)?;
-        layer.backends.lock().push(Arc::clone(&backend));
-        Ok(backend)
-    }
 }
 
 /// Readers that were announced at one moment. What they may have looked up then (a cluster that was
