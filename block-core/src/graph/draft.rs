@@ -111,6 +111,24 @@ impl Draft {
         children.into_iter().map(edge).collect()
     }
 
+    /// The edges that lead to a node, by their parents.
+    pub(super) fn edges_to(&self, id: NodeId) -> Vec<(NodeId, EdgeIndex)> {
+        let mut found = Vec::new();
+        for (_, entry) in self.graph.entries() {
+            for (edge, place) in entry.edges.iter().zip(0..) {
+                if self.graph.entry(edge.child).node.id() == id {
+                    found.push((entry.node.id(), EdgeIndex(place)));
+                }
+            }
+        }
+        found
+    }
+
+    /// Whether another node uses one.
+    pub(super) fn has_parent(&self, id: NodeId) -> bool {
+        !self.edges_to(id).is_empty()
+    }
+
     /// Takes a node out that no other node uses.
     pub fn remove(&mut self, id: NodeId) {
         let Some(gone) = self.graph.index_of(id) else {

@@ -31,6 +31,7 @@ pub(crate) mod pivot;
 pub mod policy;
 pub(crate) mod rebase;
 pub mod registry;
+mod remove;
 pub(crate) mod reopen;
 pub(crate) mod transaction;
 

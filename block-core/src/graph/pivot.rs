@@ -1,9 +1,9 @@
-//! Users led from one node to another that has the same content: the end of a mirror.
+//! Users led from one node to another: the end of a mirror, or a caller's wish.
 //!
-//! The caller holds both nodes drained and has made them equal, so no request is lost or comes out
-//! of order: those before have ended on the old node, those behind start on the new one, which the
-//! next graph has in its place. The graph is one store: a power cut finds either node as the disk,
-//! and both have all that was ever flushed, since the new one was flushed within the drain.
+//! Both nodes are drained, so no request is lost or comes out of order: those before have ended on
+//! the old node, those behind start on the new one, which the next graph has in its place. The graph
+//! is one store: a power cut finds either node as the disk. A mirror has made both equal and flushed
+//! the new one within the drain, so that either has all that was ever flushed.
 //! Not here: what makes the nodes equal (`job/mirror`).
 
 use std::sync::Arc;
@@ -13,7 +13,6 @@ use crate::error::{Error, Result};
 use crate::graph::{Draft, Graph, NodeId};
 use crate::layer::{Change, Layer};
 use crate::queue::LocalQueue;
-use crate::request::map::EdgeIndex;
 
 /// From where users are led to where.
 pub(crate) struct Pivot<'a> {
@@ -34,6 +33,44 @@ pub(crate) struct Pivoted {
 }
 
 impl Layer {
+    /// Lets every user of `from` use `to` instead: parents by their edges, and backends. Both stay in
+    /// the graph. Requests in flight end on the old graph, later ones start on the new one.
+    ///
+    /// # Errors
+    /// `NodeNotFound`, `PermissionConflict`, `InvalidOption` when that would make a cycle; the
+    /// graph is unchanged then.
+    pub async fn replace_node(&self, from: NodeId, to: NodeId) -> Result<()> {
+        let change = self.change().await;
+        let graph = self.graph();
+        if graph.index_of(from).and(graph.index_of(to)).is_none() {
+            return Err(Error::NodeNotFound {
+                node: String::new(),
+            });
+        }
+        let mut draft = Draft::from(&graph);
+        for (parent, edge) in draft.edges_to(from) {
+            if parent != to {
+                draft.set_child(parent, edge, to)?;
+            }
+        }
+        let root = |backend: &Arc<Backend>| match backend.root() {
+            root if root == from => to,
+            root => root,
+        };
+        change.permit(&draft, &change.roots_led(&draft, &root))?;
+        let _drained = self.drain(&[from, to]).await;
+        self.lead_backends(from, to, draft.version());
+        change.publish(draft);
+        Ok(())
+    }
+
+    /// Leads backends from one node to another, from the graph of a version on.
+    fn lead_backends(&self, from: NodeId, to: NodeId, since: u64) {
+        for backend in self.backends().iter().filter(|b| b.root() == from) {
+            backend.set_root(to, since);
+        }
+    }
+
     /// Leads every user of a node to another one: parents by their edges, and backends; not those
     /// that the other node itself reads through. What was opened for `from` alone goes. Both nodes
     /// are drained.
@@ -54,12 +91,9 @@ impl Layer {
             node: String::new(),
         })?;
         let mut draft = Draft::from(&before);
-        for (_, entry) in before.entries() {
-            let parent = entry.node.id();
-            for (edge, place) in entry.edges.iter().zip(0..) {
-                if edge.child == from_index && !before.reaches(to, parent) {
-                    draft.set_child(parent, EdgeIndex(place), to)?;
-                }
+        for (parent, edge) in draft.edges_to(from) {
+            if !before.reaches(to, parent) {
+                draft.set_child(parent, edge, to)?;
             }
         }
         if let Some(backing) = backing {
@@ -74,9 +108,7 @@ impl Layer {
         let roots: Vec<NodeId> = users.iter().map(root).collect();
         let gone = draft.prune(&before, from_index, &roots);
         change.permit(&draft, &change.roots_led(&draft, &root))?;
-        for backend in users.iter().filter(|b| b.root() == from) {
-            backend.set_root(to, draft.version());
-        }
+        self.lead_backends(from, to, draft.version());
         change.forget_backends(ending, draft.version());
         let version = change.publish(draft);
         Ok(Pivoted {
@@ -96,7 +128,7 @@ impl Layer {
             gone,
             version,
         } = pivoted;
-        let closed = self.close_gone(queue, &before, &gone).await;
+        let closed = self.close_nodes(queue, &before, &gone).await;
         drop(before);
         self.wait_released(version).await;
         closed

@@ -4,16 +4,12 @@
 //! content, so a power cut between them leaves a chain that is whole. Not here: copying what makes
 //! the content the same (`job/`).
 
-use std::rc::Rc;
-use std::sync::Arc;
-
 use crate::driver::BackingName;
 use crate::error::{Error, Result};
 use crate::graph::perm::Role;
-use crate::graph::{Draft, Edge, Graph, NodeId, NodeIndex};
+use crate::graph::{Draft, Edge, NodeId};
 use crate::layer::Layer;
 use crate::queue::LocalQueue;
-use crate::request::cx::Child;
 use crate::request::map::EdgeIndex;
 
 /// What shows through a node from now on.
@@ -69,35 +65,6 @@ impl Draft {
             }
         }
     }
-
-    /// Whether nothing in the draft uses a node, nor a backend.
-    fn is_unused(&self, index: NodeIndex, roots: &[NodeId]) -> bool {
-        let id = self.graph.entry(index).node.id();
-        let has_parent = |(_, entry): (NodeIndex, &super::Entry)| {
-            entry.edges.iter().any(|edge| edge.child == index)
-        };
-        !roots.contains(&id) && !self.graph.entries().any(has_parent)
-    }
-
-    /// Takes out of the draft what nobody needs without `old`'s former users: the node and those
-    /// below, as far as they have no name that somebody gave them to find them again. Parents first.
-    pub(super) fn prune(&mut self, graph: &Graph, old: NodeIndex, roots: &[NodeId]) -> Vec<NodeId> {
-        let below = graph.below(old).iter().rev().copied();
-        let mut gone = Vec::new();
-        for index in std::iter::once(old).chain(below) {
-            let node = &graph.entry(index).node;
-            let Some(now) = self.graph().index_of(node.id()) else {
-                continue;
-            };
-            let is_nobodys =
-                node.facts().anonymous || node.facts().of_device || node.name().starts_with('#');
-            if is_nobodys && self.is_unused(now, roots) {
-                self.remove(node.id());
-                gone.push(node.id());
-            }
-        }
-        gone
-    }
 }
 
 impl Layer {
@@ -134,33 +101,9 @@ impl Layer {
         change.permit(&draft, &change.roots(&draft))?;
         let version = change.publish(draft);
         drop(drained);
-        let closed = self.close_gone(queue, &graph, &gone).await;
+        let closed = self.close_nodes(queue, &graph, &gone).await;
         drop((node, graph));
         self.wait_released(version).await;
         closed
-    }
-
-    /// As [`Draft::prune`], with the users that there are.
-    pub(super) fn prune(&self, graph: &Graph, draft: &mut Draft, old: NodeIndex) -> Vec<NodeId> {
-        let roots: Vec<NodeId> = self.backends().iter().map(|b| b.root()).collect();
-        draft.prune(graph, old, &roots)
-    }
-
-    pub(super) async fn close_gone(
-        &self,
-        queue: &LocalQueue,
-        graph: &Arc<Graph>,
-        gone: &[NodeId],
-    ) -> Result<()> {
-        let snapshot = queue.hold(Arc::clone(graph));
-        let mut result = Ok(());
-        for index in gone.iter().filter_map(|&id| graph.index_of(id)) {
-            let child = Child::new(queue.clone(), Rc::clone(&snapshot), index);
-            if !child.is_read_only() {
-                let closed = child.node().driver().close(&child.cx()).await;
-                result = result.and(closed);
-            }
-        }
-        result
     }
 }

@@ -333,7 +333,7 @@ impl Layer {
             Ok(mut draft) => {
                 let gone = self.prune_replaced(&graph, &mut draft, &along);
                 let version = change.publish(draft);
-                self.close_gone(queue, &graph, &gone).await?;
+                self.close_nodes(queue, &graph, &gone).await?;
                 return Ok(version);
             }
             Err(error) => error,
@@ -409,22 +409,15 @@ impl Layer {
     /// Closes what a draft has opened for nothing.
     pub(super) async fn close_new(&self, queue: &LocalQueue, graph: &Graph, draft: Draft) {
         let next = Arc::new(draft.finish());
-        let snapshot = queue.hold(Arc::clone(&next));
         let is_new = |node: &Arc<Node>| match graph.index_of(node.id()) {
             Some(index) => !Arc::ptr_eq(&graph.entry(index).node, node),
             None => true,
         };
-        let new: Vec<NodeIndex> = next
-            .entries()
-            .filter(|(_, entry)| is_new(&entry.node))
-            .map(|(index, _)| index)
-            .collect();
-        for index in new.into_iter().rev() {
-            let child = Child::new(queue.clone(), Rc::clone(&snapshot), index);
-            if !child.is_read_only()
-                && let Err(error) = child.node().driver().close(&child.cx()).await
-            {
-                tracing::error!("closing '{}': {}", child.node_name(), error.chain());
+        let nodes = next.entries().map(|(_, entry)| &entry.node);
+        let new: Vec<&Arc<Node>> = nodes.filter(|node| is_new(node)).collect();
+        for node in new.into_iter().rev() {
+            if let Err(error) = self.close_nodes(queue, &next, &[node.id()]).await {
+                tracing::error!("closing '{}': {}", node.name(), error.chain());
             }
         }
     }

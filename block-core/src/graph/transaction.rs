@@ -23,7 +23,6 @@ use crate::graph::{Draft, Graph, Node, NodeId, NodeIndex};
 use crate::layer::{Change, Layer};
 use crate::queue::LocalQueue;
 use crate::request::cx::Child;
-use crate::request::map::EdgeIndex;
 
 /// Changes that are being made.
 pub(crate) struct Transaction<'a> {
@@ -276,25 +275,5 @@ impl<'a> Transaction<'a> {
         let draft = self.draft.take();
         self.layer.close_new(&self.queue, &self.graph, draft).await;
         self.change.restore_locks();
-    }
-}
-
-impl Draft {
-    /// Whether another node uses one.
-    pub(super) fn has_parent(&self, id: NodeId) -> bool {
-        !self.edges_to(id).is_empty()
-    }
-
-    /// The edges that lead to a node.
-    fn edges_to(&self, id: NodeId) -> Vec<(NodeId, EdgeIndex)> {
-        let mut found = Vec::new();
-        for (_, entry) in self.graph.entries() {
-            for (edge, place) in entry.edges.iter().zip(0..) {
-                if self.graph.entry(edge.child).node.id() == id {
-                    found.push((entry.node.id(), EdgeIndex(place)));
-                }
-            }
-        }
-        found
     }
 }

@@ -1,9 +1,12 @@
-//! The block layer of a process: the current graph, the backends, the queues, and the verbs that
-//! change the graph.
+//! The block layer of a process: the current graph, its users, its queues, and what they share.
 //!
-//! A verb builds the next graph, checks permissions on it, drains what it touches, publishes, and
-//! waits until no queue holds what it replaced. Verbs run one at a time, on any queue, and never
-//! block a queue's thread; one that touches images runs to its end, whether or not its caller waits. Not here: QMP (`qmp/`), options (`graph/open.rs`).
+//! Held by everything that works on the graph. Here are the layer itself, and the verbs that add
+//! nodes made by hand, add and remove users, and find nodes; in files of their own the right to
+//! change the graph (`change`), maintenance of an image (`maintain`) and what requests of different
+//! queues know of each other (`obstacles`). Invariant: verbs run one at a time, on any queue, and
+//! never block a queue's thread; each publishes a whole graph that all users agree to, while what it
+//! touches is drained; one that touches images runs to its end, whether or not its caller waits.
+//! Not here: opening nodes by options and moving edges (`graph/`), jobs (`job/`), QMP (`qmp/`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,12 +23,11 @@ use crate::graph::info::signed;
 use crate::graph::perm::{Role, Use};
 use crate::graph::policy::{DenyAll, OpenPolicy};
 use crate::graph::registry::{NoDrivers, Registry};
-use crate::graph::{Draft, Edge, Graph, Node, NodeId, NodeIndex};
+use crate::graph::{Draft, Edge, Graph, Node, NodeId};
 use crate::job::Job;
 use crate::on_error::RunState;
-use crate::queue::{LocalQueue, QueueBuilder, QueueShared, shield};
+use crate::queue::{LocalQueue, QueueBuilder, QueueShared};
 use crate::request::cx::Child;
-use crate::request::map::EdgeIndex;
 use crate::secret::Secrets;
 use crate::sync::{AsyncMutex, WaitList};
 use crate::throttle::Rates;
@@ -280,139 +282,6 @@ impl Layer {
         drop(drained);
     }
 
-    /// Removes a node that nothing uses, and the nodes below that were opened for it alone;
-    /// returns when their files are closed and unlocked: that is, when every queue that held the
-    /// graph has been polled or parked.
-    ///
-    /// # Errors
-    /// `PermissionConflict` when something uses the node; what closing the image answers.
-    pub async fn remove_node(&self, queue: &LocalQueue, id: NodeId) -> Result<()> {
-        shield(queue, async move |layer, queue| {
-            let change = layer.change().await;
-            let graph = layer.graph();
-            let Some(index) = graph.index_of(id) else {
-                return Err(Error::NodeNotFound {
-                    node: String::new(),
-                });
-            };
-            graph.entry(index).node.check_unblocked()?;
-            let name = graph.entry(index).node.name().to_owned();
-            let has_parent = graph
-                .entries()
-                .any(|(_, e)| e.edges.iter().any(|edge| edge.child == index));
-            let has_user = layer.backends().iter().any(|b| b.root() == id);
-            if has_parent || has_user {
-                return Err(Error::PermissionConflict {
-                    node: name.clone(),
-                    reason: format!(
-                        "Node '{name}' is busy: node is used as a child or by a device"
-                    ),
-                });
-            }
-            let drained = layer.drain(&[id]).await;
-            let closed = layer.close_nodes(&queue, &graph, index).await;
-            let mut draft = Draft::from(&graph);
-            for gone in unused_below(&graph, index, &layer.backends()) {
-                draft.remove(gone);
-            }
-            drop(graph);
-            draft.check_permissions(&change.roots(&draft)).ok();
-            let version = change.publish(draft);
-            drop(drained);
-            layer.wait_released(version).await;
-            closed
-        })
-        .await
-    }
-
-    /// Lets every user of `from` use `to` instead: parents by their edges, and backends.
-    /// Requests in flight end on the old graph, later ones start on the new one.
-    ///
-    /// # Errors
-    /// `NodeNotFound`, `PermissionConflict`, `InvalidOption` when that would make a cycle; the
-    /// graph is unchanged then.
-    pub async fn replace_node(&self, from: NodeId, to: NodeId) -> Result<()> {
-        let change = self.change().await;
-        let graph = self.graph();
-        let found = graph.index_of(from).zip(graph.index_of(to));
-        let Some((from_index, to_index)) = found else {
-            return Err(Error::NodeNotFound {
-                node: String::new(),
-            });
-        };
-        let mut draft = Draft::from(&graph);
-        for (_, entry) in graph.entries().filter(|(index, _)| *index != to_index) {
-            for (edge, place) in entry.edges.iter().zip(0..) {
-                if edge.child == from_index {
-                    draft.set_child(entry.node.id(), EdgeIndex(place), to)?;
-                }
-            }
-        }
-        let mut roots = change.roots(&draft);
-        let from_now = draft.graph().index_of(from);
-        if let Some(to_now) = draft.graph().index_of(to) {
-            for root in roots.iter_mut().filter(|root| Some(root.0) == from_now) {
-                root.0 = to_now;
-            }
-        }
-        change.permit(&draft, &roots)?;
-        let _drained = self.drain(&[from, to]).await;
-        for backend in self.backends().iter().filter(|b| b.root() == from) {
-            backend.set_root(to, draft.version());
-        }
-        change.publish(draft);
-        Ok(())
-    }
-
-    async fn close_nodes(
-        &self,
-        queue: &LocalQueue,
-        graph: &Arc<Graph>,
-        top: NodeIndex,
-    ) -> Result<()> {
-        let snapshot = queue.hold(Arc::clone(graph));
-        let mut result = Ok(());
-        for gone in unused_below(graph, top, &self.backends()) {
-            let Some(index) = graph.index_of(gone) else {
-                continue;
-            };
-            let child = Child::new(queue.clone(), std::rc::Rc::clone(&snapshot), index);
-            if !child.is_read_only() {
-                let closed = child.node().driver().close(&child.cx()).await;
-                result = result.and(closed);
-            }
-        }
-        result
-    }
-
-    /// Flushes and closes every node, parents first; for the end of the process.
-    ///
-    /// # Errors
-    /// The first error of a node; the others are closed all the same.
-    pub async fn close_all(&self, queue: &LocalQueue) -> Result<()> {
-        shield(queue, async move |layer, queue| {
-            layer.end_jobs().await;
-            let _change = layer.change().await;
-            let graph = layer.graph();
-            let ids: Vec<NodeId> = graph.entries().map(|(_, e)| e.node.id()).collect();
-            let _drained = layer.drain(&ids).await;
-            let snapshot = queue.hold(Arc::clone(&graph));
-            let mut result = Ok(());
-            for id in ids.into_iter().rev() {
-                let Some(index) = graph.index_of(id) else {
-                    continue;
-                };
-                let child = Child::new(queue.clone(), std::rc::Rc::clone(&snapshot), index);
-                if !child.is_read_only() {
-                    let closed = child.node().driver().close(&child.cx()).await;
-                    result = result.and(closed);
-                }
-            }
-            result
-        })
-        .await
-    }
-
     /// A node of the current graph, for requests level by level: status, maintenance.
     ///
     /// # Errors
@@ -426,24 +295,4 @@ impl Layer {
             }),
         }
     }
-}
-
-/// The nodes that go when `top` goes, parents first: those that nothing else uses.
-fn unused_below(graph: &Graph, top: NodeIndex, backends: &[Arc<Backend>]) -> Vec<NodeId> {
-    let mut gone = vec![top];
-    // Children stand before parents: going down from the top meets every parent of a node first.
-    let below: Vec<NodeIndex> = graph.below(top).iter().rev().copied().collect();
-    for index in below {
-        let entry = graph.entry(index);
-        let by_others = graph
-            .entries()
-            .any(|(i, e)| !gone.contains(&i) && e.edges.iter().any(|edge| edge.child == index));
-        let by_backend = backends.iter().any(|b| b.root() == entry.node.id());
-        if !by_others && !by_backend && entry.node.facts().anonymous {
-            gone.push(index);
-        }
-    }
-    gone.into_iter()
-        .map(|index| graph.entry(index).node.id())
-        .collect()
 }
