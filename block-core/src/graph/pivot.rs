@@ -39,6 +39,8 @@ impl Layer {
     /// # Errors
     /// `NodeNotFound`, `PermissionConflict`, `InvalidOption` when that would make a cycle; the
     /// graph is unchanged then.
+    /// # Cancel safety
+    /// Nothing is done before the last await, a drain.
     pub async fn replace_node(&self, from: NodeId, to: NodeId) -> Result<()> {
         let change = self.change().await;
         let graph = self.graph();
@@ -57,8 +59,9 @@ impl Layer {
             root if root == from => to,
             root => root,
         };
-        change.permit(&draft, &change.roots_led(&draft, &root))?;
         let _drained = self.drain(&[from, to]).await;
+        // Behind the drain: a caller that leaves before has changed no permission.
+        change.permit(&draft, &change.roots_led(&draft, &root))?;
         self.lead_backends(from, to, draft.version());
         change.publish(draft);
         Ok(())
@@ -132,5 +135,106 @@ impl Layer {
         drop(before);
         self.wait_released(version).await;
         closed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+    use std::ops::Range;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::driver::Driver;
+    use crate::engine::{HostEngine, HostEngineOptions, Pool, Ring};
+    use crate::graph::perm::{Perm, Use};
+    use crate::graph::{Node, NodeFacts};
+    use crate::queue::Queue;
+    use crate::request::map::{Access, Lookup, Mapping};
+
+    /// Notes what it is used for.
+    struct Noting(Arc<Mutex<Perm>>);
+
+    impl Driver for Noting {
+        fn format_name(&self) -> &'static str {
+            "null-co"
+        }
+
+        fn len(&self) -> u64 {
+            4096
+        }
+
+        fn try_map(&self, _: Access, _: Range<u64>, _: &mut Mapping) -> Lookup {
+            Lookup::Miss
+        }
+
+        fn set_permissions(&self, wanted: Use) -> Result<()> {
+            *self.0.lock() = wanted.need;
+            Ok(())
+        }
+    }
+
+    fn queue(layer: &Layer) -> Queue {
+        let options = HostEngineOptions {
+            ring_entries: 8,
+            ring: Ring::Off,
+            pool: Pool::new(NonZeroUsize::MIN).unwrap(),
+        };
+        let engine = HostEngine::new(&options).unwrap();
+        layer.new_queue(Box::new(engine)).start()
+    }
+
+    /// What becomes of the caller of a verb that waits for a request.
+    #[derive(PartialEq, Eq)]
+    enum Caller {
+        Stays,
+        Leaves,
+    }
+
+    /// The node that a writer uses after the verb, and whether either node is used for writes.
+    #[track_caller]
+    fn check(caller: Caller, want: (&str, Perm, Perm)) {
+        let layer = Layer::new();
+        let queue = queue(&layer);
+        queue.block_on(async {
+            let uses = [Arc::default(), Arc::default()];
+            let mut nodes = Vec::new();
+            for (name, used) in ["from", "to"].into_iter().zip(&uses) {
+                let facts = NodeFacts {
+                    name: name.to_owned(),
+                    ..NodeFacts::default()
+                };
+                let node = Node::new(facts, Box::new(Noting(Arc::clone(used))));
+                nodes.push(layer.add_node(node, &[]).await.unwrap());
+            }
+            let (from, to) = (nodes[0], nodes[1]);
+            let backend = layer.add_backend("disk", from, false).await.unwrap();
+            let under_way = queue.pass_gates(&[from]).await.unwrap();
+            {
+                let mut verb = pin!(layer.replace_node(from, to));
+                let mut context = Context::from_waker(Waker::noop());
+                assert!(matches!(verb.as_mut().poll(&mut context), Poll::Pending));
+                if caller == Caller::Stays {
+                    drop(under_way);
+                    verb.await.unwrap();
+                }
+            }
+            let root = layer.node(&queue, backend.root()).unwrap();
+            let uses = uses.map(|used| *used.lock() & Perm::WRITE);
+            assert_eq!((root.node_name(), uses[0], uses[1]), want);
+        });
+    }
+
+    #[test]
+    fn a_replaced_node_gives_its_users_away() {
+        check(Caller::Stays, ("to", Perm::NONE, Perm::WRITE));
+    }
+
+    #[test]
+    fn a_caller_that_leaves_changes_no_permission() {
+        check(Caller::Leaves, ("from", Perm::WRITE, Perm::NONE));
     }
 }

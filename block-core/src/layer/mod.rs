@@ -6,7 +6,7 @@
 //! queues know of each other (`obstacles`). Invariant: verbs run one at a time, on any queue, and
 //! never block a queue's thread; each publishes a whole graph that all users agree to, while what it
 //! touches is drained; one that touches images runs to its end, whether or not its caller waits.
-//! Not here: opening nodes by options and moving edges (`graph/`), jobs (`job/`), QMP (`qmp/`).
+//! Not here: opening nodes by options, moving edges, removing nodes (`graph/`), jobs (`job/`), QMP (`qmp/`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -267,6 +267,9 @@ impl Layer {
 
     /// Removes a user; its requests are finished first, those that come later end with
     /// `DeviceNotFound`.
+    ///
+    /// # Cancel safety
+    /// Dropped before it ends, the user stays, without its limits.
     pub async fn remove_backend(&self, backend: &Arc<Backend>) {
         let change = self.change().await;
         backend.throttle().set(Rates::default());
