@@ -6,6 +6,7 @@ mod backup_faults;
 mod changes;
 mod commit;
 mod killed;
+mod lengths;
 mod mirror;
 mod mirror_faults;
 mod mirror_space;
