@@ -103,9 +103,7 @@ impl Draft {
     /// Edges to nodes of the draft, as they stand there now.
     pub(crate) fn edges(&self, children: Vec<NamedChild>) -> Result<Vec<Edge>> {
         let edge = |NamedChild { name, role, child }: NamedChild| {
-            let child = self.graph.index_of(child).ok_or(Error::NodeNotFound {
-                node: String::new(),
-            })?;
+            let child = self.graph.locate(child)?;
             Ok(Edge { name, role, child })
         };
         children.into_iter().map(edge).collect()
@@ -150,12 +148,7 @@ impl Draft {
     /// # Errors
     /// `InvalidOption` when that would make a cycle, `NodeNotFound`.
     pub fn set_child(&mut self, parent: NodeId, edge: EdgeIndex, child: NodeId) -> Result<()> {
-        let found = self.graph.index_of(parent).zip(self.graph.index_of(child));
-        let Some((parent_index, child_index)) = found else {
-            return Err(Error::NodeNotFound {
-                node: String::new(),
-            });
-        };
+        let (parent_index, child_index) = (self.graph.locate(parent)?, self.graph.locate(child)?);
         if self.graph.reaches(child, parent) {
             return Err(Error::invalid(
                 "node",
@@ -198,11 +191,7 @@ impl Draft {
         mut roots: Vec<(NodeIndex, String, Use)>,
         but: Option<NodeId>,
     ) -> Result<()> {
-        let Some(index) = self.graph.index_of(child) else {
-            return Err(Error::NodeNotFound {
-                node: String::new(),
-            });
-        };
+        let index = self.graph.locate(child)?;
         roots.push((index, user.0, user.1));
         let uses = self.uses_but(&roots, &Node::is_read_only, but)?;
         for &below in std::iter::once(&index).chain(self.graph.below(index)) {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::bitmap::Bitmaps;
 use crate::driver::Driver;
 use crate::engine::{Leaf, LeafId};
+use crate::error::{Error, Result};
 use crate::request::announce::Claims;
 use crate::request::map::{Access, Extent, Lookup, Mapping};
 use crate::request::watch::Watchers;
@@ -336,6 +337,16 @@ impl Graph {
     /// Where a node stands in this snapshot.
     pub fn index_of(&self, id: NodeId) -> Option<NodeIndex> {
         self.by_id.get(&id).copied()
+    }
+
+    /// As [`index_of`](Graph::index_of), for verbs that need the node.
+    ///
+    /// # Errors
+    /// `NodeNotFound`.
+    pub(crate) fn locate(&self, id: NodeId) -> Result<NodeIndex> {
+        self.index_of(id).ok_or(Error::NodeNotFound {
+            node: String::new(),
+        })
     }
 
     /// Bytes of a node now.

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use crate::backend::{Backend, NOWHERE};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::{Draft, Graph, NodeId};
 use crate::layer::{Change, Layer};
 use crate::queue::LocalQueue;
@@ -44,11 +44,8 @@ impl Layer {
     pub async fn replace_node(&self, from: NodeId, to: NodeId) -> Result<()> {
         let change = self.change().await;
         let graph = self.graph();
-        if graph.index_of(from).and(graph.index_of(to)).is_none() {
-            return Err(Error::NodeNotFound {
-                node: String::new(),
-            });
-        }
+        graph.locate(from)?;
+        graph.locate(to)?;
         let mut draft = Draft::from(&graph);
         for (parent, edge) in draft.edges_to(from) {
             if parent != to {
@@ -89,10 +86,8 @@ impl Layer {
             backing,
         } = *pivot;
         let before = self.graph();
-        let found = before.index_of(from).zip(before.index_of(to));
-        let (from_index, _) = found.ok_or_else(|| Error::NodeNotFound {
-            node: String::new(),
-        })?;
+        let from_index = before.locate(from)?;
+        before.locate(to)?;
         let mut draft = Draft::from(&before);
         for (parent, edge) in draft.edges_to(from) {
             if !before.reaches(to, parent) {

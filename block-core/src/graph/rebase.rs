@@ -27,10 +27,7 @@ impl Draft {
     /// # Errors
     /// As [`set_child`](Draft::set_child).
     pub(crate) fn set_backing(&mut self, parent: NodeId, backing: Option<NodeId>) -> Result<()> {
-        let missing = || Error::NodeNotFound {
-            node: String::new(),
-        };
-        let index = self.graph.index_of(parent).ok_or_else(missing)?;
+        let index = self.graph.locate(parent)?;
         let edges = &self.graph.entry(index).edges;
         let place = edges.iter().position(|e| e.role == Role::Cow);
         match (place, backing) {
@@ -50,7 +47,7 @@ impl Draft {
                 Ok(())
             }
             (None, Some(backing)) => {
-                let child = self.graph.index_of(backing).ok_or_else(missing)?;
+                let child = self.graph.locate(backing)?;
                 if self.graph.reaches(backing, parent) {
                     let reason = "Making a node its own descendant is not possible";
                     return Err(Error::invalid("backing", reason));
@@ -81,10 +78,7 @@ impl Layer {
     ) -> Result<()> {
         let change = self.change().await;
         let graph = self.graph();
-        let missing = || Error::NodeNotFound {
-            node: String::new(),
-        };
-        let index = graph.index_of(id).ok_or_else(missing)?;
+        let index = graph.locate(id)?;
         let old = graph.backing(index);
         let mut draft = Draft::from(&graph);
         draft.set_backing(id, new.node)?;

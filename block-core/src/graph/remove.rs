@@ -64,11 +64,7 @@ impl Layer {
         shield(queue, async move |layer, queue| {
             let change = layer.change().await;
             let graph = layer.graph();
-            let Some(index) = graph.index_of(id) else {
-                return Err(Error::NodeNotFound {
-                    node: String::new(),
-                });
-            };
+            let index = graph.locate(id)?;
             let node = &graph.entry(index).node;
             node.check_unblocked()?;
             let mut draft = Draft::from(&graph);

@@ -74,11 +74,7 @@ impl Again {
         children: Children,
         progress: &Rc<Progress>,
     ) -> Result<Again> {
-        let Some(index) = graph.index_of(id) else {
-            return Err(Error::NodeNotFound {
-                node: String::new(),
-            });
-        };
+        let index = graph.locate(id)?;
         let snapshot = queue.hold(Arc::clone(graph));
         Ok(Again {
             child: Child::new(queue.clone(), snapshot, index),
@@ -429,11 +425,7 @@ impl Reopening {
     /// # Errors
     /// `NodeNotFound`; `Unsupported` when the node was not opened by options.
     pub(crate) fn unchanged(graph: &Graph, id: NodeId) -> Result<Reopening> {
-        let Some(index) = graph.index_of(id) else {
-            return Err(Error::NodeNotFound {
-                node: String::new(),
-            });
-        };
+        let index = graph.locate(id)?;
         let node = &graph.entry(index).node;
         let Some(origin) = node.origin() else {
             return Err(Error::Unsupported {

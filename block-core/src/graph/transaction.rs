@@ -106,12 +106,8 @@ impl<'a> Transaction<'a> {
 
     pub(crate) fn node(&self, id: NodeId) -> Result<Arc<Node>> {
         let draft = self.draft.borrow();
-        match draft.graph().index_of(id) {
-            Some(index) => Ok(Arc::clone(&draft.graph().entry(index).node)),
-            None => Err(Error::NodeNotFound {
-                node: String::new(),
-            }),
-        }
+        let index = draft.graph().locate(id)?;
+        Ok(Arc::clone(&draft.graph().entry(index).node))
     }
 
     fn root(&self, backend: &Arc<Backend>) -> NodeId {
@@ -141,11 +137,7 @@ impl<'a> Transaction<'a> {
     /// A node as the actions so far have made it, for I/O of this transaction.
     pub(crate) fn child(&self, id: NodeId) -> Result<Child> {
         let graph = Arc::new(self.draft.borrow().graph().clone());
-        let Some(index) = graph.index_of(id) else {
-            return Err(Error::NodeNotFound {
-                node: String::new(),
-            });
-        };
+        let index = graph.locate(id)?;
         let snapshot = self.queue.hold(graph);
         Ok(Child::new(self.queue.clone(), snapshot, index))
     }

@@ -105,11 +105,7 @@ impl Change<'_> {
         access: Use,
     ) -> Result<Arc<Backend>> {
         let draft = Draft::from(&self.layer.graph());
-        let Some(index) = draft.graph().index_of(root) else {
-            return Err(Error::NodeNotFound {
-                node: String::new(),
-            });
-        };
+        let index = draft.graph().locate(root)?;
         let node = &draft.graph().entry(index).node;
         let backend = Backend::new(name.to_owned(), root, access);
         if !backend.is_read_only() && node.is_read_only() {

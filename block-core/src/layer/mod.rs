@@ -6,7 +6,8 @@
 //! queues know of each other (`obstacles`). Invariant: verbs run one at a time, on any queue, and
 //! never block a queue's thread; each publishes a whole graph that all users agree to, while what it
 //! touches is drained; one that touches images runs to its end, whether or not its caller waits.
-//! Not here: opening nodes by options, moving edges, removing nodes (`graph/`), jobs (`job/`), QMP (`qmp/`).
+//! Not here: opening nodes by options, moving edges, removing nodes (`graph/`), jobs (`job/`), QMP
+//! (`qmp/`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -227,9 +228,7 @@ impl Layer {
         let change = self.change().await;
         let mut draft = Draft::from(&self.graph());
         let edge = |&(name, role, id): &(&str, Role, NodeId)| {
-            let child = draft.graph().index_of(id).ok_or(Error::NodeNotFound {
-                node: String::new(),
-            })?;
+            let child = draft.graph().locate(id)?;
             let name = name.to_owned();
             Ok(Edge { name, role, child })
         };
@@ -291,11 +290,7 @@ impl Layer {
     /// `NodeNotFound`.
     pub fn node(&self, queue: &LocalQueue, id: NodeId) -> Result<Child> {
         let snapshot = queue.snapshot();
-        match snapshot.graph.index_of(id) {
-            Some(index) => Ok(Child::new(queue.clone(), snapshot, index)),
-            None => Err(Error::NodeNotFound {
-                node: String::new(),
-            }),
-        }
+        let index = snapshot.graph.locate(id)?;
+        Ok(Child::new(queue.clone(), snapshot, index))
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::path::Entry;
 use super::{Announced, LocalQueue, Snapshot};
 use crate::buffer::IoBuf;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::NodeId;
 use crate::layer::Obstacle;
 use crate::request::Request;
@@ -30,7 +30,7 @@ impl Passed {
     /// # Errors
     /// `NodeNotFound`.
     pub(crate) fn node(&self, id: NodeId) -> Result<Child> {
-        let index = self.snapshot.graph.index_of(id).ok_or_else(missing)?;
+        let index = self.snapshot.graph.locate(id)?;
         let snapshot = Rc::clone(&self.snapshot);
         Ok(Child::new(self.queue.clone(), snapshot, index))
     }
@@ -55,7 +55,7 @@ impl LocalQueue {
             let graph = &snapshot.graph;
             let mut closed = None;
             for &id in nodes {
-                let index = graph.index_of(id).ok_or_else(missing)?;
+                let index = graph.locate(id)?;
                 let layer = self.layer();
                 let obstacle = layer.obstacle(graph, index, access, &range, Reach::Indirect, entry);
                 if obstacle == Obstacle::InTheWay {
@@ -79,11 +79,5 @@ impl LocalQueue {
                 self.wait_for_obstacle(&node, &request, entry).await;
             }
         }
-    }
-}
-
-fn missing() -> Error {
-    Error::NodeNotFound {
-        node: String::new(),
     }
 }

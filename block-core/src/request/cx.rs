@@ -376,16 +376,9 @@ impl Child {
 
     /// Another node of the same snapshot.
     pub(crate) fn neighbour(&self, id: NodeId) -> Result<Child> {
-        match self.snapshot.graph.index_of(id) {
-            Some(index) => Ok(Child::new(
-                self.queue.clone(),
-                Rc::clone(&self.snapshot),
-                index,
-            )),
-            None => Err(Error::NodeNotFound {
-                node: String::new(),
-            }),
-        }
+        let index = self.snapshot.graph.locate(id)?;
+        let snapshot = Rc::clone(&self.snapshot);
+        Ok(Child::new(self.queue.clone(), snapshot, index))
     }
 
     /// The backing file, if the node has one.

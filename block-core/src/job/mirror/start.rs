@@ -296,10 +296,7 @@ impl Layer {
         working: &Working,
     ) -> Result<Mirror> {
         let graph = self.graph();
-        let found = graph.index_of(sides.0).zip(graph.index_of(sides.1));
-        let (source, target) = found.ok_or_else(|| Error::NodeNotFound {
-            node: String::new(),
-        })?;
+        let (source, target) = (graph.locate(sides.0)?, graph.locate(sides.1)?);
         let granularity = match working.sizes.granularity {
             Some(granularity) => granularity,
             None => default_granularity(&graph, target),
