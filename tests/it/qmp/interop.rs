@@ -308,6 +308,14 @@ pub(super) fn qemu_img(args: &[&str]) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
+/// What `qemu-img` prints.
+pub(super) fn qemu_img_says(args: &[&str]) -> String {
+    let output = Command::new("qemu-img").args(args).output();
+    let output = output.expect("there is a qemu-img");
+    assert!(output.status.success(), "{args:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
 #[test]
 fn a_chain_looks_as_in_qemu() {
     let rig = Rig::start();

@@ -14,10 +14,10 @@ use super::rig::{Client, Rig};
 const LEN: usize = 1 << 20;
 
 /// A conversation, and what came of it.
-struct Tale {
+pub(super) struct Tale {
     client: Client,
     /// What was answered to what was asked for the tale's sake.
-    answers: Vec<String>,
+    pub(super) answers: Vec<String>,
     /// What was told of jobs.
     events: Vec<String>,
     /// Events that nobody has waited for.
@@ -63,7 +63,7 @@ impl Tale {
         !self.fresh.contains(pause)
     }
 
-    fn reply(&mut self, command: &str, arguments: &str) -> Value {
+    pub(super) fn reply(&mut self, command: &str, arguments: &str) -> Value {
         let text = format!(r#"{{"execute": "{command}", "arguments": {{{arguments}}}}}"#);
         self.client.send(&text);
         loop {
@@ -77,13 +77,13 @@ impl Tale {
 
     /// Runs a command that succeeds.
     #[track_caller]
-    fn ok(&mut self, command: &str, arguments: &str) {
+    pub(super) fn ok(&mut self, command: &str, arguments: &str) {
         let reply = self.reply(command, arguments);
         assert!(reply.get("return").is_some(), "{command}: {reply}");
     }
 
     /// Runs a command whose answer is part of the tale.
-    fn tell(&mut self, command: &str, arguments: &str) {
+    pub(super) fn tell(&mut self, command: &str, arguments: &str) {
         let reply = self.reply(command, arguments);
         let error = reply.get("error").and_then(|error| error.get("desc"));
         let told = match (error, reply.get("return")) {
@@ -98,14 +98,14 @@ impl Tale {
 
     /// Which job of several gets on first, and which stand still while another begins, is nobody's
     /// business.
-    fn forget_order(&mut self) {
+    pub(super) fn forget_order(&mut self) {
         self.events.retain(|event| !event.ends_with(" paused"));
         self.events.sort();
         self.events.dedup();
     }
 
     /// Waits for what is told of a job.
-    fn wait(&mut self, line: &str) {
+    pub(super) fn wait(&mut self, line: &str) {
         loop {
             while let Some(event) = self.fresh.pop_front() {
                 if event == line {
@@ -135,13 +135,13 @@ fn summary(job: &Value) -> String {
     told.join(" ")
 }
 
-fn file(rig: &Rig, folder: &str, name: &str) -> String {
+pub(super) fn file(rig: &Rig, folder: &str, name: &str) -> String {
     std::fs::create_dir_all(rig.path(folder)).expect("a folder");
     rig.path(&format!("{folder}/{name}"))
 }
 
 /// Disks `src`, `dst`, `src2`, `dst2`.
-fn disks(rig: &Rig, folder: &str, tale: &mut Tale) {
+pub(super) fn disks(rig: &Rig, folder: &str, tale: &mut Tale) {
     for (name, byte) in [("src", 1), ("dst", 0), ("src2", 2), ("dst2", 0)] {
         let path = file(rig, folder, name);
         std::fs::write(&path, vec![byte; LEN]).expect("a disk");
@@ -151,7 +151,7 @@ fn disks(rig: &Rig, folder: &str, tale: &mut Tale) {
 }
 
 /// A chain of nodes `top`, `mid` and `base`.
-fn chain(rig: &Rig, folder: &str, tale: &mut Tale) {
+pub(super) fn chain(rig: &Rig, folder: &str, tale: &mut Tale) {
     let [base, mid, top] = ["base", "mid", "top"].map(|name| file(rig, folder, name));
     std::fs::write(&base, vec![1; LEN]).expect("a base");
     let over = |below: &str, format: &str, path: &str| {
@@ -174,7 +174,7 @@ fn chain(rig: &Rig, folder: &str, tale: &mut Tale) {
 
 /// Tells a tale to both daemons.
 #[track_caller]
-fn check(script: impl Fn(&Rig, &str, &mut Tale), answers: Expect, events: Expect) {
+pub(super) fn check(script: impl Fn(&Rig, &str, &mut Tale), answers: Expect, events: Expect) {
     if !qemu_img(&["--version"]) {
         return skip("there is no qemu-img");
     }

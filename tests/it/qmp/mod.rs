@@ -8,6 +8,7 @@ mod commands;
 mod damage;
 mod devices;
 mod interop;
+mod job_options;
 mod jobs;
 mod limits;
 mod lives;
