@@ -262,3 +262,53 @@ fn a_backup_to_a_file_has_its_bitmap_until_it_is_finalized() {
             j null"#]],
     );
 }
+
+#[test]
+fn a_copy_that_nobody_was_led_to_is_closed() {
+    check(
+        |rig, folder, tale| {
+            disks(rig, folder, tale);
+            tale.ok("blockdev-del", r#""node-name": "dst""#);
+            let target = file(rig, folder, "dst");
+            for name in ["", r#""node-name": "copy","#] {
+                let arguments = format!(
+                    r#""device": "src", "job-id": "j", "target": "{target}", "format": "raw",
+                       {name} "mode": "existing", "sync": "full""#
+                );
+                tale.ok("drive-mirror", &arguments);
+                tale.wait("j BLOCK_JOB_READY");
+                tale.tell("job-complete", r#""id": "j""#);
+                tale.wait("j null");
+                let nodes = tale.reply("query-named-block-nodes", r#""flat": true"#);
+                let nodes = nodes.get("return").and_then(Value::as_array);
+                let count = nodes.map_or(0, <[Value]>::len);
+                tale.answers.push(format!("{count} nodes"));
+                is_copy(rig, folder, "dst");
+            }
+        },
+        expect![[r#"
+            job-complete: ok
+            3 nodes
+            job-complete: ok
+            3 nodes"#]],
+        expect![[r#"
+            j created
+            j running
+            j ready
+            j BLOCK_JOB_READY
+            j waiting
+            j pending
+            j BLOCK_JOB_COMPLETED
+            j concluded
+            j null
+            j created
+            j running
+            j ready
+            j BLOCK_JOB_READY
+            j waiting
+            j pending
+            j BLOCK_JOB_COMPLETED
+            j concluded
+            j null"#]],
+    );
+}

@@ -401,11 +401,30 @@ impl Mirror {
             layer.remove_backend(&user).await;
         }
         self.blocks.clear();
-        if self.pivoted {
-            return;
-        }
-        give_back(&layer, queue, self.follow.target, self.ends).await;
+        let ends = match (self.pivoted, self.ends.opened) {
+            (false, _) => self.ends,
+            // There may have been no users to lead to it.
+            (true, true) if is_unused(&layer, self.follow.target) => self.ends,
+            (true, _) => return,
+        };
+        give_back(&layer, queue, self.follow.target, ends).await;
     }
+}
+
+fn is_unused(layer: &Layer, node: NodeId) -> bool {
+    let graph = layer.graph();
+    let index = graph.index_of(node);
+    let is_child = |index| {
+        let mut edges = graph.entries().flat_map(|(_, entry)| entry.edges.iter());
+        edges.any(|edge| edge.child == index)
+    };
+    let is_root = || {
+        layer
+            .backends()
+            .iter()
+            .any(|backend| backend.root() == node)
+    };
+    index.is_some_and(|index| !is_child(index)) && !is_root()
 }
 
 /// Leaves a target that did not become the disk as it was found.
