@@ -97,6 +97,9 @@ impl Layer {
     pub fn image_options(&self, filename: &str, format: BlockdevDriver) -> Result<BlockdevOptions> {
         let registry = self.registry();
         let file = BlockdevOptions::new(registry.parse_filename(filename)?);
+        if file.driver.kind() == format {
+            return Ok(file);
+        }
         let file = BlockdevRef::Definition(Box::new(file));
         let Some(branch) = registry.format_over(format, file) else {
             let reason = format!("Driver '{format}' is no image format");
