@@ -437,6 +437,7 @@ impl Image {
         };
         let pass = |reason| match reason {
             FreeReason::Request => self.options.pass_discard_request,
+            FreeReason::Shrink => true,
             FreeReason::Other => self.options.pass_discard_other,
         };
         for run in self.refcounts.unused_runs(&block, freed, pass) {

@@ -72,6 +72,8 @@ pub(super) struct Freed {
 pub(super) enum FreeReason {
     /// A guest discarded it.
     Request,
+    /// The disk no longer reaches so far.
+    Shrink,
     /// Something else took its place.
     Other,
 }

@@ -242,9 +242,10 @@ impl Image {
         Ok(())
     }
 
-    /// Makes whole clusters unallocated, even over a backing file: what a shrinking disk loses.
+    /// Makes whole clusters unallocated, even over a backing file: what a shrinking disk loses. The
+    /// file gets their space back, whatever is done with what guests discard.
     pub(super) async fn clear<E: Surroundings>(&self, env: &E, whole: Range<u64>) -> Result<()> {
-        self.change(env, whole, FreeReason::Other, |cluster| match cluster {
+        self.change(env, whole, FreeReason::Shrink, |cluster| match cluster {
             Cluster::Unallocated(None) => Change::Keep,
             Cluster::Unallocated(Some(_))
             | Cluster::Zero(_)
