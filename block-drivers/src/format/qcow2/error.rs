@@ -245,7 +245,7 @@ pub enum ImageError {
         errors: u64,
     },
     /// The corrupt bit is set.
-    #[error("image is marked corrupt and may only be opened read-only")]
+    #[error("image is corrupt; cannot be opened read/write")]
     MarkedCorrupt,
 }
 

@@ -192,7 +192,7 @@ fn features_are_understood_or_refused_by_name() {
     );
     check_open(
         &[(72, &be64(2))],
-        expect!["corrupt: image is marked corrupt and may only be opened read-only"],
+        expect!["corrupt: image is corrupt; cannot be opened read/write"],
     );
     check_open(
         &[(72, &be64(8))],

@@ -129,7 +129,7 @@ fn damage_that_a_write_meets_ends_all_writes_until_repaired() {
     write(&image, 0).unwrap_err();
     let again = block_on(Image::open(&disk.bench, "test", small_cache()));
     let text = again.map(|_| ()).unwrap_err().chain();
-    assert!(text.contains("marked corrupt"), "{text}");
+    assert!(text.contains("image is corrupt"), "{text}");
     // Once the entry is right, a repair finds nothing, and clears the bit.
     block_on(disk.bench.file.write_bytes(l2.0 + 8, &good[at..at + 8])).unwrap();
     let repairing = OpenOptions {
