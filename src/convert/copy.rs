@@ -6,19 +6,24 @@
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
+use std::time::{Duration, Instant};
 
-use block_core::IoBuf;
 use block_core::driver::{StatusKind, ZeroFlags};
-use block_core::error::Result;
+use block_core::error::{Error, Result};
 use block_core::sync::{AsyncMutex, WaitList};
+use block_core::{IoBuf, LocalQueue};
 
+use crate::human::as_float;
 use crate::image::{Durable, Image, errno_text};
 use crate::progress::Progress;
-use crate::report::Failure;
+use crate::report::{Failure, warning};
 use crate::session::join_all;
 
 /// Bytes of a piece that is read and written.
 const PIECE: u64 = 2 << 20;
+
+/// Bytes that are given up at once where a source cannot be read.
+const SECTOR: u64 = 512;
 
 /// Units of compression in a piece: each worker has so many in memory, twice.
 const UNITS: u64 = 4;
@@ -44,17 +49,43 @@ pub(super) enum Unwritten {
     Backing(u64),
 }
 
+/// What is taken for zeroes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Zeroes {
+    /// What a source says is zeroes.
+    OfStatus,
+    /// Bytes, too.
+    OfBytes,
+}
+
+/// What becomes of bytes of a source that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unreadable {
+    /// The copy fails.
+    Fails,
+    /// They are zeroes, and a warning tells of them.
+    IsToldOf,
+    /// They are zeroes.
+    IsZeroes,
+}
+
 /// How to copy.
 #[derive(Clone, Copy)]
 pub(super) struct How {
     /// Bytes of zeroes in a row that become a hole; `None` writes everything.
     pub(super) sparse: Option<u64>,
+    /// What is such zeroes.
+    pub(super) zeroes: Zeroes,
     /// Pieces under way at once.
     pub(super) workers: usize,
     /// Whether writes start in the order of the disk.
     pub(super) in_order: bool,
     /// Whether the target compresses, and the bytes that it does so with at a time.
     pub(super) compression_unit: Option<u64>,
+    /// Most bytes a second that are copied.
+    pub(super) rate: Option<u64>,
+    /// What becomes of what cannot be read.
+    pub(super) unreadable: Unreadable,
 }
 
 impl How {
@@ -67,6 +98,7 @@ impl How {
 
 /// A copy under way, shared by its workers.
 pub(super) struct Copy<'a> {
+    queue: &'a LocalQueue,
     sources: &'a [Source],
     target: &'a Image,
     unwritten: Unwritten,
@@ -79,6 +111,9 @@ pub(super) struct Copy<'a> {
     turn: Cell<u64>,
     turns: WaitList,
     failed: Cell<bool>,
+    started: Instant,
+    /// Bytes of data that were copied, or are about to be.
+    copied: Cell<u64>,
 }
 
 /// Where the search for pieces is.
@@ -114,6 +149,7 @@ struct Piece {
 impl<'a> Copy<'a> {
     /// A copy of the sources to the target, one after the other.
     pub(super) fn new(
+        queue: &'a LocalQueue,
         sources: &'a [Source],
         target: &'a Image,
         unwritten: Unwritten,
@@ -121,6 +157,7 @@ impl<'a> Copy<'a> {
         progress: &'a Progress,
     ) -> Copy<'a> {
         Copy {
+            queue,
             sources,
             target,
             unwritten,
@@ -131,6 +168,8 @@ impl<'a> Copy<'a> {
             turn: Cell::new(0),
             turns: WaitList::new(),
             failed: Cell::new(false),
+            started: Instant::now(),
+            copied: Cell::new(0),
         }
     }
 
@@ -245,22 +284,31 @@ impl<'a> Copy<'a> {
         let range = at - source.start..source.end - source.start;
         let node = source.image.node()?;
         let own_only = matches!(self.unwritten, Unwritten::Backing(_)) && node.backing().is_some();
-        let status = if own_only {
-            node.status(range)
-                .await
-                .map(|status| (status.len, status.kind))
-        } else {
-            node.chain_status(range)
-                .await
-                .map(|status| (status.len, status.kind))
+        let status = async |range| match own_only {
+            true => {
+                let status = node.status(range).await;
+                status.map(|status| (status.len, status.kind))
+            }
+            false => {
+                let status = node.chain_status(range).await;
+                status.map(|status| (status.len, status.kind))
+            }
         };
-        let (len, kind) = status.map_err(|error| {
-            let why = errno_text(&error);
-            let start = at - source.start;
-            Failure::new(format!(
-                "error while reading block status at offset {start}: {why}"
-            ))
-        })?;
+        let mut found = status(range.clone()).await;
+        if found.is_err() && self.how.unreadable != Unreadable::Fails {
+            // What is before the damage may be all right.
+            let near = range.start..range.end.min(range.start.saturating_add(SECTOR));
+            found = status(near).await;
+        }
+        let (len, kind) = match found {
+            Ok(found) => found,
+            Err(error) => {
+                let text = "error while reading block status at offset";
+                self.unreadable(text, range.start, &error)?;
+                // The bytes may be there all the same.
+                (SECTOR.min(range.end - range.start), StatusKind::Data)
+            }
+        };
         let kind = match (kind, self.unwritten) {
             (StatusKind::Data, _) => Kind::Data,
             _ if self.how.sparse.is_none() => Kind::Data,
@@ -279,10 +327,12 @@ impl<'a> Copy<'a> {
 
     async fn copy(&self, piece: Piece, buf: &IoBuf) -> Result<(), Failure> {
         let buf = buf.slice(0..usize::try_from(piece.len).unwrap_or(0));
+        self.keep_to_rate(piece.len).await;
         self.read(piece, &buf).await?;
         let block = self
             .how
             .sparse
+            .filter(|_| self.how.zeroes == Zeroes::OfBytes)
             .map(|sparse| self.how.compression_unit.unwrap_or(sparse));
         let runs = runs_of(&buf, piece.start, block);
         self.turn_of(piece).await;
@@ -315,12 +365,58 @@ impl<'a> Copy<'a> {
             let within = |at: u64| usize::try_from(at - piece.start).unwrap_or(0);
             let part = buf.slice(within(from)..within(to));
             let from = from - source.start;
-            source.image.read(from, part).await.map_err(|error| {
+            let Err(error) = source.image.read(from, part.clone()).await else {
+                continue;
+            };
+            if self.how.unreadable == Unreadable::Fails {
                 let why = errno_text(&error);
-                Failure::new(format!("error while reading at byte {from}: {why}"))
-            })?;
+                let text = format!("error while reading at byte {from}: {why}");
+                return Err(Failure::new(text));
+            }
+            self.read_sectors(source, from, &part).await?;
         }
         Ok(())
+    }
+
+    /// Fills `buf` with what can be read of a source from an offset, and with zeroes.
+    async fn read_sectors(&self, source: &Source, from: u64, buf: &IoBuf) -> Result<(), Failure> {
+        let sector = usize::try_from(SECTOR).unwrap_or(buf.len());
+        for at in (0..buf.len()).step_by(sector) {
+            let part = at..buf.len().min(at + sector);
+            let offset = from + at as u64;
+            if let Err(error) = source.image.read(offset, buf.slice(part.clone())).await {
+                self.unreadable("error while reading offset", offset, &error)?;
+                buf.fill(part, 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells of something at an offset of a source that cannot be read, as is wanted.
+    ///
+    /// # Errors
+    /// Where nothing may be left out.
+    fn unreadable(&self, text: &str, offset: u64, error: &Error) -> Result<(), Failure> {
+        let text = format!("{text} {offset}: {}", errno_text(error));
+        match self.how.unreadable {
+            Unreadable::Fails => return Err(Failure::new(text)),
+            Unreadable::IsToldOf => warning(&text),
+            Unreadable::IsZeroes => {}
+        }
+        Ok(())
+    }
+
+    /// Waits until so many bytes more are in time.
+    async fn keep_to_rate(&self, len: u64) {
+        let copied = self.copied.get();
+        self.copied.set(copied.saturating_add(len));
+        if let Some(rate) = self.how.rate {
+            let due = Duration::from_secs_f64(as_float(copied) / as_float(rate));
+            let early = due.saturating_sub(self.started.elapsed());
+            if !early.is_zero() {
+                self.queue.sleep(early).await;
+            }
+        }
     }
 
     /// Writes a run of a piece; data is under way when this returns.
@@ -366,7 +462,7 @@ impl<'a> Copy<'a> {
     }
 }
 
-fn write_failed(at: u64, error: &block_core::Error) -> Failure {
+fn write_failed(at: u64, error: &Error) -> Failure {
     Failure::new(format!(
         "error while writing at byte {at}: {}",
         errno_text(error)

@@ -25,7 +25,7 @@ use crate::snapshot::by_id_or_name;
 use bitmaps::Inconsistent;
 use block_schema::Object;
 use block_schema::types::BlockdevDriver;
-use copy::{Copy, How, Source, Unwritten};
+use copy::{Copy, How, Source, Unreadable, Unwritten, Zeroes};
 
 /// Copy images to another one, in another format if wanted
 #[derive(clap::Args, Debug)]
@@ -58,8 +58,8 @@ pub(crate) struct Args {
     #[arg(short, long)]
     compress: bool,
     /// Zeroes to become holes, at least this many bytes in a row; 0 allocates everything
-    #[arg(short = 'S', long, value_name = "SIZE", default_value = "4k")]
-    sparse_size: String,
+    #[arg(short = 'S', long, value_name = "SIZE")]
+    sparse_size: Option<String>,
     /// Pieces under way at once
     #[arg(
         short = 'm',
@@ -74,6 +74,12 @@ pub(crate) struct Args {
     /// Most bytes a second
     #[arg(short, long, value_name = "RATE")]
     rate_limit: Option<String>,
+    /// Copy what is stored as it is, without a look for zeroes in it
+    #[arg(short = 'C', long)]
+    copy_offload: bool,
+    /// Go on where a source cannot be read, with zeroes
+    #[arg(long)]
+    salvage: bool,
     /// Cache mode of the target
     #[arg(short = 't', value_name = "CACHE", default_value = "unsafe")]
     target_cache: String,
@@ -118,11 +124,23 @@ pub(crate) fn run(args: Args) -> Outcome {
     };
     check_combinations(&args)?;
     let workers = number::bounded(&args.workers, "number of coroutines", 1..=16)?;
+    let rate = args.rate_limit.as_deref();
+    let rate = rate.map(|rate| number::size(rate, "rate limit"));
     let how = How {
-        sparse: parse_sparse(&args.sparse_size)?,
+        sparse: parse_sparse(args.sparse_size.as_deref().unwrap_or("4k"))?,
+        zeroes: match args.copy_offload {
+            true => Zeroes::OfStatus,
+            false => Zeroes::OfBytes,
+        },
         workers: usize::try_from(workers).unwrap_or(1),
         in_order: !args.oob,
         compression_unit: None,
+        rate: rate.transpose()?.filter(|&rate| rate > 0),
+        unreadable: match (args.salvage, args.quiet) {
+            (false, _) => Unreadable::Fails,
+            (true, false) => Unreadable::IsToldOf,
+            (true, true) => Unreadable::IsZeroes,
+        },
     };
     session::run(&args.image.session, async |session| {
         let sources = open_sources(session, sources, &args).await?;
@@ -140,7 +158,7 @@ pub(crate) fn run(args: Args) -> Outcome {
             compression_unit: compression_unit(&target, &args)?,
             ..how
         };
-        let copy = Copy::new(&sources, &target, zeroed, how, &progress);
+        let copy = Copy::new(session.queue(), &sources, &target, zeroed, how, &progress);
         copy.run().await?;
         progress.finish();
         if let Some(source) = with_bitmaps {
@@ -154,12 +172,20 @@ pub(crate) fn run(args: Args) -> Outcome {
 fn check_combinations(args: &Args) -> Result<(), Failure> {
     let refused = [
         (
-            args.rate_limit.is_some(),
-            "option '-r' (rate limit) is not built in",
-        ),
-        (
             args.skip_broken_bitmaps && !args.bitmaps,
             "Use of --skip-broken-bitmaps requires --bitmaps",
+        ),
+        (
+            args.compress && args.copy_offload,
+            "Cannot enable copy offloading when -c is used",
+        ),
+        (
+            args.sparse_size.is_some() && args.copy_offload,
+            "Cannot enable copy offloading when -S is used",
+        ),
+        (
+            args.copy_offload && args.salvage,
+            "Cannot use copy offloading in salvaging mode",
         ),
         (
             args.filenames.len() > 2 && args.bitmaps,

@@ -7,6 +7,7 @@
 mod bitmaps;
 mod chores;
 mod compressed;
+mod copies;
 mod create_options;
 mod encrypted;
 mod graph;
