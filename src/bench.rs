@@ -178,7 +178,7 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
     let pattern = pattern.map(|text| number::bounded(text, "pattern byte", 0..=0xff));
     Ok(Plan {
         count,
-        depth: depth.min(count),
+        depth,
         len,
         step: if step == 0 { len } else { step },
         offset: number::size(&args.offset, "offset")?,
@@ -269,13 +269,14 @@ impl<'a> Bench<'a> {
             in_flight: 0,
             completed: 0,
             flushing: false,
-            buffers: (0..plan.depth).map(buffer).collect(),
+            // More than there are requests are never under way.
+            buffers: (0..plan.depth.min(plan.count)).map(buffer).collect(),
         }
     }
 
     fn run(mut self) -> Result<(), Failure> {
         let queue = self.queue;
-        let mut free: Vec<u64> = (0..self.plan.depth).collect();
+        let mut free: Vec<u64> = (0..self.plan.depth.min(self.plan.count)).collect();
         while self.left > 0 || self.in_flight > 0 || self.flushing {
             while self.left > 0 && !self.must_drain() {
                 let Some(token) = free.pop() else { break };

@@ -224,6 +224,11 @@ fn complaint(error: &clap::Error) -> String {
                 (value, []) => format!("Invalid value '{value}' for '{option}'"),
                 (value, valid) => {
                     let valid: Vec<String> = valid.iter().map(|v| format!("'{v}'")).collect();
+                    // QEMU's tools show both names of an option.
+                    let option = match option {
+                        "--repair" => "--repair (-r)",
+                        option => option,
+                    };
                     format!("{option} expects {} not '{value}'", valid.join(" or "))
                 }
             }

@@ -35,7 +35,9 @@ impl Shell<'_> {
     pub(super) async fn open_first(&mut self, filename: &str) -> Result<(), Failure> {
         let args = self.args;
         let name = ImageName::new(filename, args.format.as_deref(), &args.image)?;
-        self.open_image(&name, &HowWords::of_args(args)).await
+        let shown = (!name.is_options).then_some(filename);
+        self.open_image(&name, shown, &HowWords::of_args(args))
+            .await
     }
 
     pub(super) async fn open(&mut self, command: &Command, words: &Words<'_>) -> Done {
@@ -49,7 +51,11 @@ impl Shell<'_> {
             return Err(command.print_usage());
         };
         let opened = match self.image {
-            None => self.open_image(&name, &HowWords::of_words(words)).await,
+            None => {
+                let how = HowWords::of_words(words);
+                let shown = path.filter(|_| !self.args.image.image_opts);
+                self.open_image(&name, shown, &how).await
+            }
             Some(_) => Err(Failure::new("file open already, try 'help close'")),
         };
         opened.map_err(told)
@@ -76,15 +82,21 @@ impl Shell<'_> {
         })
     }
 
-    async fn open_image(&mut self, name: &ImageName, words: &HowWords<'_>) -> Result<(), Failure> {
+    /// Opens an image; `shown` is what messages call it.
+    async fn open_image(
+        &mut self,
+        name: &ImageName,
+        shown: Option<&str>,
+        words: &HowWords<'_>,
+    ) -> Result<(), Failure> {
         let how = words.how(&self.args.image)?;
         let opened = match words.is_snapshot() {
             false => Image::open_unprefixed(self.session, name, NODE, how).await,
             true => self.open_overlay(name, how).await,
         };
-        let device = match name.is_options {
-            true => "can't open".to_owned(),
-            false => format!("can't open device {}", name.text),
+        let device = match shown {
+            None => "can't open".to_owned(),
+            Some(shown) => format!("can't open device {shown}"),
         };
         let image = opened.map_err(|failure| failure.while_doing(&device))?;
         self.image = Some(Rc::new(image));

@@ -92,7 +92,7 @@ pub(super) fn number(text: &str) -> Result<u64, Failed> {
             SizeError::Invalid => outln!(
                 "Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- {text}"
             ),
-            SizeError::TooLarge => outln!("Parsing error: argument too large -- {text}"),
+            SizeError::OutOfRange => outln!("Parsing error: argument too large -- {text}"),
         }
         Failed
     })

@@ -6,8 +6,7 @@ use block_schema::types::BlockdevDriver;
 
 use super::encrypt::EncryptOptions;
 use super::keyval;
-use super::number;
-use super::size::parse_size;
+use super::size::{SizeError, parse_size};
 use crate::report::Failure;
 
 /// Options of a new image, as given; what is `None` takes the format's default.
@@ -69,7 +68,7 @@ impl CreateOptions {
         match key {
             "encryption" => self.encrypt.legacy = Some(switch_of(key, value)?),
             key if key.starts_with("encrypt.") => self.encrypt.set(key, value)?,
-            "size" => self.size = Some(number::size(value, "image size")?),
+            "size" => self.size = Some(size_of(key, value)?),
             "backing_file" => self.backing_file = Some(value.to_owned()),
             "backing_fmt" => self.backing_fmt = Some(value.to_owned()),
             "cluster_size" => self.cluster_size = Some(size_of(key, value)?),
@@ -135,10 +134,17 @@ impl CreateOptions {
 }
 
 fn size_of(key: &str, value: &str) -> Result<u64, Failure> {
-    parse_size(value).map_err(|_| {
-        Failure::new(format!(
-            "Parameter '{key}' expects a non-negative number below 2^64"
-        ))
+    parse_size(value).map_err(|error| {
+        Failure::new(match error {
+            SizeError::OutOfRange => {
+                format!("Value '{value}' is out of range for parameter '{key}'")
+            }
+            SizeError::Invalid => format!(
+                "Parameter '{key}' expects a non-negative number below 2^64\n\
+                 Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n\
+                 and exabytes, respectively."
+            ),
+        })
     })
 }
 
@@ -224,7 +230,14 @@ mod tests {
         check(
             "size=5x",
             BlockdevDriver::Raw,
-            "Invalid image size specified: '5x'.",
+            "Parameter 'size' expects a non-negative number below 2^64\n\
+             Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n\
+             and exabytes, respectively.",
+        );
+        check(
+            "size=-5",
+            BlockdevDriver::Raw,
+            "Value '-5' is out of range for parameter 'size'",
         );
     }
 }

@@ -12,7 +12,7 @@ use crate::report::Failure;
 pub(crate) fn bounded(text: &str, what: &str, bounds: RangeInclusive<u64>) -> Result<u64, Failure> {
     match parse_size(text) {
         Ok(value) if bounds.contains(&value) => Ok(value),
-        Ok(_) | Err(SizeError::TooLarge) => Err(Failure::new(format!(
+        Ok(_) | Err(SizeError::OutOfRange) => Err(Failure::new(format!(
             "Invalid {what} specified. Must be between {} and {}.",
             bounds.start(),
             bounds.end()

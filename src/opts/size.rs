@@ -6,8 +6,8 @@
 pub(crate) enum SizeError {
     /// Not a number, or an unknown suffix.
     Invalid,
-    /// Beyond 2^63 - 1.
-    TooLarge,
+    /// Beyond 2^63 - 1, or below 0.
+    OutOfRange,
 }
 
 /// Parses a number of bytes with an optional fraction and suffix (`b k M G T P E`, any case).
@@ -19,7 +19,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, SizeError> {
         None => parse_decimal(text)?,
     };
     if value > i64::MAX.unsigned_abs() {
-        return Err(SizeError::TooLarge);
+        return Err(SizeError::OutOfRange);
     }
     Ok(value)
 }
@@ -28,25 +28,33 @@ fn parse_hex(digits: &str) -> Result<u64, SizeError> {
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(SizeError::Invalid);
     }
-    u64::from_str_radix(digits, 16).map_err(|_| SizeError::TooLarge)
+    u64::from_str_radix(digits, 16).map_err(|_| SizeError::OutOfRange)
 }
 
 fn parse_decimal(text: &str) -> Result<u64, SizeError> {
+    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if text.strip_prefix('-').is_some_and(is_digits) {
+        return Err(SizeError::OutOfRange);
+    }
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.');
     let (number, suffix) = text.split_at(end.unwrap_or(text.len()));
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() || fraction.contains('.') {
+    if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
         return Err(SizeError::Invalid);
     }
     let unit = unit_of(suffix).ok_or(SizeError::Invalid)?;
-    if number.contains('.') && unit == 1 {
+    // Of a byte there are no parts.
+    if unit == 1 && fraction.bytes().any(|digit| digit != b'0') {
         return Err(SizeError::Invalid);
     }
-    let whole: u64 = whole.parse().map_err(|_| SizeError::TooLarge)?;
-    let bytes = whole.checked_mul(unit).ok_or(SizeError::TooLarge)?;
+    let whole: u64 = match whole {
+        "" => 0,
+        digits => digits.parse().map_err(|_| SizeError::OutOfRange)?,
+    };
+    let bytes = whole.checked_mul(unit).ok_or(SizeError::OutOfRange)?;
     bytes
         .checked_add(fraction_of(fraction, unit))
-        .ok_or(SizeError::TooLarge)
+        .ok_or(SizeError::OutOfRange)
 }
 
 /// `digits` behind the point of a unit, in bytes, rounded.
@@ -90,6 +98,9 @@ mod tests {
             ("0x10", 16),
             ("7b", 7),
             ("0.5T", 1 << 39),
+            (".5k", 512),
+            ("1024.0", 1024),
+            ("1024.0b", 1024),
         ];
         for (text, bytes) in sizes {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
@@ -98,11 +109,11 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused() {
-        for text in ["", "k", "1.5", "10x", "-1", "0x", "1..2k", "1kk", "."] {
+        for text in ["", "k", "1.5", "10x", "-1k", "-", "0x", "1..2k", "1kk", "."] {
             assert_eq!(parse_size(text), Err(SizeError::Invalid), "{text}");
         }
-        for text in ["8E", "0xffffffffffffffff", "99999999999999999999"] {
-            assert_eq!(parse_size(text), Err(SizeError::TooLarge), "{text}");
+        for text in ["8E", "0xffffffffffffffff", "99999999999999999999", "-1"] {
+            assert_eq!(parse_size(text), Err(SizeError::OutOfRange), "{text}");
         }
     }
 }

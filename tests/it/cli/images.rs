@@ -1,5 +1,7 @@
 //! `info map check compare create resize convert bench` beside `qemu-img`.
 
+use std::os::unix::fs::MetadataExt;
+
 use super::{Bench, beside};
 
 /// A chain of two, a compressed copy with a snapshot, a raw copy.
@@ -275,7 +277,6 @@ fn what_is_not_built_in_fails_by_its_name() {
     let bench = Bench::new();
     let lines: &[(&[&str], &str)] = &[
         (&["info", "--object", "iothread,id=i", "x"], "'iothread'"),
-        (&["convert", "-r", "1M", "x", "y"], "'-r'"),
         (
             &["serve", "--object", "throttle-group,id=t"],
             "'throttle-group'",
@@ -437,6 +438,79 @@ fn compare_finds_the_same_differences() {
     }
     bench.check_same("qemu-img", &["compare", "-s", "base.qcow2", "top.qcow2"]);
     bench.check_same("qemu-img", &["compare", "-s", "base.qcow2", "base.qcow2"]);
+}
+
+#[test]
+fn sizes_are_understood_alike() {
+    let Some(bench) = beside(&["qemu-img"]) else {
+        return;
+    };
+    for size in [
+        "1024.0", "1024.0b", ".5k", "1.5k", "1.5", "1.5b", "-1024", "-1k", "1Z", "0x10k", "1e3",
+        "x",
+    ] {
+        let create = ["create", "-f", "qcow2", "d.qcow2", "--", size];
+        bench.check_same("qemu-img", &create);
+        let option = format!("size={size}");
+        let create = ["create", "-f", "qcow2", "-o", &option, "d.qcow2"];
+        bench.check_same("qemu-img", &create);
+    }
+}
+
+#[test]
+fn words_that_are_wrong_are_named_alike() {
+    let Some(bench) = beside(&["qemu-img", "qemu-io"]) else {
+        return;
+    };
+    bench.prepare(
+        "qemu-img",
+        &["create", "-q", "-f", "qcow2", "d.qcow2", "1M"],
+    );
+    for words in [
+        &["check", "-r", "x", "d.qcow2"][..],
+        &["check", "--repair=x", "d.qcow2"],
+    ] {
+        bench.check_same("qemu-img", words);
+    }
+    for open in [
+        "open -o driver=qcow2 x",
+        "open -o driver=qcow2,file.filename=x",
+        "open x",
+    ] {
+        bench.check_same("qemu-io", &["-c", open]);
+    }
+    bench.check_same(
+        "qemu-io",
+        &["--image-opts", "-c", "open driver=qcow2,file.filename=x"],
+    );
+    let bench_of = |program: &str| {
+        let said = match program {
+            "ours" => bench.ours("qemu-img", &["bench", "-c", "3", "d.qcow2"]),
+            _ => bench.theirs("qemu-img", &["bench", "-c", "3", "d.qcow2"]),
+        };
+        said.out.lines().next().unwrap_or_default().to_owned()
+    };
+    assert_eq!(bench_of("ours"), bench_of("theirs"));
+}
+
+#[test]
+fn a_shorter_disk_gives_its_space_back() {
+    let bench = Bench::new();
+    let path = bench.path("d.qcow2");
+    let ours = |words: &[&str]| {
+        let said = bench.ours("qemu-img", words);
+        assert_eq!(said.code, Some(0), "{words:?}: {}", said.err);
+    };
+    let held = || std::fs::metadata(&path).expect("the image").blocks() * 512;
+    ours(&["create", "-q", "-f", "qcow2", "d.qcow2", "64M"]);
+    let said = bench.ours(
+        "qemu-io",
+        &["-c", "write 0 1M", "-c", "write 32M 16M", "d.qcow2"],
+    );
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(held() > 17 << 20, "{}", held());
+    ours(&["resize", "--shrink", "d.qcow2", "32M"]);
+    assert!(held() < 2 << 20, "{}", held());
 }
 
 #[test]
