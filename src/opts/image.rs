@@ -83,6 +83,8 @@ pub(crate) struct OpenHow {
     pub(crate) cache: CacheMode,
     /// The I/O backend; the driver's choice if `None`.
     pub(crate) aio: Option<&'static str>,
+    /// What becomes of zeroes that are written, if that is said.
+    pub(crate) detect_zeroes: Option<&'static str>,
     /// Whether discarded ranges are given back to the file system.
     pub(crate) discard: bool,
     /// Whether guest data is wanted, and so the key to it.
@@ -130,6 +132,7 @@ impl OpenHow {
             backing: Backing::Follow,
             cache: CacheMode::WRITEBACK,
             aio: None,
+            detect_zeroes: None,
             discard: true,
             content: Content::Data,
         }
@@ -202,6 +205,9 @@ impl OpenHow {
         default(options, "discard", discard);
         if let Some(aio) = self.aio {
             default(options, "aio", aio);
+        }
+        if let Some(mode) = self.detect_zeroes {
+            default(options, "detect-zeroes", mode);
         }
         let mut cache = match options.remove("cache") {
             Some(Value::Object(cache)) => cache,
@@ -519,6 +525,7 @@ mod tests {
             backing: Backing::Follow,
             cache: CacheMode::WRITEBACK,
             aio: None,
+            detect_zeroes: None,
             discard: true,
             content: Content::Data,
         };

@@ -1,8 +1,12 @@
-//! `nbd`: serves one image over NBD until a signal comes, as `qemu-nbd -t` does.
+//! `nbd`: serves one image over NBD until a signal comes or, unless it is to go on, the last client has
+//! left, as `qemu-nbd` does.
 //!
 //! Not here: several images, QMP (`mod.rs`).
 
+use std::future::poll_fn;
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 
 use block_core::export::Exports;
 use block_drivers::export::BuiltInExports;
@@ -64,9 +68,15 @@ pub(crate) struct Args {
     /// Bypass the host's page cache
     #[arg(short, long)]
     nocache: bool,
+    /// How I/O reaches the kernel: threads, native, io_uring
+    #[arg(long, value_name = "AIO")]
+    aio: Option<String>,
     /// What becomes of discards: unmap, ignore
     #[arg(long, value_name = "MODE", default_value = "unmap")]
     discard: String,
+    /// What becomes of zeroes that are written: off, on, unmap
+    #[arg(long, value_name = "MODE")]
+    detect_zeroes: Option<String>,
     /// Write the process's number to a file, which goes in the end
     #[arg(long, value_name = "PATH")]
     pid_file: Option<PathBuf>,
@@ -85,10 +95,6 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Outcome {
     let filename = one_name(&args.filename)?;
-    if !args.persistent {
-        let text = "ending with the last client is not built in: give --persistent";
-        return Err(Failure::new(text));
-    }
     if args.fork && !args.background {
         return background::start();
     }
@@ -99,8 +105,9 @@ pub(crate) fn run(args: Args) -> Outcome {
     let pidfile = PidFile::default();
     let outcome = session::run(&args.image.session, async |session| {
         let threads = Threads::start(session)?;
-        let drivers = Box::new(BuiltInExports::new(threads.handles()));
-        let exports = Exports::new(session.queue(), drivers);
+        let drivers = BuiltInExports::new(threads.handles());
+        let clients = drivers.nbd_clients();
+        let exports = Exports::new(session.queue(), Box::new(drivers));
         open(session, &name, how, &args).await?;
         let server = typed::arguments_of("nbd-server-start", server(&args))?;
         exports.start_server(&options::decode(server)?)?;
@@ -113,7 +120,11 @@ pub(crate) fn run(args: Args) -> Outcome {
             if args.background {
                 background::detach()?;
             }
-            signals.received(session.queue()).await;
+            let signal = pin!(signals.received(session.queue()));
+            match args.persistent {
+                true => signal.await,
+                false => first(signal, pin!(clients.left())).await,
+            }
         }
         exports.close_all().await;
         exports.stop_server().await.ok();
@@ -138,11 +149,48 @@ fn how(args: &Args) -> Result<OpenHow, Failure> {
         true => Access::Read,
         false => Access::Write,
     };
+    let aio = match args.aio.as_deref() {
+        None => None,
+        Some("threads") => Some("threads"),
+        Some("native") => Some("native"),
+        Some("io_uring") => Some("io_uring"),
+        Some(other) => return Err(Failure::new(format!("Invalid aio mode '{other}'"))),
+    };
+    let detect_zeroes = match args.detect_zeroes.as_deref() {
+        None => None,
+        Some("off") => Some("off"),
+        Some("on") => Some("on"),
+        Some("unmap") => Some("unmap"),
+        Some(other) => {
+            let text =
+                format!("Failed to parse detect_zeroes mode: invalid parameter value: {other}");
+            return Err(Failure::new(text));
+        }
+    };
+    if detect_zeroes == Some("unmap") && !discard {
+        let text = "setting detect-zeroes to unmap is not allowed without setting discard \
+                    operation to unmap";
+        return Err(Failure::new(text));
+    }
     Ok(OpenHow {
         access,
+        aio,
+        detect_zeroes,
         discard,
         ..OpenHow::read(&args.image).with_cache(CacheMode::parse(cache, "cache mode")?)
     })
+}
+
+/// Waits for whichever comes first.
+async fn first(
+    mut one: Pin<&mut impl Future<Output = ()>>,
+    mut two: Pin<&mut impl Future<Output = ()>>,
+) {
+    poll_fn(|cx| match one.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(()),
+        Poll::Pending => two.as_mut().poll(cx),
+    })
+    .await;
 }
 
 impl Args {

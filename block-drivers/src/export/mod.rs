@@ -4,4 +4,4 @@ mod address;
 pub mod nbd;
 mod served;
 
-pub use served::BuiltInExports;
+pub use served::{BuiltInExports, NbdClients};

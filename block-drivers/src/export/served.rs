@@ -28,7 +28,20 @@ use super::nbd::{
 /// The exports of this crate, and the one NBD server they stand on.
 pub struct BuiltInExports {
     queues: Vec<QueueHandle>,
-    nbd: RefCell<Option<Rc<NbdServer>>>,
+    nbd: Rc<RefCell<Option<Rc<NbdServer>>>>,
+}
+
+/// The clients of the NBD server, for whoever ends with them.
+pub struct NbdClients(Rc<RefCell<Option<Rc<NbdServer>>>>);
+
+impl NbdClients {
+    /// Waits until the server that runs now had a client, and all have gone; not at all where none runs.
+    pub async fn left(&self) {
+        let server = self.0.borrow().clone();
+        if let Some(server) = server {
+            server.left().await;
+        }
+    }
 }
 
 impl BuiltInExports {
@@ -36,8 +49,13 @@ impl BuiltInExports {
     pub fn new(queues: Vec<QueueHandle>) -> BuiltInExports {
         BuiltInExports {
             queues,
-            nbd: RefCell::default(),
+            nbd: Rc::default(),
         }
+    }
+
+    /// The clients of the NBD server.
+    pub fn nbd_clients(&self) -> NbdClients {
+        NbdClients(Rc::clone(&self.nbd))
     }
 
     fn running(&self) -> Result<Rc<NbdServer>> {

@@ -241,6 +241,15 @@ impl NbdServer {
         self.shared.state.lock().clients.len()
     }
 
+    /// Waits until there was a client and all have gone.
+    pub async fn left(&self) {
+        let left = || {
+            let state = self.shared.state.lock();
+            state.visited && state.clients.is_empty()
+        };
+        self.shared.changed.wait_until(left).await;
+    }
+
     /// Stops listening, removes all exports, cuts all clients, and waits for their requests.
     ///
     /// # Cancel safety
@@ -306,6 +315,8 @@ struct State {
     exports: BTreeMap<String, Arc<Export>>,
     leaving: Vec<Arc<Export>>,
     clients: Slab<Client>,
+    /// Whether there was a client.
+    visited: bool,
     stopping: bool,
     listener_gone: bool,
 }
@@ -375,6 +386,7 @@ impl Shared {
             if state.stopping {
                 return;
             }
+            state.visited = true;
             ConnectionId(state.clients.insert(client))
         };
         let place = Place {
