@@ -38,11 +38,13 @@ pub(crate) struct CreateOptions {
     pub(crate) refcount_bits: Option<u64>,
     /// Whether the file system should not copy on write.
     pub(crate) nocow: Option<bool>,
+    /// Bytes that the file system should allocate at once: none, as nobody tells it so.
+    pub(crate) extent_size_hint: Option<u64>,
     /// How guest data is encrypted.
     pub(crate) encrypt: EncryptOptions,
 }
 
-const RAW_OPTIONS: [&str; 3] = ["size", "preallocation", "nocow"];
+const RAW_OPTIONS: [&str; 4] = ["size", "preallocation", "nocow", "extent_size_hint"];
 
 impl CreateOptions {
     /// Parses lists of options for a format; of equal keys the last counts.
@@ -79,6 +81,7 @@ impl CreateOptions {
             "extended_l2" => self.extended_l2 = Some(switch_of(key, value)?),
             "lazy_refcounts" => self.lazy_refcounts = Some(switch_of(key, value)?),
             "nocow" => self.nocow = Some(switch_of(key, value)?),
+            "extent_size_hint" => self.extent_size_hint = Some(no_hint(key, value)?),
             "preallocation" => self.preallocation = Some(preallocation_of(value)?),
             "refcount_bits" => self.refcount_bits = Some(size_of(key, value)?),
             _ => return Err(Failure::new(format!("Invalid parameter '{key}'"))),
@@ -98,11 +101,13 @@ impl CreateOptions {
             .preallocation
             .map(|mode| preallocation_name(mode).to_owned());
         let size = self.size.map(|size| size.to_string());
+        let hint = self.extent_size_hint.map(|hint| hint.to_string());
         let on_off = |on: bool| Some(if on { "on" } else { "off" }.to_owned());
         if format != BlockdevDriver::Qcow2 {
             show("size", size);
-            show("preallocation", preallocation);
             show("nocow", self.nocow.and_then(on_off));
+            show("preallocation", preallocation);
+            show("extent_size_hint", hint);
             return line;
         }
         show("encryption", self.encrypt.legacy.and_then(on_off));
@@ -129,6 +134,7 @@ impl CreateOptions {
             Some(self.refcount_bits.unwrap_or(16).to_string()),
         );
         show("nocow", self.nocow.and_then(on_off));
+        show("extent_size_hint", hint);
         line
     }
 }
@@ -146,6 +152,16 @@ fn size_of(key: &str, value: &str) -> Result<u64, Failure> {
             ),
         })
     })
+}
+
+/// The only hint there is.
+fn no_hint(key: &str, value: &str) -> Result<u64, Failure> {
+    match size_of(key, value)? {
+        0 => Ok(0),
+        _ => Err(Failure::new(format!(
+            "Parameter '{key}' is not built in but for 0"
+        ))),
+    }
 }
 
 /// A switch by its words.

@@ -423,3 +423,31 @@ fn an_image_that_cannot_be_made_leaves_no_file() {
         assert_eq!(ours, (Some(1), false));
     }
 }
+
+#[test]
+fn no_hint_of_extents_is_a_hint_of_none() {
+    let Some(bench) = beside(&["qemu-img"]) else {
+        return;
+    };
+    for format in ["raw", "qcow2"] {
+        let options = "extent_size_hint=0,nocow=off,preallocation=off";
+        bench.check_same(
+            "qemu-img",
+            &["create", "-f", format, "-o", options, "d", "1M"],
+        );
+    }
+    let said = bench.ours(
+        "qemu-img",
+        &[
+            "create",
+            "-f",
+            "raw",
+            "-o",
+            "extent_size_hint=1M",
+            "d",
+            "1M",
+        ],
+    );
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("'extent_size_hint'"), "{said:?}");
+}
