@@ -312,3 +312,33 @@ fn a_copy_that_nobody_was_led_to_is_closed() {
             j null"#]],
     );
 }
+
+#[test]
+fn a_mirror_goes_to_a_server_by_the_name_of_its_driver() {
+    let rig = Rig::start();
+    let mut client = rig.client();
+    let execute = |command: &str, arguments: &str| {
+        format!(r#"{{"execute": "{command}", "arguments": {{{arguments}}}}}"#)
+    };
+    for (name, byte) in [("src", 5), ("dst", 0)] {
+        let path = rig.path(name);
+        std::fs::write(&path, vec![byte; 1 << 20]).expect("a disk");
+        let node = format!(r#""driver": "file", "node-name": "{name}", "filename": "{path}""#);
+        client.ok(&execute("blockdev-add", &node));
+    }
+    let socket = rig.path("nbd.sock");
+    let address = format!(r#""addr": {{"type": "unix", "data": {{"path": "{socket}"}}}}"#);
+    client.ok(&execute("nbd-server-start", &address));
+    let export = r#""type": "nbd", "id": "e", "node-name": "dst", "writable": true"#;
+    client.ok(&execute("block-export-add", export));
+    let mirror = format!(
+        r#""device": "src", "job-id": "j", "target": "nbd+unix:///dst?socket={socket}",
+           "format": "nbd", "mode": "existing", "sync": "full""#
+    );
+    client.ok_until(&execute("drive-mirror", &mirror), "BLOCK_JOB_READY");
+    let complete = execute("job-complete", r#""id": "j""#);
+    let ended = client.ok_until(&complete, "BLOCK_JOB_COMPLETED");
+    assert_eq!(ended.get("error"), None);
+    let copy = std::fs::read(rig.path("dst")).expect("the copy");
+    assert!(copy == vec![5; 1 << 20]);
+}
