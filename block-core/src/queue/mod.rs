@@ -220,8 +220,12 @@ impl QueueBuilder {
     }
 }
 
-/// A running queue. Dropping it finishes every request first, then ends its other tasks. Requests
-/// that wait for a limit go on at once, those that wait for the machine to go on end with an error.
+/// A running queue. Dropping it finishes every request and verb first, then ends its other tasks.
+/// Requests that wait for a limit go on at once, those that wait for the machine to go on end with an
+/// error.
+///
+/// Verbs that change the graph wait for requests of every queue. A thread that owns several turns all
+/// of them while one has such a verb to finish, or to be dropped with.
 pub struct Queue(LocalQueue);
 
 impl std::ops::Deref for Queue {
