@@ -1,6 +1,7 @@
 //! `prove`: the tests' long forms, for a machine that has the time.
 //! Each proof is a group of tests that also runs, shorter, with `cargo test`; here it repeats with
-//! other seeds until its rounds are over. Invariant: a failing round prints its seed, which
+//! other seeds until its rounds are over: by themselves all take about an hour on two cores, and
+//! `--rounds` makes one as long as there is time. Invariant: a failing round prints its seed, which
 //! `QBLK_SEED` replays. Not here: what is proven (`tests/it`, `tests/interleavings`).
 
 use std::process::Command;
@@ -9,7 +10,7 @@ use std::time::Instant;
 const USAGE: &str = "usage: cargo xtask prove [PROOF…] [--rounds N] [--list]
 
   PROOF       only proofs whose name contains this
-  --rounds N  how often each repeats, instead of its own number
+  --rounds N  how often each repeats, instead of its own number: more is more seeds
   --list      only names the proofs";
 
 /// A group of tests, and how often its long form repeats them.
@@ -38,7 +39,7 @@ const PROOFS: &[Proof] = &[
         package: "qblk",
         test: Some("it"),
         filter: "crash::",
-        rounds: 400,
+        rounds: 60,
     },
     Proof {
         name: "faults",
@@ -46,7 +47,7 @@ const PROOFS: &[Proof] = &[
         package: "qblk",
         test: Some("it"),
         filter: "faults::",
-        rounds: 200,
+        rounds: 4,
     },
     Proof {
         name: "detach",
@@ -70,7 +71,7 @@ const PROOFS: &[Proof] = &[
         package: "qblk",
         test: Some("it"),
         filter: "jobs::",
-        rounds: 40,
+        rounds: 6,
     },
     Proof {
         name: "changes",
@@ -81,12 +82,28 @@ const PROOFS: &[Proof] = &[
         rounds: 3,
     },
     Proof {
+        name: "layers",
+        what: "chains of random images, read while verbs change them",
+        package: "qblk",
+        test: Some("it"),
+        filter: "layers::",
+        rounds: 60,
+    },
+    Proof {
+        name: "reports",
+        what: "what corrupted images of other programs, by many queues",
+        package: "qblk",
+        test: Some("it"),
+        filter: "reports::",
+        rounds: 30,
+    },
+    Proof {
         name: "damage",
         what: "images with damaged bytes: no panic, no memory by their own claim",
         package: "block-drivers",
         test: None,
         filter: "damaged",
-        rounds: 50,
+        rounds: 5,
     },
     Proof {
         name: "fuzz",
@@ -94,7 +111,7 @@ const PROOFS: &[Proof] = &[
         package: "fuzz",
         test: Some("smoke"),
         filter: "",
-        rounds: 500,
+        rounds: 60,
     },
     Proof {
         name: "differential",
@@ -102,7 +119,7 @@ const PROOFS: &[Proof] = &[
         package: "fuzz",
         test: Some("differential"),
         filter: "",
-        rounds: 100,
+        rounds: 60,
     },
     Proof {
         name: "repairs",
