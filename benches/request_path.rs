@@ -80,24 +80,33 @@ impl Engine for Nothing {
 }
 
 fn main() {
-    // Cargo passes `--bench`; other words choose graphs.
+    // Cargo passes `--bench`; a number is how many requests there are of a kind, other words choose graphs.
     let mut wanted: Vec<String> = std::env::args().skip(1).collect();
     wanted.retain(|word| !word.starts_with('-'));
+    let counts: Vec<usize> = wanted.iter().filter_map(|word| word.parse().ok()).collect();
+    wanted.retain(|word| word.parse::<usize>().is_err());
+    let requests = counts.last().copied().unwrap_or(REQUESTS);
     let wants = |graph: &str| wanted.is_empty() || wanted.iter().any(|word| word == graph);
     if wants("raw") {
+        measure("raw", &Disk::raw(), LEN, requests);
+    }
+    // Limits that nothing reaches; and once they are off, a request costs what it did.
+    if wants("raw-limited") {
         let disk = Disk::raw();
-        measure("raw", &disk, LEN);
-        // Limits that nothing reaches; and once they are off, a request costs what it did.
         limit(&disk, 1_000_000_000);
-        measure("raw-limited", &disk, LEN);
+        measure("raw-limited", &disk, LEN, requests);
+    }
+    if wants("raw-unlimited") {
+        let disk = Disk::raw();
+        limit(&disk, 1_000_000_000);
         limit(&disk, 0);
-        measure("raw-unlimited", &disk, LEN);
+        measure("raw-unlimited", &disk, LEN, requests);
     }
     for depth in [1, 3, 6, 10, 200] {
         let graph = format!("qcow2x{depth}");
         if wants(&graph) {
             // Overwrites stay where the topmost image holds the data.
-            measure(&graph, &Disk::qcow2(depth), TOP);
+            measure(&graph, &Disk::qcow2(depth), TOP, requests);
         }
     }
 }
@@ -111,26 +120,41 @@ fn limit(disk: &Disk, iops: i64) {
 }
 
 /// Reads all over the disk, and overwrites of its last `owned` bytes.
-fn measure(graph: &str, disk: &Disk, owned: u64) {
+fn measure(graph: &str, disk: &Disk, owned: u64, requests: usize) {
     let notifier = File::open("/dev/null").expect("a descriptor");
     let ended = Vec::new();
     let engine = Nothing { ended, notifier };
     let queue = disk.layer().new_queue(Box::new(engine)).start();
     let slot = queue.attach(&disk.backend);
     for depth in [1, 64] {
-        let report = |verb, time| report(graph, verb, "device", depth, time);
-        report("read", by_token(&queue, slot, depth, LEN, Request::read));
-        report(
-            "write",
-            by_token(&queue, slot, depth, owned, Request::write),
-        );
+        let report = |verb, ns| report(graph, verb, "device", depth, ns);
+        let reads = Load {
+            depth,
+            len: LEN,
+            requests,
+        };
+        report("read", by_token(&queue, slot, reads, Request::read));
+        let writes = Load {
+            len: owned,
+            ..reads
+        };
+        report("write", by_token(&queue, slot, writes, Request::write));
     }
-    report(graph, "read", "future", 1, by_future(&queue, slot));
+    let ns = by_future(&queue, slot, requests);
+    report(graph, "read", "future", 1, ns);
 }
 
-fn report(graph: &str, verb: &str, caller: &str, depth: usize, time: Duration) {
-    let each = time.as_secs_f64() * 1e9 / REQUESTS as f64;
-    println!("request_path_ns {graph} {verb} caller={caller} qd={depth}: {each:.0}");
+fn report(graph: &str, verb: &str, caller: &str, depth: usize, ns: f64) {
+    println!("request_path_ns {graph} {verb} caller={caller} qd={depth}: {ns:.0}");
+}
+
+/// What a caller does.
+#[derive(Clone, Copy)]
+struct Load {
+    depth: usize,
+    /// Bytes at the disk's end that it uses.
+    len: u64,
+    requests: usize,
 }
 
 /// Of this process: other programs on the machine do not count.
@@ -154,13 +178,12 @@ fn places(len: u64) -> impl FnMut() -> u64 {
 fn by_token(
     queue: &Queue,
     slot: BackendSlot,
-    depth: usize,
-    len: u64,
+    load: Load,
     request: impl Fn(u64, IoBuf) -> Request,
-) -> Duration {
-    let mut place = places(len);
-    let mut idle: Vec<IoBuf> = (0..depth).map(|_| IoBuf::zeroed(BLOCK)).collect();
-    let mut left = REQUESTS;
+) -> f64 {
+    let mut place = places(load.len);
+    let mut idle: Vec<IoBuf> = (0..load.depth).map(|_| IoBuf::zeroed(BLOCK)).collect();
+    let mut left = load.requests;
     let start = cpu_time();
     while left > 0 {
         while let Some(buf) = idle.pop() {
@@ -173,19 +196,23 @@ fn by_token(
             left = left.saturating_sub(1);
         });
     }
-    cpu_time() - start
+    each(cpu_time() - start, load.requests)
+}
+
+fn each(time: Duration, requests: usize) -> f64 {
+    time.as_secs_f64() * 1e9 / requests as f64
 }
 
 /// As async code on the queue's thread, one at a time.
-fn by_future(queue: &Queue, slot: BackendSlot) -> Duration {
+fn by_future(queue: &Queue, slot: BackendSlot, requests: usize) -> f64 {
     let mut place = places(LEN);
     let start = cpu_time();
     queue.block_on(async {
         let mut buf = IoBuf::zeroed(BLOCK);
-        for _ in 0..REQUESTS {
+        for _ in 0..requests {
             let done = queue.request(slot, Request::read(place(), buf)).await;
             buf = done.expect("nothing fails");
         }
     });
-    cpu_time() - start
+    each(cpu_time() - start, requests)
 }
