@@ -303,10 +303,10 @@ fn read_through(path: &Path) -> std::io::Result<()> {
 }
 
 /// A small generator (xorshift), the same everywhere.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -1,7 +1,8 @@
 //! Jobs of a daemon, from the command to the event that it is over or ready; what the daemon costs
 //! meanwhile counts.
 //!
-//! Both daemons take the same command line and the same commands. Not here: jobs under load.
+//! Both daemons take the same command line and the same commands. Not here: what a guest does
+//! meanwhile (`guest`).
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -11,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::Turn;
 use super::files::Files;
+use super::guest::{EXPORT, Guest};
 use super::measure::{self, Cost, Server};
-use super::rows::{Cache, Kind, Source};
+use super::rows::{Cache, Job, Kind, Load, Source};
 use super::work::{Programs, await_listener};
 
 /// The longest that a job may take.
@@ -24,41 +27,67 @@ type Images = Vec<(&'static str, Option<&'static str>, std::path::PathBuf)>;
 
 /// Runs one job on the mixed image.
 pub(super) fn run_job(
-    kind: Kind,
-    cache: Cache,
+    job: Job,
     programs: &Programs,
     files: &Files,
+    turn: Turn,
 ) -> Result<Cost, String> {
-    let images = make(kind, files)?;
-    let socket = files.path("qmp.sock");
-    std::fs::remove_file(&socket).ok();
-    let mut server = Server::start(&mut daemon(programs, &images, cache, &socket))?;
+    let kind = job.kind;
+    let images = make(job, files)?;
+    let (socket, disk) = (files.path("qmp.sock"), files.path("disk.sock"));
+    for socket in [&socket, &disk] {
+        std::fs::remove_file(socket).ok();
+    }
+    let mut command = daemon(programs, &images, job.cache, &socket);
+    let guest = match job.load {
+        Load::Idle => None,
+        Load::Guest => {
+            command.args(export(kind, &disk));
+            Some(disk)
+        }
+    };
+    let mut server = Server::start(&mut command)?;
     await_listener(&mut server, &socket)?;
     let mut client = Client::connect(&socket)?;
+    let guest = guest.map(|disk| Guest::start(&disk)).transpose()?;
+    let mark = guest.as_ref().map(Guest::mark);
     let before = server.cpu_seconds()?;
     let start = Instant::now();
-    client.run(&command(kind, &images))?;
+    client.run(&arguments(job, &images))?;
     client.await_event(match kind {
         Kind::Mirror => "BLOCK_JOB_READY",
         Kind::Stream | Kind::Commit | Kind::Backup => "BLOCK_JOB_COMPLETED",
     })?;
     let seconds = start.elapsed().as_secs_f64();
+    let share = guest
+        .as_ref()
+        .zip(mark)
+        .map(|(guest, mark)| guest.share_since(&mark));
     let cpu_seconds = server.cpu_seconds()? - before;
     let max_rss_mib = server.max_rss_mib()?;
+    guest.map(Guest::end).transpose()?;
     client.run(&json!({"execute": "quit"}))?;
-    drop(server);
-    check(kind, files)?;
+    match job.cache {
+        // What it has not written yet goes with the images.
+        Cache::Hot => drop(server),
+        // What a ring has open is locked for a moment after its process was killed.
+        Cache::Direct => server.await_end()?,
+    }
+    if turn == Turn::WarmUp {
+        check(kind, files)?;
+    }
     Ok(Cost {
         amount: files.mixed_mib() as f64,
         seconds,
         cpu_seconds,
         max_rss_mib,
         file_mib: 0.0,
+        guest_share: share.unwrap_or(0.0),
     })
 }
 
 /// Makes the images anew: a job changes them.
-fn make(kind: Kind, files: &Files) -> Result<Images, String> {
+fn make(job: Job, files: &Files) -> Result<Images, String> {
     let mixed = files.mixed(Source::Qcow2);
     let (target, middle, top) = (
         files.path("job-target.qcow2"),
@@ -75,14 +104,14 @@ fn make(kind: Kind, files: &Files) -> Result<Images, String> {
         command.arg(path).arg(format!("{}M", files.mixed_mib()));
         measure::run(&mut command).map(drop)
     };
-    Ok(match kind {
+    Ok(match job.kind {
         Kind::Stream => {
             create(&top, Some(&mixed))?;
             vec![("base", None, mixed), ("top", Some("base"), top)]
         }
         Kind::Commit => {
             create(&target, None)?;
-            std::fs::copy(&mixed, &middle).map_err(|error| format!("a copy: {error}"))?;
+            copy(&mixed, &middle).map_err(|error| format!("a copy: {error}"))?;
             let mut rebase = Command::new("qemu-img");
             rebase.args(["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b"]);
             measure::run(rebase.arg(&target).arg(&middle))?;
@@ -95,9 +124,38 @@ fn make(kind: Kind, files: &Files) -> Result<Images, String> {
         }
         Kind::Mirror | Kind::Backup => {
             create(&target, None)?;
-            vec![("source", None, mixed), ("target", None, target)]
+            let target = ("target", None, target);
+            match job.load {
+                Load::Idle => vec![("source", None, mixed), target],
+                // The mixed image itself stays as it is.
+                Load::Guest => {
+                    create(&top, Some(&mixed))?;
+                    let (base, source) = (("base", None, mixed), ("source", Some("base"), top));
+                    vec![base, source, target]
+                }
+            }
         }
     })
+}
+
+/// Copies a file to disk, so that no flush of a job's has to wait for that.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::copy(from, to)?;
+    std::fs::File::open(to)?.sync_all()
+}
+
+/// The disk that a guest uses.
+fn export(kind: Kind, socket: &Path) -> Vec<String> {
+    let node = match kind {
+        Kind::Stream | Kind::Commit => "top",
+        Kind::Mirror | Kind::Backup => "source",
+    };
+    vec![
+        "--nbd-server".to_owned(),
+        format!("addr.type=unix,addr.path={}", socket.display()),
+        "--export".to_owned(),
+        format!("type=nbd,id=guest,node-name={node},name={EXPORT},writable=on"),
+    ]
 }
 
 fn daemon(programs: &Programs, images: &Images, cache: Cache, socket: &Path) -> Command {
@@ -128,8 +186,13 @@ fn daemon(programs: &Programs, images: &Images, cache: Cache, socket: &Path) -> 
     command
 }
 
-fn command(kind: Kind, images: &Images) -> Value {
-    match kind {
+fn arguments(job: Job, images: &Images) -> Value {
+    // In the background a mirror may never be done with what a guest writes.
+    let mode = match job.load {
+        Load::Idle => "background",
+        Load::Guest => "write-blocking",
+    };
+    match job.kind {
         Kind::Stream => json!({
             "execute": "block-stream",
             "arguments": {"job-id": "job", "device": "top"},
@@ -142,6 +205,7 @@ fn command(kind: Kind, images: &Images) -> Value {
             "execute": "blockdev-mirror",
             "arguments": {
                 "job-id": "job", "device": "source", "target": "target", "sync": "full",
+                "copy-mode": mode,
             },
         }),
         Kind::Backup => json!({

@@ -20,6 +20,8 @@ pub(super) struct Cost {
     pub(super) max_rss_mib: f64,
     /// The file that came out of it; 0 where its length is not the point.
     pub(super) file_mib: f64,
+    /// What a guest did meanwhile, of what it does alone; 0 where there is none.
+    pub(super) guest_share: f64,
 }
 
 impl Cost {
@@ -48,6 +50,7 @@ impl Ended {
             cpu_seconds: self.cpu_seconds,
             max_rss_mib: self.max_rss_mib,
             file_mib: 0.0,
+            guest_share: 0.0,
         }
     }
 }
@@ -112,6 +115,18 @@ impl Server {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
             Ok(Some(status)) => Err(format!("{} ended: {status}", self.name)),
+            Err(error) => Err(format!("{}: {error}", self.name)),
+        }
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// That it did not end well.
+    pub(super) fn await_end(mut self) -> Result<(), String> {
+        match self.child.wait() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(format!("{} ended: {status}", self.name)),
             Err(error) => Err(format!("{}: {error}", self.name)),
         }
     }

@@ -8,6 +8,7 @@
 //! Not here: what single functions cost (`benches/`).
 
 mod files;
+mod guest;
 mod jobs;
 mod measure;
 mod rows;
@@ -22,7 +23,8 @@ use std::process::{Command, Stdio};
 
 use files::Files;
 use measure::Cost;
-use rows::{Row, rows};
+use rows::{Row, Work, rows};
+use table::Table;
 use work::{Programs, run_once};
 
 const USAGE: &str = "usage: cargo xtask compare [ROW…] [--quick] [--json] [--dir DIR] [--list]
@@ -63,10 +65,11 @@ enum Output {
 }
 
 impl Size {
-    fn rounds(self) -> usize {
-        match self {
-            Size::Full => 5,
-            Size::Quick => 3,
+    fn rounds(self, work: &Work) -> usize {
+        match (self, work) {
+            // There are many jobs, and each takes seconds.
+            (Size::Quick, _) | (Size::Full, Work::Job(_)) => 3,
+            (Size::Full, _) => 5,
         }
     }
 }
@@ -76,6 +79,14 @@ impl Size {
 enum Side {
     Ours,
     Peer,
+}
+
+/// What a run is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Nobody pays for being the first: caches are warm, and wrong results are found, before.
+    WarmUp,
+    Counted,
 }
 
 /// What became of a row.
@@ -109,16 +120,21 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let files = Files::new(&folder, options.size, &program)?;
     let (ours, peer) = (files.ours(), Programs::Peer);
     let mut results = Vec::new();
+    let table = Table::of(&rows);
+    if options.output == Output::Table {
+        print!("{}", table.head());
+    }
     for row in &rows {
         eprintln!("{} …", row.name);
-        results.push((
-            row,
-            compare(row, &ours, &peer, &files, options.size.rounds()),
-        ));
+        let rounds = options.size.rounds(&row.work);
+        let outcome = compare(row, &ours, &peer, &files, rounds);
+        if options.output == Output::Table {
+            print!("{}", table.line(row, &outcome));
+        }
+        results.push((row, outcome));
     }
-    match options.output {
-        Output::Json => println!("{}", table::json(&results)),
-        Output::Table | Output::Names => print!("{}", table::text(&results)),
+    if options.output == Output::Json {
+        println!("{}", table::json(&results));
     }
     let failed = results
         .iter()
@@ -198,18 +214,18 @@ fn measure_rounds(
     files: &Files,
     rounds: usize,
 ) -> Result<Vec<(Cost, Cost)>, String> {
-    let run = |side| {
+    let run = |side, turn| {
         let programs = match side {
             Side::Ours => ours,
             Side::Peer => peer,
         };
-        let cost = run_once(&row.work, programs, files);
+        let cost = run_once(&row.work, programs, files, turn);
         cost.map_err(|message| format!("{side:?}: {message}"))
     };
     files.prepare(&row.work)?;
-    // Nobody pays for being the first: caches are warm, and wrong results are found, before.
-    run(Side::Peer)?;
-    run(Side::Ours)?;
+    run(Side::Peer, Turn::WarmUp)?;
+    run(Side::Ours, Turn::WarmUp)?;
+    let run = |side| run(side, Turn::Counted);
     let mut costs = Vec::new();
     for round in 0..rounds {
         costs.push(if round % 2 == 0 {

@@ -57,7 +57,7 @@ pub(super) enum Work {
         options: &'static [&'static str],
     },
     /// A job of a daemon on the mixed image.
-    Job { kind: Kind, cache: Cache },
+    Job(Job),
     /// Reads through a server on a Unix socket; what the server costs counts.
     Nbd {
         pattern: &'static str,
@@ -74,6 +74,22 @@ pub(super) enum Against {
     Peer,
     /// We, on the same disk in one image.
     OneLayer,
+}
+
+/// A job of a daemon, from the command until it is over, or ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Job {
+    pub(super) kind: Kind,
+    pub(super) cache: Cache,
+    pub(super) load: Load,
+}
+
+/// What else a daemon does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Load {
+    Idle,
+    /// A guest uses the disk.
+    Guest,
 }
 
 /// What a job does.
@@ -186,7 +202,7 @@ impl Work {
             }
             Work::Queues { .. } | Work::Layers { .. } => &["qemu-img"],
             Work::AgainstFio { .. } => &["qemu-img", "fio"],
-            Work::Job { .. } => &["qemu-img", "qemu-storage-daemon"],
+            Work::Job(_) => &["qemu-img", "qemu-storage-daemon"],
             Work::Nbd { .. } => &["qemu-img", "qemu-nbd", "fio"],
         }
     }
@@ -203,7 +219,7 @@ impl Work {
                 block_size: "4k", ..
             } => "requests/s",
             Work::Tool { .. } => "runs/s",
-            Work::Convert { .. } | Work::Job { .. } | Work::Nbd { .. } => "MiB/s",
+            Work::Convert { .. } | Work::Job(_) | Work::Nbd { .. } => "MiB/s",
         }
     }
 }
@@ -420,17 +436,23 @@ fn job_rows() -> Vec<Row> {
         (Kind::Mirror, "mirror"),
         (Kind::Backup, "backup"),
     ];
+    let caches = [(Cache::Hot, "hot"), (Cache::Direct, "direct")];
+    let loads = [(Load::Idle, "idle"), (Load::Guest, "guest")];
     let mut rows = Vec::new();
-    for (cache, cache_name) in [(Cache::Hot, "hot"), (Cache::Direct, "direct")] {
-        for (kind, name) in kinds {
-            rows.push(Row {
-                name: format!("job/{name}/{cache_name}"),
-                aim: match cache {
-                    Cache::Hot => Aim::PerSecond(2.0),
-                    Cache::Direct => Aim::PerCpuSecond(2.0),
-                },
-                work: Work::Job { kind, cache },
-            });
+    for (load, load_name) in loads {
+        for (cache, cache_name) in caches {
+            for (kind, name) in kinds {
+                rows.push(Row {
+                    name: format!("job/{name}/{cache_name}/{load_name}"),
+                    aim: match (cache, load) {
+                        (Cache::Hot, _) => Aim::PerSecond(2.0),
+                        (Cache::Direct, Load::Idle) => Aim::PerCpuSecond(2.0),
+                        // What the daemon does for the guest costs processor time, too.
+                        (Cache::Direct, Load::Guest) => Aim::PerSecond(1.0),
+                    },
+                    work: Work::Job(Job { kind, cache, load }),
+                });
+            }
         }
     }
     rows

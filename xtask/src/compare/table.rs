@@ -18,6 +18,10 @@ struct Summary {
     peer_rss: f64,
     /// How many times the peer's file ours is; not a number where files are not the point.
     file_ratio: f64,
+    /// What was left to a guest by us, by the peer, and that in relation; not numbers without a guest.
+    ours_guest: f64,
+    peer_guest: f64,
+    guest_ratio: f64,
 }
 
 /// Files longer than so many times the peer's miss the aim, whatever the speed.
@@ -39,6 +43,9 @@ impl Summary {
             ours_rss: ours(|cost| cost.max_rss_mib),
             peer_rss: peer(|cost| cost.max_rss_mib),
             file_ratio: ratio(|cost| cost.file_mib),
+            ours_guest: ours(|cost| cost.guest_share),
+            peer_guest: peer(|cost| cost.guest_share),
+            guest_ratio: ratio(|cost| cost.guest_share),
         }
     }
 
@@ -47,8 +54,10 @@ impl Summary {
             Aim::PerCpuSecond(factor) => self.cpu_ratio >= factor,
             Aim::PerSecond(factor) => self.speed_ratio >= factor,
         };
-        // No number is no file.
-        speed && (self.file_ratio.is_nan() || self.file_ratio <= MAX_FILE_RATIO)
+        // No number is no file, and no guest.
+        speed
+            && (self.file_ratio.is_nan() || self.file_ratio <= MAX_FILE_RATIO)
+            && (self.guest_ratio.is_nan() || self.guest_ratio >= 1.0)
     }
 }
 
@@ -63,26 +72,38 @@ pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// One line a row, columns aligned.
-pub(super) fn text(results: &[(&Row, Outcome)]) -> String {
-    let width = results
-        .iter()
-        .map(|(row, _)| row.name.len())
-        .max()
-        .unwrap_or(0)
-        .max(3);
-    let mut out = format!(
-        "{:width$} {:>10} {:>10} {:>10} {:>6} {:>7} {:>7} {:>6} {:>6} {:>6}  aim\n",
-        "row", "unit", "ours", "peer", "speed", "CPU s", "peer", "/CPU s", "MiB", "peer",
-    );
-    for (row, outcome) in results {
-        out += &format!("{:width$} ", row.name);
-        out += &match outcome {
+pub(super) struct Table {
+    /// Columns of the longest name.
+    width: usize,
+}
+
+impl Table {
+    /// Of these rows.
+    pub(super) fn of<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Table {
+        let lens = rows.into_iter().map(|row| row.name.len());
+        let width = lens.max().unwrap_or(0).max(3);
+        Table { width }
+    }
+
+    /// The line above all.
+    pub(super) fn head(&self) -> String {
+        let width = self.width;
+        format!(
+            "{:width$} {:>10} {:>10} {:>10} {:>6} {:>7} {:>7} {:>6} {:>6} {:>6}  aim\n",
+            "row", "unit", "ours", "peer", "speed", "CPU s", "peer", "/CPU s", "MiB", "peer",
+        )
+    }
+
+    /// The line of a row.
+    pub(super) fn line(&self, row: &Row, outcome: &Outcome) -> String {
+        let width = self.width;
+        let rest = match outcome {
             Outcome::NoPeer(reason) => format!("no peer: {reason}\n"),
             Outcome::Failed(reason) => format!("failed: {reason}\n"),
             Outcome::Measured(rounds) => line(row, &Summary::of(rounds)),
         };
+        format!("{:width$} {rest}", row.name)
     }
-    out
 }
 
 fn line(row: &Row, numbers: &Summary) -> String {
@@ -95,13 +116,21 @@ fn line(row: &Row, numbers: &Summary) -> String {
     } else {
         format!(", size {:.3}x", numbers.file_ratio)
     };
+    let guest = if numbers.guest_ratio.is_nan() {
+        String::new()
+    } else {
+        format!(
+            ", guest {:.2} of {:.2} ≥ 1.0: {:.2}x",
+            numbers.ours_guest, numbers.peer_guest, numbers.guest_ratio
+        )
+    };
     let verdict = if numbers.reaches(row.aim) {
         ""
     } else {
         ": behind"
     };
     format!(
-        "{:>10} {:>10} {:>10} {:>5.2}x {:>7.2} {:>7.2} {:>5.2}x {:>6.1} {:>6.1}  {aim}{size}{verdict}\n",
+        "{:>10} {:>10} {:>10} {:>5.2}x {:>7.2} {:>7.2} {:>5.2}x {:>6.1} {:>6.1}  {aim}{size}{guest}{verdict}\n",
         row.work.unit(),
         figure(numbers.ours),
         figure(numbers.peer),
@@ -138,6 +167,7 @@ fn json_row(row: &Row, outcome: &Outcome) -> Value {
             "seconds": cost.seconds,
             "cpu_seconds": cost.cpu_seconds,
             "max_rss_mib": cost.max_rss_mib,
+            "guest_share": cost.guest_share,
         })
     };
     match outcome {
@@ -152,6 +182,7 @@ fn json_row(row: &Row, outcome: &Outcome) -> Value {
                 "speed_ratio": numbers.speed_ratio,
                 "cpu_ratio": numbers.cpu_ratio,
                 "file_ratio": numbers.file_ratio,
+                "guest_ratio": numbers.guest_ratio,
                 "reaches_aim": numbers.reaches(row.aim),
                 "rounds": rounds.map(|(o, p)| json!({ "ours": side(o), "peer": side(p) })).collect::<Value>(),
             })

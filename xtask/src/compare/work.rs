@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use super::Turn;
 use super::files::Files;
 use super::measure::{self, Cost, Server};
 use super::rows::{Against, Cache, Work};
@@ -62,7 +63,12 @@ impl Programs {
 ///
 /// # Errors
 /// What the program says, or that what it did is wrong.
-pub(super) fn run_once(work: &Work, programs: &Programs, files: &Files) -> Result<Cost, String> {
+pub(super) fn run_once(
+    work: &Work,
+    programs: &Programs,
+    files: &Files,
+    turn: Turn,
+) -> Result<Cost, String> {
     match work {
         Work::Bench { .. } => bench(work, programs, files),
         Work::Write { .. } => writes::write(work, programs, files),
@@ -75,7 +81,7 @@ pub(super) fn run_once(work: &Work, programs: &Programs, files: &Files) -> Resul
         } => layers(*count, *against, *requests, programs, files),
         Work::Tool { verb, pieces } => tools::run_verb(*verb, *pieces, programs, files),
         Work::Convert { .. } => convert(work, programs, files),
-        Work::Job { kind, cache } => jobs::run_job(*kind, *cache, programs, files),
+        Work::Job(job) => jobs::run_job(*job, programs, files, turn),
         Work::Nbd { .. } => serve(work, programs, files),
     }
 }
@@ -209,6 +215,7 @@ fn serve(work: &Work, programs: &Programs, files: &Files) -> Result<Cost, String
         cpu_seconds,
         max_rss_mib: server.max_rss_mib()?,
         file_mib: 0.0,
+        guest_share: 0.0,
     })
 }
 

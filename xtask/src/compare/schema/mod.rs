@@ -169,6 +169,7 @@ fn dispatches(rounds: usize) -> Result<Vec<(String, Vec<Cost>)>, String> {
                 cpu_seconds: nanoseconds / 1e9,
                 max_rss_mib: f64::NAN,
                 file_mib: 0.0,
+                guest_share: 0.0,
             };
             match rows.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, costs)) => costs.push(cost),

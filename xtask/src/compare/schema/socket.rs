@@ -36,6 +36,7 @@ pub(super) fn side(mut command: Command, path: PathBuf) -> Side<'static> {
             cpu_seconds: server.cpu_seconds()? - before,
             max_rss_mib: server.max_rss_mib()?,
             file_mib: 0.0,
+            guest_share: 0.0,
         })
     })
 }
