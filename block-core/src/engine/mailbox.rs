@@ -62,13 +62,7 @@ impl Mailbox {
 
     /// Makes the eventfd readable, whoever sleeps.
     pub(super) fn raise(&self) {
-        #[expect(
-            clippy::host_endian_bytes,
-            reason = "an eventfd counts in the host's order"
-        )]
-        let one = 1u64.to_ne_bytes();
-        // Fails only when the counter is full, and then the eventfd is readable as it is.
-        let _ = rustix::io::write(&self.event, &one);
+        raise(&self.event);
     }
 
     /// Makes the eventfd unreadable. Owner only, and before `take`.
@@ -119,4 +113,15 @@ impl Bell for Mailbox {
             self.raise();
         }
     }
+}
+
+/// Makes an eventfd readable.
+pub(super) fn raise(event: &OwnedFd) {
+    #[expect(
+        clippy::host_endian_bytes,
+        reason = "an eventfd counts in the host's order"
+    )]
+    let one = 1u64.to_ne_bytes();
+    // Fails only when the counter is full, and then the eventfd is readable as it is.
+    let _ = rustix::io::write(event, &one);
 }

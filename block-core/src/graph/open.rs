@@ -304,12 +304,12 @@ impl Opener {
         if role == Role::Data {
             // A file's name and nothing else, from where the program runs; its bytes have no format.
             let plain_file = BlockdevOptionsFile::new(wanted.name.to_owned());
-            let file = plain(BlockdevOptionsBranch::File(plain_file));
+            let file = BlockdevOptions::new(BlockdevOptionsBranch::File(plain_file));
             let file = BlockdevRef::Definition(Box::new(file));
             return self.child(name, role, file).await;
         }
         let protocol = self.protocol_options(wanted.name)?;
-        let file = BlockdevRef::Definition(Box::new(plain(protocol)));
+        let file = BlockdevRef::Definition(Box::new(BlockdevOptions::new(protocol)));
         let format = match wanted.format {
             Some(format) => format.parse().map_err(|_| {
                 Error::invalid("backing-format", format!("Unknown driver '{format}'"))
@@ -325,8 +325,12 @@ impl Opener {
         let Some(branch) = self.layer.registry().format_over(format, file) else {
             return Err(self.not_built_in(format));
         };
-        self.child(name, role, BlockdevRef::Definition(Box::new(plain(branch))))
-            .await
+        self.child(
+            name,
+            role,
+            BlockdevRef::Definition(Box::new(BlockdevOptions::new(branch))),
+        )
+        .await
     }
 
     /// The children opened so far, to read before there is a node.
@@ -496,23 +500,6 @@ fn refuse_rules(path: &str, options: &BlockdevOptions) -> Result<()> {
             format!("{path}{rule}"),
             format!("Parameter '{path}{rule}' is unexpected"),
         )),
-    }
-}
-
-fn plain(driver: BlockdevOptionsBranch) -> BlockdevOptions {
-    BlockdevOptions {
-        driver,
-        id: None,
-        node_name: None,
-        discard: None,
-        cache: None,
-        aio: None,
-        rerror: None,
-        werror: None,
-        read_only: None,
-        detect_zeroes: None,
-        auto_read_only: None,
-        force_share: None,
     }
 }
 

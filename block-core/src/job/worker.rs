@@ -90,16 +90,33 @@ impl Worker {
         };
         if wants_pause {
             settle().await;
-            self.set_still(true);
-            self.job
-                .changed
-                .wait_until(|| {
-                    let state = self.job.state.lock();
-                    !state.paused || self.is_cancelled(&state)
-                })
-                .await;
-            self.set_still(false);
+            return self.stand_still().await;
         }
+        self.check_wanted()
+    }
+
+    /// Waits until a user lets the job go on.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    async fn stand_still(&self) -> Result<(), Stop> {
+        self.set_still(true);
+        self.job
+            .changed
+            .wait_until(|| {
+                let state = self.job.state.lock();
+                !state.paused || self.is_cancelled(&state)
+            })
+            .await;
+        self.set_still(false);
+        self.check_wanted()
+    }
+
+    /// Whether the work is to go on at all.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    fn check_wanted(&self) -> Result<(), Stop> {
         match self.is_cancelled(&self.job.state.lock()) {
             true => Err(Stop::Cancelled),
             false => Ok(()),
@@ -277,19 +294,8 @@ impl Worker {
                 Ok(Next::Skip)
             }
             BlockErrorAction::Stop => {
-                self.set_still(true);
-                self.job
-                    .changed
-                    .wait_until(|| {
-                        let state = self.job.state.lock();
-                        !state.paused || self.is_cancelled(&state)
-                    })
-                    .await;
-                self.set_still(false);
-                match self.is_cancelled(&self.job.state.lock()) {
-                    true => Err(Stop::Cancelled),
-                    false => Ok(Next::Again),
-                }
+                self.stand_still().await?;
+                Ok(Next::Again)
             }
         }
     }

@@ -17,7 +17,7 @@ use super::snapshot::Snapshot;
 use super::{BackendSlot, Done, LocalQueue, OpFuture};
 use crate::backend::Backend;
 use crate::buffer::IoBuf;
-use crate::engine::{Completion, LeafId, Operation, Token};
+use crate::engine::{Completion, LeafId, Operation, Slot, Token};
 use crate::error::{Error, Result};
 use crate::graph::NodeIndex;
 use crate::layer::Obstacle;
@@ -221,16 +221,7 @@ impl LocalQueue {
     }
 
     fn submit_piece(&self, index: usize, access: Access, leaf: LeafId, offset: u64, buf: IoBuf) {
-        let slot = self.attached(leaf);
-        let operation = match access {
-            Access::Read => Operation::Read { slot, offset, buf },
-            Access::Write => Operation::Write {
-                slot,
-                offset,
-                buf,
-                fua: false,
-            },
-        };
+        let operation = transfer(access, self.attached(leaf), offset, buf);
         let op = self.0.ops.borrow_mut().insert(OpState::Request(index));
         self.0
             .engine
@@ -580,15 +571,7 @@ impl LocalQueue {
                 Extent::Leaf { leaf, offset } => {
                     let slot = self.attached(leaf);
                     let buf = buf.slice(at..at + len);
-                    started.push(self.op(match access {
-                        Access::Read => Operation::Read { slot, offset, buf },
-                        Access::Write => Operation::Write {
-                            slot,
-                            offset,
-                            buf,
-                            fua: false,
-                        },
-                    }));
+                    started.push(self.op(transfer(access, slot, offset, buf)));
                 }
                 Extent::Zero | Extent::Unallocated | Extent::Child { .. } | Extent::Transform => {
                     buf.fill(at..at + len, 0)
@@ -646,5 +629,18 @@ impl Announced {
 impl Drop for Announced {
     fn drop(&mut self) {
         self.queue.leave(self.slot);
+    }
+}
+
+/// Moves bytes between memory and a leaf.
+fn transfer(access: Access, slot: Slot, offset: u64, buf: IoBuf) -> Operation {
+    match access {
+        Access::Read => Operation::Read { slot, offset, buf },
+        Access::Write => Operation::Write {
+            slot,
+            offset,
+            buf,
+            fua: false,
+        },
     }
 }

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use slab::Slab;
 
 use super::{EngineState, Sim, SimKind, Work};
+use crate::engine::mailbox;
 use crate::engine::transfer::{LeafWork, answer_now};
 use crate::engine::{Bell, Completion, Engine, Leaf, Operation, Slot, Token};
 
@@ -35,13 +36,7 @@ pub(super) struct SimBell {
 impl SimBell {
     /// Makes the notifier readable.
     pub(super) fn raise(&self) {
-        #[expect(
-            clippy::host_endian_bytes,
-            reason = "an eventfd counts in the host's order"
-        )]
-        let one = 1u64.to_ne_bytes();
-        // Fails only when the counter is full, and then the eventfd is readable as it is.
-        let _ = rustix::io::write(&self.event, &one);
+        mailbox::raise(&self.event);
     }
 }
 
