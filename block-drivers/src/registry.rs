@@ -88,20 +88,12 @@ impl Registry for Drivers {
     ) -> Option<BlockdevOptionsBranch> {
         use BlockdevOptionsBranch as Branch;
         let branch = match format {
-            BlockdevDriver::Raw => Branch::Raw(BlockdevOptionsRaw {
-                file,
-                offset: None,
-                size: None,
-            }),
-            BlockdevDriver::Qcow2 => Branch::Qcow2(qcow2_over(file)),
-            BlockdevDriver::Qcow => Branch::Qcow(BlockdevOptionsQcow {
-                file,
-                backing: None,
-                encrypt: None,
-            }),
-            BlockdevDriver::Cow => Branch::Cow(cow_over(file)),
-            BlockdevDriver::Qed => Branch::Qed(cow_over(file)),
-            BlockdevDriver::Vmdk => Branch::Vmdk(cow_over(file)),
+            BlockdevDriver::Raw => Branch::Raw(BlockdevOptionsRaw::new(file)),
+            BlockdevDriver::Qcow2 => Branch::Qcow2(BlockdevOptionsQcow2::new(file)),
+            BlockdevDriver::Qcow => Branch::Qcow(BlockdevOptionsQcow::new(file)),
+            BlockdevDriver::Cow => Branch::Cow(BlockdevOptionsGenericCOWFormat::new(file)),
+            BlockdevDriver::Qed => Branch::Qed(BlockdevOptionsGenericCOWFormat::new(file)),
+            BlockdevDriver::Vmdk => Branch::Vmdk(BlockdevOptionsGenericCOWFormat::new(file)),
             BlockdevDriver::Bochs => Branch::Bochs(BlockdevOptionsGenericFormat { file }),
             BlockdevDriver::Cloop => Branch::Cloop(BlockdevOptionsGenericFormat { file }),
             BlockdevDriver::Dmg => Branch::Dmg(BlockdevOptionsGenericFormat { file }),
@@ -156,36 +148,5 @@ impl Registry for Drivers {
 }
 
 fn file_named(path: &str) -> BlockdevOptionsBranch {
-    let filename = path.to_owned();
-    BlockdevOptionsBranch::File(BlockdevOptionsFile {
-        filename,
-        locking: None,
-    })
-}
-
-fn cow_over(file: BlockdevRef) -> BlockdevOptionsGenericCOWFormat {
-    BlockdevOptionsGenericCOWFormat {
-        file,
-        backing: None,
-    }
-}
-
-fn qcow2_over(file: BlockdevRef) -> BlockdevOptionsQcow2 {
-    BlockdevOptionsQcow2 {
-        file,
-        backing: None,
-        lazy_refcounts: None,
-        pass_discard_request: None,
-        pass_discard_snapshot: None,
-        pass_discard_other: None,
-        discard_no_unref: None,
-        overlap_check: None,
-        cache_size: None,
-        l2_cache_size: None,
-        l2_cache_entry_size: None,
-        refcount_cache_size: None,
-        cache_clean_interval: None,
-        encrypt: None,
-        data_file: None,
-    }
+    BlockdevOptionsBranch::File(BlockdevOptionsFile::new(path))
 }

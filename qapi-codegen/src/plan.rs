@@ -308,17 +308,21 @@ fn edges(schema: &Schema, nodes: &HashMap<&str, usize>) -> Vec<Edge> {
 mod tests {
     use super::*;
 
-    /// Boxes for types `0..`, each of which holds others: a small letter is a member, a capital one
-    /// a branch.
-    #[track_caller]
-    fn check(edges: &[(usize, usize, char)], want: &[char]) {
+    /// Edges between types `0..`: a small letter is a member, a capital one a branch.
+    fn edges_of(edges: &[(usize, usize, char)]) -> Vec<Edge> {
         let edge = |&(from, to, place): &(usize, usize, char)| Edge {
             from,
             to,
             place: (String::new(), place.to_string()),
             branch: place.is_ascii_uppercase(),
         };
-        let edges: Vec<Edge> = edges.iter().map(edge).collect();
+        edges.iter().map(edge).collect()
+    }
+
+    /// The boxes that types which hold each other need.
+    #[track_caller]
+    fn check(edges: &[(usize, usize, char)], want: &[char]) {
+        let edges = edges_of(edges);
         let mut got: Vec<String> = knots(10, &edges)
             .iter()
             .flat_map(|knot| fewest(knot))
@@ -359,13 +363,7 @@ mod tests {
         for (index, &place) in letters.iter().enumerate() {
             edges.push((index % 9, (index * 7 + 1) % 9, place));
         }
-        let edge = |&(from, to, place): &(usize, usize, char)| Edge {
-            from,
-            to,
-            place: (String::new(), place.to_string()),
-            branch: place.is_ascii_uppercase(),
-        };
-        let edges: Vec<Edge> = edges.iter().map(edge).collect();
+        let edges = edges_of(&edges);
         for edges in knots(10, &edges) {
             let knot = Knot::new(&edges);
             let boxes = knot.enough();

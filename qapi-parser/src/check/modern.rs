@@ -300,16 +300,7 @@ impl Checker<'_> {
             }
             text
         });
-        let data = object.find("data")?;
-        let Node::Object(data) = &data.node else {
-            self.refuse(
-                data,
-                Subject::Key("data"),
-                "an object",
-                " must be an object",
-            );
-            return None;
-        };
+        let data = self.branches_of(object.find("data")?)?;
         let mut branches = Vec::with_capacity(data.pairs.len());
         for (name, value) in &data.pairs {
             branches.extend(self.branch(name, value, false));
@@ -323,6 +314,16 @@ impl Checker<'_> {
         }))
     }
 
+    /// The branches that a union or an alternate lists as its `data`.
+    fn branches_of<'v>(&mut self, data: &'v Value) -> Option<&'v Object> {
+        let Node::Object(branches) = &data.node else {
+            let of = Subject::Key("data");
+            self.refuse(data, of, "an object", " must be an object");
+            return None;
+        };
+        Some(branches)
+    }
+
     fn alternate(&mut self, object: &Object) -> Option<Kind> {
         let value = object.find("data")?;
         if !value.is_truthy() {
@@ -330,15 +331,7 @@ impl Checker<'_> {
             self.diagnostics.push(error);
             return None;
         }
-        let Node::Object(data) = &value.node else {
-            self.refuse(
-                value,
-                Subject::Key("data"),
-                "an object",
-                " must be an object",
-            );
-            return None;
-        };
+        let data = self.branches_of(value)?;
         let mut branches = Vec::with_capacity(data.pairs.len());
         for (name, value) in &data.pairs {
             let of = Subject::Member("data", &name.text);

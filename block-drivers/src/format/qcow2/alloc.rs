@@ -50,6 +50,23 @@ impl Image {
             || (header.snapshot_count > 0 && within(header.snapshots, 1))
     }
 
+    /// Whether a refcount block or an L2 table can be at an offset; the words say why not.
+    pub(super) fn check_table_place(
+        &self,
+        at: HostOffset,
+    ) -> std::result::Result<(), &'static str> {
+        if self.geometry.within(at.0) != 0 {
+            return Err("an offset off a cluster boundary");
+        }
+        if at.0 >= self.host_end() {
+            return Err("an offset behind the end of the file");
+        }
+        if self.in_fixed_metadata(at) {
+            return Err("an offset inside the header, the L1 table or the refcount table");
+        }
+        Ok(())
+    }
+
     /// How many references a cluster has.
     ///
     /// # Errors
@@ -104,17 +121,7 @@ impl Image {
         let Some(at) = entry.block() else {
             return Ok(None);
         };
-        if self.geometry.within(at.0) != 0 {
-            return Err(wrong("an offset off a cluster boundary"));
-        }
-        if at.0 >= self.host_end() {
-            return Err(wrong("an offset behind the end of the file"));
-        }
-        if self.in_fixed_metadata(at) {
-            return Err(wrong(
-                "an offset inside the header, the L1 table or the refcount table",
-            ));
-        }
+        self.check_table_place(at).map_err(wrong)?;
         Ok(Some(at))
     }
 

@@ -143,17 +143,7 @@ impl Image {
             return Err(wrong("reserved bits set"));
         }
         let at = entry.table().ok_or_else(|| wrong("no offset"))?;
-        if self.geometry.within(at.0) != 0 {
-            return Err(wrong("an offset off a cluster boundary"));
-        }
-        if at.0 >= self.host_end() {
-            return Err(wrong("an offset behind the end of the file"));
-        }
-        if self.in_fixed_metadata(at) {
-            return Err(wrong(
-                "an offset inside the header, the L1 table or the refcount table",
-            ));
-        }
+        self.check_table_place(at).map_err(wrong)?;
         Ok(at)
     }
 

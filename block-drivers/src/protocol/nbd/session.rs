@@ -558,16 +558,19 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_cookie_is_answered_once() {
-        let session = session();
-        let flush = || Command {
+    fn flush() -> Command {
+        Command {
             command: command::FLUSH,
             flags: 0,
             offset: 0,
             len: 0,
             buf: IoBuf::empty(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_cookie_is_answered_once() {
+        let session = session();
         let mut first = session.call(flush());
         assert_eq!(session.complete(cookie(0, 1)), Ok(()));
         let unknown = Err(WireError::UnknownCookie {
@@ -591,13 +594,6 @@ mod tests {
     #[test]
     fn the_end_fails_everything_once_and_for_all() {
         let session = session();
-        let flush = || Command {
-            command: command::FLUSH,
-            flags: 0,
-            offset: 0,
-            len: 0,
-            buf: IoBuf::empty(),
-        };
         let mut before = session.call(flush());
         session.fail(SessionEnd::Protocol(WireError::Closed));
         session.fail(SessionEnd::Closed);

@@ -443,7 +443,7 @@ fn a_power_cut_leaves_no_bitmap_that_misses_a_write() {
     // Freed clusters full of old bytes: new tables and bits go there.
     tracked.run("write 0+40k ee; flush; discard 0+40k; flush; reopen");
     tracked.run("write 0+48k 11; reopen");
-    let mut durable_bytes = tracked.disk.bench.file.bytes();
+    let durable_bytes = tracked.disk.bench.file.bytes();
     tracked.disk.bench.file.record();
     let mut ends = Vec::new();
     let script = "add a; write 3k+2k 22; close; write 9k+1k 33; flush; add b; write 1k+7k 44; \
@@ -457,32 +457,18 @@ fn a_power_cut_leaves_no_bitmap_that_misses_a_write() {
         }
     }
     let events = tracked.disk.bench.file.events();
-    let (mut random, mut applied) = (Random(7), 0);
-    for cut in 1..=events.len() {
-        let barrier = events[..cut]
-            .iter()
-            .rposition(|e| matches!(e, Event::Flush));
-        for event in &events[applied..barrier.unwrap_or(0)] {
-            apply(&mut durable_bytes, event);
-        }
-        applied = barrier.unwrap_or(0);
-        for left in [Left::Some, Left::Last] {
-            let mut bytes = durable_bytes.clone();
-            for (index, event) in events[..cut].iter().enumerate().skip(applied) {
-                if match left {
-                    Left::Some => random.below(2) == 0,
-                    Left::Last => index + 1 == cut,
-                } {
-                    apply(&mut bytes, event);
-                }
-            }
+    each_cut(
+        durable_bytes,
+        &events,
+        &mut Random(7),
+        |cut, left, bytes| {
             let good = tracked.expect_covered(bytes, &format!("{cut} {left:?}"));
             // What was closed is whole until something is written again.
             if let Some((_, then)) = ends.iter().find(|(end, _)| *end == cut) {
                 assert_eq!(&good, then, "{cut}");
             }
-        }
-    }
+        },
+    );
     let names: Vec<_> = ends.into_iter().map(|(_, good)| good.join(" ")).collect();
     assert_eq!(names, ["a", "a b", "b", "b c", ""]);
 }

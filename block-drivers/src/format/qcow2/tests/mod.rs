@@ -4,6 +4,22 @@
 //! `pack` (a compressed write), `discard`, `flush`, `reopen`, `resize 1m`. After each script the
 //! whole disk is read back.
 
+mod ahead;
+mod amend;
+mod bitmaps;
+mod compressed;
+mod damaged;
+mod data_file;
+mod disk;
+mod encrypted;
+mod lazy;
+mod on_a_graph;
+mod overlap;
+mod power;
+mod repair;
+mod snapshots;
+mod subclusters;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::process::Command;
@@ -19,7 +35,7 @@ use super::image::{Image, OpenOptions};
 use crate::kit::testing::{Bench, Event, MemoryFile, Random, apply, block_on, run_all};
 
 use disk::*;
-use power::{Left, check_errors, check_power_cuts, cut_power};
+use power::{check_errors, check_power_cuts, cut_power, each_cut, expect_only_leaks};
 
 #[test]
 fn an_empty_image_reads_as_zeroes() {
@@ -476,19 +492,3 @@ fn a_header_keeps_what_it_does_not_know() {
     updated[UPDATE_OFFSET..][..header.update_bytes().len()].copy_from_slice(&header.update_bytes());
     assert_eq!(Header::parse(&updated, 1 << 20), Ok(header));
 }
-
-mod ahead;
-mod amend;
-mod bitmaps;
-mod compressed;
-mod damaged;
-mod data_file;
-mod disk;
-mod encrypted;
-mod lazy;
-mod on_a_graph;
-mod overlap;
-mod power;
-mod repair;
-mod snapshots;
-mod subclusters;

@@ -17,18 +17,9 @@ use crate::protocol::file::FileDriver;
 
 fn options(node: &str, driver: BlockdevOptionsBranch) -> BlockdevOptions {
     BlockdevOptions {
-        driver,
-        id: None,
         node_name: Some(node.to_owned()),
         discard: Some(block_schema::types::BlockdevDiscardOptions::Unmap),
-        cache: None,
-        aio: None,
-        rerror: None,
-        werror: None,
-        read_only: None,
-        detect_zeroes: None,
-        auto_read_only: None,
-        force_share: None,
+        ..BlockdevOptions::new(driver)
     }
 }
 
@@ -41,21 +32,8 @@ pub(super) fn qcow2(node: &str, path: &str) -> BlockdevOptions {
     let mut file = options(&format!("{node}-file"), file);
     file.discard = None;
     let driver = BlockdevOptionsBranch::Qcow2(BlockdevOptionsQcow2 {
-        file: BlockdevRef::Definition(Box::new(file)),
-        backing: None,
-        lazy_refcounts: None,
-        pass_discard_request: None,
-        pass_discard_snapshot: None,
-        pass_discard_other: None,
-        discard_no_unref: None,
-        overlap_check: None,
         cache_size: Some(1 << 20),
-        l2_cache_size: None,
-        l2_cache_entry_size: None,
-        refcount_cache_size: None,
-        cache_clean_interval: None,
-        encrypt: None,
-        data_file: None,
+        ..BlockdevOptionsQcow2::new(BlockdevRef::Definition(Box::new(file)))
     });
     options(node, driver)
 }

@@ -11,6 +11,48 @@ pub(super) enum Left {
     Last,
 }
 
+/// Cuts the power after every event of a file that began as `durable`, and gives what is left of it,
+/// twice for each cut: how many events there were, and the file.
+pub(super) fn each_cut(
+    mut durable: Vec<u8>,
+    events: &[Event],
+    random: &mut Random,
+    mut look: impl FnMut(usize, Left, Vec<u8>),
+) {
+    let mut applied = 0;
+    for cut in 1..=events.len() {
+        let barrier = events[..cut]
+            .iter()
+            .rposition(|e| matches!(e, Event::Flush));
+        for event in &events[applied..barrier.unwrap_or(0)] {
+            apply(&mut durable, event);
+        }
+        applied = barrier.unwrap_or(0);
+        for left in [Left::Some, Left::Last] {
+            let mut bytes = durable.clone();
+            for (index, event) in events[..cut].iter().enumerate().skip(applied) {
+                let kept = match left {
+                    Left::Some => random.below(2) == 0,
+                    Left::Last => index + 1 == cut,
+                };
+                if kept {
+                    apply(&mut bytes, event);
+                }
+            }
+            look(cut, left, bytes);
+        }
+    }
+}
+
+/// Gives back what a cut has leaked, and expects nothing else to be wrong.
+#[track_caller]
+pub(super) fn expect_only_leaks(image: &Image, bench: &Bench, what: &str) {
+    block_on(image.check(bench, Repair::Leaks)).unwrap();
+    let report = block_on(image.check(bench, Repair::None)).unwrap();
+    let left = (report.corruptions, report.leaks);
+    assert_eq!(left, (0, 0), "{what}: {:#?}", report.messages);
+}
+
 #[test]
 fn a_power_cut_at_any_point_loses_nothing_flushed() {
     let options = CreateOptions {
@@ -72,42 +114,16 @@ pub(super) fn cut_power(
         }
     }
     let events = disk.bench.file.events();
-    let mut durable_bytes = start.clone();
-    let mut applied = 0;
-    for cut in 1..=events.len() {
-        let barrier = events[..cut]
-            .iter()
-            .rposition(|e| matches!(e, Event::Flush));
-        for event in &events[applied..barrier.unwrap_or(0)] {
-            apply(&mut durable_bytes, event);
-        }
-        applied = barrier.unwrap_or(0);
+    each_cut(start, &events, &mut random, |cut, left, bytes| {
         let (since, durable) = flushed.iter().rev().find(|(at, _)| *at <= cut).unwrap();
-        for left in [Left::Some, Left::Last] {
-            let mut bytes = durable_bytes.clone();
-            for (index, event) in events[..cut].iter().enumerate().skip(applied) {
-                let kept = match left {
-                    Left::Some => random.below(2) == 0,
-                    Left::Last => index + 1 == cut,
-                };
-                if kept {
-                    apply(&mut bytes, event);
-                }
-            }
-            let free: Vec<_> = touched
-                .iter()
-                .filter(|(b, _)| b >= since)
-                .map(|(_, r)| r.clone())
-                .collect();
-            check_survivor(
-                bytes,
-                &backing,
-                durable,
-                &free,
-                &format!("{seed} {cut} {left:?}"),
-            );
-        }
-    }
+        let free: Vec<_> = touched
+            .iter()
+            .filter(|(b, _)| b >= since)
+            .map(|(_, r)| r.clone())
+            .collect();
+        let what = format!("{seed} {cut} {left:?}");
+        check_survivor(bytes, &backing, durable, &free, &what);
+    });
 }
 
 /// Tables of a preallocated range reach the disk in the middle of it, when memory is full of them:
@@ -162,14 +178,7 @@ pub(super) fn check_survivor(
     if let Some(at) = (0..now.len()).find(|&at| now[at] != durable[at]) {
         panic!("{what}: flushed byte {at:#x} is gone");
     }
-    block_on(image.check(&bench, Repair::Leaks)).unwrap();
-    let report = block_on(image.check(&bench, Repair::None)).unwrap();
-    assert_eq!(
-        (report.corruptions, report.leaks),
-        (0, 0),
-        "{what}: {:#?}",
-        report.messages
-    );
+    expect_only_leaks(&image, &bench, what);
 }
 
 #[test]
