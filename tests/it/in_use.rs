@@ -3,10 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use block_core::engine::{HostEngine, HostEngineOptions, Pool, Ring};
-use block_core::{IoBuf, Layer, Queue, Request};
+use block_core::{IoBuf, Queue, Request};
 
-use crate::support::{self, Scratch};
+use crate::support::{self, Scratch, load};
 
 const SIZE: u64 = 1 << 20;
 
@@ -21,7 +20,7 @@ impl InUse {
     fn new() -> InUse {
         let dir = Scratch::new("in-use");
         let path = dir.path("disk.qcow2");
-        let queue = new_queue(&support::layer());
+        let queue = load::queue(&support::layer());
         support::create_qcow2(&queue, &path, SIZE, None);
         let file = file(&path);
         let file = file.replace(r#"{"driver""#, r#"{"node-name": "file", "driver""#);
@@ -49,17 +48,6 @@ impl InUse {
     }
 }
 
-fn new_queue(layer: &Layer) -> Queue {
-    let pool = Pool::new(std::num::NonZeroUsize::MIN).expect("threads");
-    let options = HostEngineOptions {
-        ring_entries: 16,
-        ring: Ring::Off,
-        pool,
-    };
-    let engine = HostEngine::new(&options).expect("engine");
-    layer.new_queue(Box::new(engine)).start()
-}
-
 fn file(path: &Path) -> String {
     format!(r#"{{"driver": "file", "filename": "{}"}}"#, path.display())
 }
@@ -83,7 +71,7 @@ fn check_refused(image: &InUse, queue: &Queue, file: &str, why: &str) {
 #[test]
 fn another_programs_image_is_left_alone() {
     let image = InUse::new();
-    let queue = new_queue(&support::layer());
+    let queue = load::queue(&support::layer());
     let why = "Failed to get \"write\" lock";
     check_refused(&image, &queue, &file(&image.path), why);
     // Still so after the first refusal.
@@ -94,7 +82,7 @@ fn another_programs_image_is_left_alone() {
 fn a_file_has_one_format_that_writes_it() {
     let image = InUse::new();
     check_refused(&image, &image.queue, r#""file""#, "Conflicts with use by");
-    let other = new_queue(&support::layer());
+    let other = load::queue(&support::layer());
     let why = "Failed to get \"write\" lock";
     check_refused(&image, &other, &file(&image.path), why);
 }

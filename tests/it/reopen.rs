@@ -5,11 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use block_core::bitmap::{BitmapName, NewBitmap};
-use block_core::engine::{HostEngine, HostEngineOptions, Pool, Ring};
 use block_core::graph::NodeId;
 use block_core::{Backend, Error, IoBuf, Layer, LocalQueue, Queue, Request};
 
-use crate::support::{self, Scratch};
+use crate::support::{self, Scratch, load};
 
 const SIZE: u64 = 1 << 20;
 
@@ -25,7 +24,7 @@ impl Chain {
     fn open() -> Chain {
         let dir = Scratch::new("reopen");
         let layer = support::layer();
-        let queue = new_queue(&layer);
+        let queue = load::queue(&layer);
         let (base, top) = (dir.path("base.qcow2"), dir.path("top.qcow2"));
         support::create_qcow2(&queue, &base, SIZE, None);
         support::create_qcow2(&queue, &top, SIZE, Some((&base, "qcow2")));
@@ -64,17 +63,6 @@ impl Chain {
         let index = graph.index_of(id).expect("it is there");
         graph.entry(index).node.name().to_owned()
     }
-}
-
-fn new_queue(layer: &Layer) -> Queue {
-    let pool = Pool::new(std::num::NonZeroUsize::MIN).expect("threads");
-    let options = HostEngineOptions {
-        ring_entries: 16,
-        ring: Ring::Off,
-        pool,
-    };
-    let engine = HostEngine::new(&options).expect("engine");
-    layer.new_queue(Box::new(engine)).start()
 }
 
 fn options(path: &Path, id: &str, read_only: bool) -> String {
@@ -116,7 +104,7 @@ fn a_backing_file_is_written_and_no_longer() {
 fn locks_go_with_the_mode() {
     let chain = Chain::open();
     let other = support::layer();
-    let queue = new_queue(&other);
+    let queue = load::queue(&other);
     let open = |read_only| {
         let json = options(&chain.dir.path("base.qcow2"), "other", read_only);
         support::try_open(&queue, &json, "other").map_err(|error| error.chain())
@@ -185,7 +173,7 @@ fn bitmaps_in_memory_move_along_and_stored_ones_are_stored() {
 #[test]
 fn a_node_made_by_hand_cannot_be_opened_again() {
     let layer = support::layer();
-    let queue = new_queue(&layer);
+    let queue = load::queue(&layer);
     let dir = Scratch::new("reopen-hand");
     let path = dir.path("disk.img");
     std::fs::write(&path, [0; 4096]).expect("a file");

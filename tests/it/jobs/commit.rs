@@ -2,7 +2,6 @@
 //! chain.
 
 use block_core::engine::Ring;
-use block_core::job::Ending;
 use block_schema::commands::BlockCommit;
 
 use super::{Chain, Meddling, POOL, RINGS};
@@ -25,14 +24,7 @@ fn check_once(name: &str, engine: (Ring, &'static str), meddling: Meddling) {
         arguments.speed = Some(64 << 20);
     }
     let starting = chain.layer.block_commit(&chain.queue, arguments);
-    let started = chain.queue.block_on(starting);
-    let job = started.unwrap_or_else(|error| panic!("{}", error.chain()));
-    let (workers, ending) = chain.load(engine.0, job, meddling);
-    let whole = ending == Ending::Completed;
-    assert!(
-        whole || meddling == Meddling::Cancel && ending == Ending::Cancelled,
-        "{ending:?}"
-    );
+    let (workers, whole) = chain.carry_out(engine.0, starting, meddling);
     let dir = chain.verify(&workers);
     if whole {
         std::fs::remove_file(dir.path("middle.qcow2")).expect("it was there");

@@ -57,14 +57,7 @@ fn check(
     };
     chain.add_target(backing);
     let starting = chain.layer.blockdev_mirror(&chain.queue, arguments);
-    let started = chain.queue.block_on(starting);
-    let job = started.unwrap_or_else(|error| panic!("{}", error.chain()));
-    let (workers, ending) = chain.load(engine.0, job, meddling);
-    let whole = ending == Ending::Completed;
-    assert!(
-        whole || meddling == Meddling::Cancel && ending == Ending::Cancelled,
-        "{ending:?}"
-    );
+    let (workers, whole) = chain.carry_out(engine.0, starting, meddling);
     assert_eq!(chain.root(), if whole { "target" } else { "top" });
     let dir = chain.verify(&workers);
     if let Some(qemu) = support::qemu_img() {
@@ -133,14 +126,7 @@ fn check_commit(name: &str, engine: (Ring, &'static str), base: &str, meddling: 
         arguments.speed = Some(64 << 20);
     }
     let starting = chain.layer.block_commit(&chain.queue, arguments);
-    let started = chain.queue.block_on(starting);
-    let job = started.unwrap_or_else(|error| panic!("{}", error.chain()));
-    let (workers, ending) = chain.load(engine.0, job, meddling);
-    let whole = ending == Ending::Completed;
-    assert!(
-        whole || meddling == Meddling::Cancel && ending == Ending::Cancelled,
-        "{ending:?}"
-    );
+    let (workers, whole) = chain.carry_out(engine.0, starting, meddling);
     assert_eq!(chain.root() == "top", !whole);
     chain.verify(&workers);
 }

@@ -121,6 +121,25 @@ impl Chain {
         self.go_on(ring, Vec::new(), job, meddling)
     }
 
+    /// Starts a job, and runs the load until it has ended; says whether it has done its work, as all do
+    /// but those that are given up.
+    fn carry_out(
+        &self,
+        ring: Ring,
+        starting: impl Future<Output = Result<Arc<Job>, Error>>,
+        meddling: Meddling,
+    ) -> (Vec<Worker>, bool) {
+        let started = self.queue.block_on(starting);
+        let job = started.unwrap_or_else(|error| panic!("{}", error.chain()));
+        let (workers, ending) = self.load(ring, job, meddling);
+        let whole = ending == Ending::Completed;
+        assert!(
+            whole || meddling == Meddling::Cancel && ending == Ending::Cancelled,
+            "{ending:?}"
+        );
+        (workers, whole)
+    }
+
     /// As [`load`](Chain::load), by workers that have written the disk before, if there are some.
     fn go_on(
         &self,

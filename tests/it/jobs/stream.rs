@@ -2,7 +2,6 @@
 
 use block_core::Error;
 use block_core::engine::Ring;
-use block_core::job::Ending;
 use block_schema::commands::BlockStream;
 use block_schema::types::BlockdevOnError;
 
@@ -27,13 +26,7 @@ fn check_once(name: &str, engine: (Ring, &'static str), base: bool, meddling: Me
         arguments.speed = Some(64 << 20);
     }
     let starting = chain.layer.block_stream(&chain.queue, arguments);
-    let job = chain.queue.block_on(starting).expect("a job");
-    let (workers, ending) = chain.load(engine.0, job, meddling);
-    let whole = ending == Ending::Completed;
-    assert!(
-        whole || meddling == Meddling::Cancel && ending == Ending::Cancelled,
-        "{ending:?}"
-    );
+    let (workers, whole) = chain.carry_out(engine.0, starting, meddling);
     let dir = chain.verify(&workers);
     let left = match (whole, base) {
         (false, _) => Some("middle.qcow2"),

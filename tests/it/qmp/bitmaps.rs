@@ -112,11 +112,9 @@ fn bitmap_commands_answer_as_in_qemu() {
             return skip("there is no qemu-img");
         }
     }
-    let Some((oracle, mut theirs)) = Oracle::start(&rig) else {
+    let Some((oracle, mut theirs)) = Oracle::negotiated(&rig) else {
         return skip("there is no qemu-storage-daemon");
     };
-    theirs.receive();
-    theirs.ok(r#"{"execute": "qmp_capabilities"}"#);
     let wanted = answers(&mut theirs, &images[0], &raw);
     drop(oracle);
     let mut ours = rig.client();
@@ -276,11 +274,9 @@ fn exported_bitmaps_are_those_of_qemu() {
     else {
         return skip("there is no qemu-img or qemu-io");
     };
-    let Some((oracle, mut theirs)) = Oracle::start(&rig) else {
+    let Some((oracle, mut theirs)) = Oracle::negotiated(&rig) else {
         return skip("there is no qemu-storage-daemon");
     };
-    theirs.receive();
-    theirs.ok(r#"{"execute": "qmp_capabilities"}"#);
     let wanted = exported(&mut theirs, &for_them, &rig.path("theirs.sock"));
     drop(oracle);
     let mut ours = rig.client();

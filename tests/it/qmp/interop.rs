@@ -31,6 +31,14 @@ impl Oracle {
         Some((oracle, Client::on(stream)))
     }
 
+    /// As [`start`](Oracle::start), with a client that has negotiated.
+    pub(super) fn negotiated(rig: &Rig) -> Option<(Oracle, Client)> {
+        let (oracle, mut client) = Oracle::start(rig)?;
+        client.receive();
+        client.ok(r#"{"execute": "qmp_capabilities"}"#);
+        Some((oracle, client))
+    }
+
     /// Its socket, of which nothing was read yet.
     pub(super) fn start_quietly(rig: &Rig) -> Option<(Oracle, UnixStream)> {
         let socket = rig.path("oracle.sock");

@@ -4,6 +4,7 @@ use block_schema::Value;
 
 use super::interop::{qemu_img, skip};
 use super::rig::{Client, Rig};
+use super::secrets::encrypted_image;
 
 fn execute(command: &str, arguments: &str) -> String {
     format!(r#"{{"execute": "{command}", "arguments": {{{arguments}}}}}"#)
@@ -197,15 +198,9 @@ fn a_device_shows_its_bitmaps() {
 #[test]
 fn keys_come_from_files_and_by_the_node_s_name() {
     let rig = Rig::start();
-    let image = rig.path("i.qcow2");
-    let secret = "secret,id=s,data=letmein";
-    let options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10";
-    let create = [
-        "create", "-q", "--object", secret, "-f", "qcow2", "-o", options, &image, "1M",
-    ];
-    if !qemu_img(&create) {
+    let Some(image) = encrypted_image(&rig) else {
         return skip("there is no qemu-img");
-    }
+    };
     let mut client = rig.client();
     let key = rig.path("key");
     std::fs::write(&key, "letmein").expect("a file");

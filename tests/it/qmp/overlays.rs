@@ -47,11 +47,9 @@ fn compare(script: impl Fn(&str) -> Vec<String>) {
             return skip("there is no qemu-img");
         }
     }
-    let Some((oracle, mut theirs)) = Oracle::start(&rig) else {
+    let Some((oracle, mut theirs)) = Oracle::negotiated(&rig) else {
         return skip("there is no qemu-storage-daemon");
     };
-    theirs.receive();
-    theirs.ok(r#"{"execute": "qmp_capabilities"}"#);
     let inputs = script(&folders[0]);
     let wanted: Vec<_> = inputs
         .iter()
@@ -59,9 +57,7 @@ fn compare(script: impl Fn(&str) -> Vec<String>) {
         .collect();
     theirs.ok(r#"{"execute": "quit"}"#);
     drop(oracle);
-    let mut ours = rig.connect();
-    ours.receive();
-    ours.ok(r#"{"execute": "qmp_capabilities"}"#);
+    let mut ours = rig.client();
     for (input, want) in script(&folders[1]).iter().zip(wanted) {
         assert_eq!(shown(ours.reply(input), &folders[1]), want, "for {input}");
     }

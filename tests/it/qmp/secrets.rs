@@ -23,28 +23,31 @@ fn answers(client: &mut Client) -> Vec<String> {
 #[test]
 fn objects_answer_as_in_qemu() {
     let rig = Rig::start();
-    let Some((oracle, mut theirs)) = Oracle::start(&rig) else {
+    let Some((oracle, mut theirs)) = Oracle::negotiated(&rig) else {
         return skip("there is no qemu-storage-daemon");
     };
-    theirs.receive();
-    theirs.ok(r#"{"execute": "qmp_capabilities"}"#);
     let wanted = answers(&mut theirs);
     drop(oracle);
     assert_eq!(answers(&mut rig.client()), wanted);
 }
 
-#[test]
-fn an_image_opened_without_its_key_takes_it_by_block_passwd() {
-    let rig = Rig::start();
+/// An image of `qemu-img` whose passphrase is `letmein`.
+pub(super) fn encrypted_image(rig: &Rig) -> Option<String> {
     let image = rig.path("i.qcow2");
     let secret = "secret,id=s,data=letmein";
     let options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10";
     let create = [
         "create", "-q", "--object", secret, "-f", "qcow2", "-o", options, &image, "1M",
     ];
-    if !qemu_img(&create) {
+    qemu_img(&create).then_some(image)
+}
+
+#[test]
+fn an_image_opened_without_its_key_takes_it_by_block_passwd() {
+    let rig = Rig::start();
+    let Some(image) = encrypted_image(&rig) else {
         return skip("there is no qemu-img");
-    }
+    };
     let mut client = rig.client();
     let add = |name: &str, encrypt: &str| {
         format!(

@@ -86,11 +86,9 @@ fn snapshot_commands_answer_as_in_qemu() {
             return skip("there is no qemu-img");
         }
     }
-    let Some((oracle, mut theirs)) = Oracle::start(&rig) else {
+    let Some((oracle, mut theirs)) = Oracle::negotiated(&rig) else {
         return skip("there is no qemu-storage-daemon");
     };
-    theirs.receive();
-    theirs.ok(r#"{"execute": "qmp_capabilities"}"#);
     let wanted = answers(&mut theirs, &images[0], &raw);
     drop(oracle);
     let mut ours = rig.client();

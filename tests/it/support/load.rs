@@ -197,6 +197,11 @@ pub(crate) fn engine(ring: Ring) -> Box<HostEngine> {
     )
 }
 
+/// A queue without a ring.
+pub(crate) fn queue(layer: &Layer) -> Queue {
+    layer.new_queue(engine(Ring::Off)).start()
+}
+
 /// How much is done, and by whom.
 pub(crate) struct Load {
     /// What the queues' engines have.
