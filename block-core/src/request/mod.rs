@@ -1,7 +1,7 @@
 //! Requests as they enter, and their way down to the leaves.
 //!
 //! In order: announced (`announce`), mapped (`map`), and where that is not enough, taken level by
-//! level (`cx`, `generic`, `align`). Not here: the thread that does it (`queue`).
+//! level (`cx`, `child`, `generic`, `align`, `leaf_io`). Not here: the thread that does it (`queue`).
 
 use std::ops::Range;
 
@@ -14,8 +14,10 @@ pub mod status;
 
 pub mod align;
 pub(crate) mod announce;
+mod child;
 pub(crate) mod cx;
 pub(crate) mod generic;
+mod leaf_io;
 pub(crate) mod through;
 pub(crate) mod watch;
 
