@@ -18,11 +18,13 @@ use crate::request::map::{Access, Extent, Lookup, Mapping};
 use crate::request::watch::Watchers;
 
 pub(crate) mod actions;
+mod add;
 pub(crate) mod blocker;
 pub(crate) mod change_options;
 pub mod create;
 mod draft;
 pub mod drain;
+pub(crate) mod facts;
 pub(crate) mod fixed;
 pub mod info;
 pub mod open;

@@ -1,32 +1,29 @@
-//! From options to nodes: `blockdev-add`, and what images name.
+//! From options to nodes: what options say, and what images name.
 //!
 //! A verb opens into a draft; each driver gets an [`Opener`] through which it opens its children,
 //! reads them, and learns its facts. Nothing is visible to requests before the whole tree is open
-//! and permissions are checked. Not here: which driver opens what (`registry`).
+//! and permissions are checked. Not here: which driver opens what (`registry`), what a node's
+//! options come to (`facts`), the verb itself (`add`).
 
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use block_schema::types::{
-    BlockdevAioOptions, BlockdevDetectZeroesOptions, BlockdevDiscardOptions, BlockdevDriver,
-    BlockdevOptions, BlockdevOptionsBranch, BlockdevOptionsFile, BlockdevRef,
+    BlockdevDriver, BlockdevOptions, BlockdevOptionsBranch, BlockdevOptionsFile, BlockdevRef,
 };
 
 use crate::buffer::AlignedBuf;
 use crate::driver::Pending;
 use crate::engine::Aio;
 use crate::error::{Error, Result};
+use crate::graph::facts::{Inherited, facts_of, refuse_rules};
 use crate::graph::perm::{Perm, Role, Use};
 use crate::graph::policy::{Decision, ImplicitOpen, protocol_of};
 use crate::graph::reopen::Again;
-use crate::graph::{
-    CacheMode, DetectZeroes, Draft, NamedChild, Node, NodeFacts, NodeId, NodeIndex,
-};
+use crate::graph::{Draft, NamedChild, Node, NodeFacts, NodeId, NodeIndex};
 use crate::layer::Layer;
-use crate::on_error::OnError;
 use crate::queue::{LocalQueue, shield};
 use crate::request::cx::Child;
 use crate::request::map::EdgeIndex;
@@ -37,48 +34,6 @@ const MAX_DEPTH: u32 = 512;
 
 /// Bytes that a probe looks at.
 const PROBE_LEN: usize = 2048;
-
-/// What children take over from the node that opens them.
-#[derive(Clone, Debug)]
-pub(crate) struct Inherited {
-    read_only: bool,
-    cache: CacheMode,
-    aio: Aio,
-    discard_unmap: bool,
-    force_share: bool,
-    auto_read_only: bool,
-    /// Whether damage that a check reports is no reason to refuse the node.
-    for_check: bool,
-    /// Whether nothing shows through yet: whoever opens the node puts its backing file there.
-    without_backing: bool,
-    depth: u32,
-}
-
-impl Inherited {
-    /// For a node that gets its backing file later.
-    pub(crate) fn without_backing() -> Inherited {
-        Inherited {
-            without_backing: true,
-            ..Inherited::default()
-        }
-    }
-}
-
-impl Default for Inherited {
-    fn default() -> Inherited {
-        Inherited {
-            read_only: false,
-            cache: CacheMode::default(),
-            aio: Aio::Threads,
-            discard_unmap: false,
-            force_share: false,
-            auto_read_only: false,
-            for_check: false,
-            without_backing: false,
-            depth: 0,
-        }
-    }
-}
 
 /// How a node was opened: what it takes to do so again.
 #[derive(Clone)]
@@ -455,10 +410,9 @@ impl Opener {
             Some(_) | None => name.into(),
         };
         let filename = resolved.to_string_lossy().into_owned();
-        Ok(BlockdevOptionsBranch::File(BlockdevOptionsFile {
+        Ok(BlockdevOptionsBranch::File(BlockdevOptionsFile::new(
             filename,
-            locking: None,
-        }))
+        )))
     }
 
     /// Guesses the format of what `file` opens; in a draft of its own, which goes again.
@@ -489,109 +443,6 @@ pub(crate) async fn probe_bytes(child: &Child) -> Result<AlignedBuf> {
         .unwrap_or(PROBE_LEN)
         .min(PROBE_LEN);
     child.read_bytes(0, len).await
-}
-
-/// Refuses what only a device has: rules about its errors.
-fn refuse_rules(path: &str, options: &BlockdevOptions) -> Result<()> {
-    let rules = [("rerror", options.rerror), ("werror", options.werror)];
-    match rules.iter().find(|(_, given)| given.is_some()) {
-        None => Ok(()),
-        Some((rule, _)) => Err(Error::invalid(
-            format!("{path}{rule}"),
-            format!("Parameter '{path}{rule}' is unexpected"),
-        )),
-    }
-}
-
-/// What the options say, over what is inherited.
-fn facts_of(
-    options: &BlockdevOptions,
-    inherited: &mut Inherited,
-    again: Option<&Again>,
-) -> Result<NodeFacts> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let name = match (&options.node_name, again) {
-        (_, Some(again)) => again.name().to_owned(),
-        (Some(name), None) => {
-            check_name(name)?;
-            name.clone()
-        }
-        (None, None) => format!("#block{:03}", NEXT.fetch_add(1, Ordering::Relaxed)),
-    };
-    let mut cache = inherited.cache;
-    if let Some(given) = &options.cache {
-        cache.writeback = given.writeback.unwrap_or(cache.writeback);
-        cache.direct = given.direct.unwrap_or(cache.direct);
-        cache.no_flush = given.no_flush.unwrap_or(cache.no_flush);
-    }
-    if let Some(aio) = options.aio {
-        inherited.aio = match aio {
-            BlockdevAioOptions::Threads => Aio::Threads,
-            BlockdevAioOptions::Native => Aio::Native,
-            BlockdevAioOptions::IoUring => Aio::IoUring,
-        };
-    }
-    if let Some(auto) = options.auto_read_only {
-        inherited.auto_read_only = auto;
-    }
-    if let Some(share) = options.force_share {
-        inherited.force_share = share;
-    }
-    let discard_unmap = match options.discard {
-        Some(BlockdevDiscardOptions::Unmap) => true,
-        Some(BlockdevDiscardOptions::Ignore) => false,
-        None => inherited.discard_unmap,
-    };
-    let detect_zeroes = match options.detect_zeroes {
-        None | Some(BlockdevDetectZeroesOptions::Off) => DetectZeroes::Off,
-        Some(BlockdevDetectZeroesOptions::On) => DetectZeroes::On,
-        Some(BlockdevDetectZeroesOptions::Unmap) if discard_unmap => DetectZeroes::Unmap,
-        Some(BlockdevDetectZeroesOptions::Unmap) => {
-            return Err(Error::invalid(
-                "detect-zeroes",
-                "setting detect-zeroes to unmap is not allowed without setting discard \
-                 operation to unmap",
-            ));
-        }
-    };
-    let read_only = options.read_only.unwrap_or(inherited.read_only);
-    if inherited.force_share && !read_only {
-        return Err(Error::invalid(
-            "force-share",
-            "force-share=on can only be used with read-only images",
-        ));
-    }
-    Ok(NodeFacts {
-        name,
-        read_only,
-        filename: String::new(),
-        discard_unmap,
-        detect_zeroes,
-        cache,
-        force_share: inherited.force_share,
-        anonymous: inherited.depth > 0,
-        of_device: options.id.is_some(),
-    })
-}
-
-fn check_name(name: &str) -> Result<()> {
-    let mut chars = name.chars();
-    let fits = chars.next().is_some_and(|c| c.is_ascii_alphabetic())
-        && chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))
-        && name.len() < 32;
-    if fits {
-        return Ok(());
-    }
-    let reason = if name.len() >= 32 {
-        "Node name too long"
-    } else {
-        "Invalid node-name:"
-    };
-    let reason = match reason.strip_suffix(':') {
-        Some(short) => format!("{short}: '{name}'"),
-        None => reason.to_owned(),
-    };
-    Err(Error::invalid("node-name", reason))
 }
 
 /// Opens one node and what is below it into the draft.
@@ -646,123 +497,6 @@ pub(super) fn open_node(
         draft.add(node, edges)?;
         Ok(id)
     })
-}
-
-impl Layer {
-    /// Opens a node by its options and, when they have an `id`, adds a backend of that name.
-    ///
-    /// # Errors
-    /// What is wrong with the options, by the member's name; what opening answers. The graph is
-    /// unchanged then.
-    pub async fn blockdev_add(
-        &self,
-        queue: &LocalQueue,
-        options: BlockdevOptions,
-    ) -> Result<NodeId> {
-        self.add_opened(queue, options, Inherited::default()).await
-    }
-
-    /// As [`blockdev_add`](Layer::blockdev_add), for an image that is to be checked, however
-    /// damaged; see [`Opener::is_for_check`].
-    ///
-    /// # Errors
-    /// As [`blockdev_add`](Layer::blockdev_add).
-    pub async fn blockdev_add_for_check(
-        &self,
-        queue: &LocalQueue,
-        options: BlockdevOptions,
-    ) -> Result<NodeId> {
-        let inherited = Inherited {
-            for_check: true,
-            ..Inherited::default()
-        };
-        self.add_opened(queue, options, inherited).await
-    }
-
-    async fn add_opened(
-        &self,
-        queue: &LocalQueue,
-        options: BlockdevOptions,
-        inherited: Inherited,
-    ) -> Result<NodeId> {
-        if options.id.is_none() && options.node_name.is_none() {
-            return Err(Error::invalid(
-                "id",
-                "'id' and/or 'node-name' need to be specified for the root node",
-            ));
-        }
-        self.add_root(queue, options, inherited).await
-    }
-
-    /// As [`blockdev_add`](Layer::blockdev_add), but a node that nobody gave a name gets one.
-    ///
-    /// # Errors
-    /// As [`blockdev_add`](Layer::blockdev_add).
-    pub(crate) async fn blockdev_add_unnamed(
-        &self,
-        queue: &LocalQueue,
-        options: BlockdevOptions,
-    ) -> Result<NodeId> {
-        self.add_root(queue, options, Inherited::default()).await
-    }
-
-    async fn add_root(
-        &self,
-        queue: &LocalQueue,
-        options: BlockdevOptions,
-        inherited: Inherited,
-    ) -> Result<NodeId> {
-        shield(queue, async move |layer, queue| {
-            let change = layer.change().await;
-            let device = options.id.clone();
-            let rules = match &device {
-                Some(_) => OnError::from_options(options.rerror, options.werror)?,
-                None => {
-                    refuse_rules("", &options)?;
-                    OnError::default()
-                }
-            };
-            if let Some(id) = &device
-                && (layer.backend(id).is_some() || layer.graph().find(id).is_some())
-            {
-                return Err(Error::invalid(
-                    "id",
-                    format!("Duplicate ID '{id}' for block device"),
-                ));
-            }
-            let draft = Rc::new(RefCell::new(Draft::from(&layer.graph())));
-            let opening = open_node(
-                layer.clone(),
-                queue.clone(),
-                Rc::clone(&draft),
-                options,
-                inherited,
-                None,
-            );
-            let opened = opening.await;
-            let draft = draft.take();
-            let id = opened.inspect_err(|_| change.restore_locks())?;
-            let Some(index) = draft.graph().index_of(id) else {
-                return Err(Error::ShutDown);
-            };
-            let node = Arc::clone(&draft.graph().entry(index).node);
-            change.permit(&draft, &change.roots(&draft))?;
-            change.publish(draft);
-            if let Some(id) = device {
-                let added = change.add_backend(&id, node.id(), Use::backend(node.is_read_only()));
-                match added {
-                    Ok(backend) => backend.set_on_error(rules),
-                    Err(error) => {
-                        drop(change);
-                        layer.remove_node(&queue, node.id()).await.ok();
-                        return Err(error);
-                    }
-                }
-            }
-            Ok(node.id())
-        })
-        .await
-    }
 }
 
 /// Says of what is wrong with a backing file that it is the backing file. Errors that callers tell

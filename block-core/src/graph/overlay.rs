@@ -20,7 +20,7 @@ use crate::engine::Aio;
 use crate::error::{Error, Result, kernel_text};
 use crate::graph::change_options::format_of;
 use crate::graph::create::NewImage;
-use crate::graph::open::Inherited;
+use crate::graph::facts::Inherited;
 use crate::graph::perm::{Perm, Role};
 use crate::graph::policy::protocol_of;
 use crate::graph::transaction::Transaction;

@@ -15,7 +15,7 @@ use block_schema::types::{
 use super::{Backup, Wanted, on_device_error};
 use crate::error::{Error, Result};
 use crate::graph::create::NewImage;
-use crate::graph::open::Inherited;
+use crate::graph::facts::Inherited;
 use crate::graph::transaction::Transaction;
 use crate::graph::{Graph, Node, NodeId, NodeIndex};
 use crate::job::chain::name_of;
