@@ -258,3 +258,47 @@ pub(super) fn fallocate_flags(mode: Fallocate) -> FallocateFlags {
         Fallocate::Allocate => FallocateFlags::empty(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_transfers_go_on_and_the_end_is_zeroes() {
+        let buf = IoBuf::copy_of(&[9; 12]);
+        let mut done = 0;
+        assert_eq!(
+            after_read(&buf, &mut done, 1, Err(Errno::INTR)),
+            Step::Again
+        );
+        assert_eq!(after_read(&buf, &mut done, 1, Ok(5)), Step::Again);
+        assert_eq!(after_read(&buf, &mut done, 1, Ok(0)), Step::End(Ok(12)));
+        assert_eq!(buf.to_vec(), [[9; 5].as_slice(), &[0; 7]].concat());
+        // With O_DIRECT, stopping between blocks is the end, and stopping on one is not.
+        let mut done = 0;
+        assert_eq!(after_read(&buf, &mut done, 4, Ok(4)), Step::Again);
+        assert_eq!(after_read(&buf, &mut done, 4, Ok(3)), Step::End(Ok(12)));
+    }
+
+    #[test]
+    fn short_writes_go_on_from_a_block_or_fail() {
+        let buf = IoBuf::zeroed(12);
+        let mut done = 0;
+        assert_eq!(after_write(&buf, &mut done, 4, Ok(7)), Step::Again);
+        assert_eq!(done, 4);
+        assert_eq!(
+            after_write(&buf, &mut done, 4, Ok(3)),
+            Step::End(Err(Errno::NOSPC))
+        );
+        assert_eq!(after_write(&buf, &mut done, 4, Ok(8)), Step::End(Ok(12)));
+        let mut done = 0;
+        assert_eq!(
+            after_write(&buf, &mut done, 1, Ok(0)),
+            Step::End(Err(Errno::NOSPC))
+        );
+        assert_eq!(
+            after_write(&buf, &mut done, 1, Err(Errno::IO)),
+            Step::End(Err(Errno::IO))
+        );
+    }
+}

@@ -1,5 +1,8 @@
 //! One suite for every kind of engine: with a ring, with a ring whose leaf went to threads, without
-//! a ring, and the simulator where it can do as much.
+//! a ring, and the simulator where it can do as much. Here are the rig, and what is done with files.
+
+mod events;
+mod life;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,7 +22,6 @@ use rustix::io::Errno;
 
 use super::count_allocations::allocations;
 use super::sim::{Sim, SimEngine};
-use super::transfer::{Step, after_read, after_write};
 use super::uring::{SetUp, Uring};
 use super::*;
 use crate::buffer::GuestMemory;
@@ -471,167 +473,6 @@ fn impossible_requests_fail_by_name() {
     });
 }
 
-#[test]
-fn sockets_send_all_and_receive_some() {
-    on_hosts(|rig| {
-        let (socket, mut peer) = socket_pair();
-        let bytes = pattern(3_000_000, 5);
-        let mut buf = IoBuf::copy_of(&bytes[..10]);
-        buf.append(IoBuf::copy_of(&bytes[10..]));
-        rig.submit(Operation::Send {
-            socket: Arc::clone(&socket),
-            buf,
-        });
-        rig.submit(Operation::Recv {
-            socket: Arc::clone(&socket),
-            buf: IoBuf::zeroed(100),
-        });
-        let reader = thread::spawn(move || {
-            let mut got = vec![0; 3_000_000];
-            peer.read_exact(&mut got).unwrap();
-            peer.write_all(b"answer").unwrap();
-            (got, peer)
-        });
-        for done in rig.collect(2) {
-            match done.token {
-                Token(1) => assert_eq!(done.result, Ok(3_000_000)),
-                _ => {
-                    assert_eq!(done.result, Ok(6));
-                    assert_eq!(done.buf.unwrap().to_vec()[..7], *b"answer\0");
-                }
-            }
-        }
-        let (got, peer) = reader.join().unwrap();
-        assert!(got == bytes);
-        let mut scattered = IoBuf::zeroed(3);
-        scattered.append(IoBuf::zeroed(7));
-        (&peer).write_all(b"pieces").unwrap();
-        let done = rig.run(Operation::Recv {
-            socket: Arc::clone(&socket),
-            buf: scattered,
-        });
-        assert_eq!(
-            (done.result, done.buf.unwrap().to_vec()),
-            (Ok(6), b"pieces\0\0\0\0".to_vec())
-        );
-        drop(peer);
-        let recv = Operation::Recv {
-            socket: Arc::clone(&socket),
-            buf: IoBuf::zeroed(9),
-        };
-        assert_eq!(rig.run(recv).result, Ok(0));
-        let send = Operation::Send {
-            socket,
-            buf: IoBuf::zeroed(9),
-        };
-        assert_eq!(rig.run(send).result, Err(Errno::PIPE));
-    });
-}
-
-#[test]
-fn polls_tell_of_readiness_and_hang_up() {
-    on_hosts(|rig| {
-        let (socket, mut peer) = socket_pair();
-        assert_eq!(
-            rig.run(Operation::Writable {
-                fd: Arc::clone(&socket)
-            })
-            .result,
-            Ok(0)
-        );
-        let token = rig.submit(Operation::Readable {
-            fd: Arc::clone(&socket),
-        });
-        rig.engine.kick().unwrap();
-        assert!(rig.reap().is_empty());
-        peer.write_all(b"x").unwrap();
-        assert_eq!(rig.collect(1)[0].token, token);
-        let done = rig.run(Operation::Recv {
-            socket: Arc::clone(&socket),
-            buf: IoBuf::zeroed(9),
-        });
-        assert_eq!(done.result, Ok(1));
-        rig.submit(Operation::Readable { fd: socket });
-        drop(peer);
-        assert_eq!(rig.collect(1)[0].result, Ok(0));
-        let file = Arc::new(rig.file().try_clone().unwrap().into());
-        assert_eq!(rig.run(Operation::Readable { fd: file }).result, Ok(0));
-    });
-}
-
-#[test]
-fn timers_end_in_order() {
-    everywhere(|rig| {
-        let start = Instant::now();
-        for ms in [30, 10, 20] {
-            rig.submit(Operation::Timer {
-                after: Duration::from_millis(ms),
-            });
-        }
-        let order: Vec<_> = rig
-            .collect(3)
-            .iter()
-            .map(|done| (done.token.0, done.result))
-            .collect();
-        assert_eq!(order, [(2, Ok(0)), (3, Ok(0)), (1, Ok(0))]);
-        let passed = rig.sim.as_ref().map_or_else(|| start.elapsed(), Sim::now);
-        assert!(passed >= Duration::from_millis(30));
-        assert_eq!(
-            rig.run(Operation::Timer {
-                after: Duration::ZERO
-            })
-            .result,
-            Ok(0)
-        );
-    });
-}
-
-#[test]
-fn what_waits_for_events_can_be_cancelled() {
-    on_hosts(|rig| {
-        let (socket, _peer) = socket_pair();
-        let timer = rig.submit(Operation::Timer {
-            after: Duration::MAX,
-        });
-        let recv = Operation::Recv {
-            socket: Arc::clone(&socket),
-            buf: IoBuf::zeroed(10),
-        };
-        let recv = rig.submit(recv);
-        let readable = rig.submit(Operation::Readable {
-            fd: Arc::clone(&socket),
-        });
-        // One of them is cancelled before it was started, and one nobody knows.
-        rig.engine.cancel(timer);
-        rig.engine.kick().unwrap();
-        rig.engine.cancel(recv);
-        rig.engine.cancel(readable);
-        rig.engine.cancel(Token(999));
-        for done in rig.collect(3) {
-            assert_eq!(done.result, Err(Errno::CANCELED), "{:?}", done.token);
-        }
-        assert_eq!(Arc::strong_count(&socket), 1);
-    });
-}
-
-#[test]
-fn a_cancelled_timer_leaves_the_notifier_quiet() {
-    on_hosts(|rig| {
-        let timer = rig.submit(Operation::Timer {
-            after: Duration::from_millis(1),
-        });
-        rig.engine.kick().unwrap();
-        rig.engine.cancel(timer);
-        rig.collect(1);
-        // Without a ring the clock still fires, once.
-        let limit = Duration::from_millis(20).try_into().unwrap();
-        let fd = rig.engine.notifier();
-        let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit));
-        rig.reap();
-        assert!(rig.is_quiet());
-    });
-}
-
 /// Random operations on `len` bytes of a file from `start`, many at once and never two that
 /// overlap, against what the part must hold.
 fn work_on_part(rig: &mut Rig, start: usize, len: usize) {
@@ -702,50 +543,6 @@ fn queues_share_a_file() {
 }
 
 #[test]
-fn closures_run_on_other_threads_and_may_fail_or_panic() {
-    on_hosts(|rig| {
-        let here = thread::current().id();
-        let elsewhere = Operation::Blocking(Box::new(move || {
-            Ok(u64::from(thread::current().id() != here))
-        }));
-        assert_eq!(rig.run(elsewhere).result, Ok(1));
-        let fails = Operation::Blocking(Box::new(|| Err(Errno::DQUOT.into())));
-        assert_eq!(rig.run(fails).result, Err(Errno::DQUOT));
-        let panics = Operation::Blocking(Box::new(|| std::panic::resume_unwind(Box::new(1))));
-        assert_eq!(rig.run(panics).result, Err(Errno::IO));
-    });
-}
-
-#[test]
-fn the_bell_wakes_from_any_thread() {
-    everywhere(|rig| {
-        let bell = rig.engine.bell();
-        // Rung before, during and after: each is one wake-up at least, and none is lost.
-        bell.ring();
-        rig.sleep();
-        rig.reap();
-        let rung = Arc::new(AtomicU64::new(0));
-        let (go, gone) = mpsc::channel();
-        let counter = Arc::clone(&rung);
-        let ringer = thread::spawn(move || {
-            while gone.recv().is_ok() {
-                counter.fetch_add(1, Ordering::Relaxed);
-                bell.ring();
-            }
-        });
-        for round in 1..2000 {
-            go.send(()).unwrap();
-            while rung.load(Ordering::Relaxed) < round {
-                rig.sleep();
-                assert!(rig.reap().is_empty());
-            }
-        }
-        drop(go);
-        ringer.join().unwrap();
-    });
-}
-
-#[test]
 fn a_full_ring_queues() {
     everywhere(|rig| {
         let slot = rig.slot;
@@ -780,124 +577,6 @@ fn a_full_ring_queues() {
         }
         rig.collect(100);
     });
-}
-
-#[test]
-fn a_reaped_notifier_is_quiet_and_inline_completions_raise_it() {
-    everywhere(|rig| {
-        rig.write(0, &[1; 4096], false);
-        // The first call raises it, for what came before.
-        rig.is_quiet();
-        rig.reap();
-        assert!(rig.is_quiet());
-        // This read is in the page cache: some engines answer it at submission.
-        let (slot, buf) = (rig.slot, IoBuf::zeroed(4096));
-        rig.submit(Operation::Read {
-            slot,
-            offset: 0,
-            buf,
-        });
-        rig.engine.kick().unwrap();
-        while rig.is_quiet() {
-            rig.sleep();
-        }
-        assert_eq!(rig.collect(1)[0].result, Ok(4096));
-        rig.reap();
-        assert!(rig.is_quiet());
-        rig.engine.bell().ring();
-        assert!(!rig.is_quiet());
-        rig.reap();
-        assert!(rig.is_quiet());
-    });
-}
-
-#[test]
-fn memory_outlives_a_dropped_engine() {
-    for kind in [Kind::Ring, Kind::NoRing] {
-        let mut rig = Rig::new(kind, Sleep::Wait);
-        let (socket, _peer) = socket_pair();
-        let memory = Arc::new(GuestMemory::anonymous(4096, None));
-        let buf = guest(&memory, 0..4096);
-        rig.submit(Operation::Recv {
-            socket: Arc::clone(&socket),
-            buf,
-        });
-        let (tell, hear) = mpsc::channel();
-        rig.submit(Operation::Blocking(Box::new(move || {
-            tell.send(()).unwrap();
-            Ok(0)
-        })));
-        let buf = guest(&memory, 0..4096);
-        let slot = rig.slot;
-        rig.submit(Operation::Write {
-            slot,
-            offset: 0,
-            buf,
-            fua: true,
-        });
-        rig.engine.kick().unwrap();
-        drop(rig);
-        hear.recv().unwrap();
-        assert_eq!(Arc::strong_count(&socket), 1);
-    }
-}
-
-#[test]
-fn a_panic_in_a_callback_does_not_hang() {
-    let (socket, _peer) = socket_pair();
-    let mut rig = Rig::new(Kind::Ring, Sleep::Wait);
-    rig.submit(Operation::Recv {
-        socket,
-        buf: IoBuf::zeroed(1),
-    });
-    rig.submit(Operation::Timer {
-        after: Duration::ZERO,
-    });
-    rig.submit(Operation::Timer {
-        after: Duration::ZERO,
-    });
-    let panicked = thread::spawn(move || {
-        while rig.engine.wait(None).is_ok() {
-            rig.engine
-                .reap(&mut |_| std::panic::resume_unwind(Box::new(1)));
-        }
-    });
-    assert!(panicked.join().is_err());
-}
-
-#[test]
-fn a_detached_leaf_lives_until_its_last_operation() {
-    on_hosts(|rig| {
-        let slot = rig.slot;
-        rig.submit(Operation::Write {
-            slot,
-            offset: 0,
-            buf: IoBuf::zeroed(4096),
-            fua: true,
-        });
-        rig.engine.detach(slot);
-        assert_eq!(rig.collect(1)[0].result, Ok(4096));
-        assert_eq!(Arc::strong_count(&rig.leaf), 1);
-        // The place is free for the next one.
-        let leaf = leaf_of(rig.file().try_clone().unwrap(), Aio::IoUring, 4096);
-        rig.slot = rig.engine.attach(leaf);
-        assert_eq!(rig.read(0, 4096), [0; 4096]);
-    });
-}
-
-#[test]
-fn options_choose_the_ring() {
-    let engine = |ring| {
-        let pool = Arc::clone(&POOL);
-        HostEngine::new(&HostEngineOptions {
-            ring_entries: 64,
-            ring,
-            pool,
-        })
-        .unwrap()
-    };
-    assert!(!engine(Ring::Off).has_ring());
-    assert_eq!(engine(Ring::Auto).has_ring(), Uring::new(64).is_ok());
 }
 
 #[test]
@@ -968,54 +647,4 @@ fn direct_access_reads_and_writes_blocks() {
         rig.write(4096, &pattern(8192, 9), true);
         assert_eq!(rig.read(4096, 8192), pattern(8192, 9));
     }
-}
-
-#[test]
-fn short_transfers_go_on_and_the_end_is_zeroes() {
-    let buf = IoBuf::copy_of(&[9; 12]);
-    let mut done = 0;
-    assert_eq!(
-        after_read(&buf, &mut done, 1, Err(Errno::INTR)),
-        Step::Again
-    );
-    assert_eq!(after_read(&buf, &mut done, 1, Ok(5)), Step::Again);
-    assert_eq!(after_read(&buf, &mut done, 1, Ok(0)), Step::End(Ok(12)));
-    assert_eq!(buf.to_vec(), [[9; 5].as_slice(), &[0; 7]].concat());
-    // With O_DIRECT, stopping between blocks is the end, and stopping on one is not.
-    let mut done = 0;
-    assert_eq!(after_read(&buf, &mut done, 4, Ok(4)), Step::Again);
-    assert_eq!(after_read(&buf, &mut done, 4, Ok(3)), Step::End(Ok(12)));
-}
-
-#[test]
-fn short_writes_go_on_from_a_block_or_fail() {
-    let buf = IoBuf::zeroed(12);
-    let mut done = 0;
-    assert_eq!(after_write(&buf, &mut done, 4, Ok(7)), Step::Again);
-    assert_eq!(done, 4);
-    assert_eq!(
-        after_write(&buf, &mut done, 4, Ok(3)),
-        Step::End(Err(Errno::NOSPC))
-    );
-    assert_eq!(after_write(&buf, &mut done, 4, Ok(8)), Step::End(Ok(12)));
-    let mut done = 0;
-    assert_eq!(
-        after_write(&buf, &mut done, 1, Ok(0)),
-        Step::End(Err(Errno::NOSPC))
-    );
-    assert_eq!(
-        after_write(&buf, &mut done, 1, Err(Errno::IO)),
-        Step::End(Err(Errno::IO))
-    );
-}
-
-#[test]
-fn an_engine_moves_to_its_thread_before_it_is_used() {
-    let mut rig = Rig::new(Kind::Ring, Sleep::Notifier);
-    let _ = rig.engine.notifier().as_fd();
-    let worker = thread::spawn(move || {
-        rig.write(0, b"moved", false);
-        rig.read(0, 5)
-    });
-    assert_eq!(worker.join().unwrap(), b"moved");
 }
