@@ -18,6 +18,7 @@ use super::{Job, Manual, NewJob, Progress, on_device_error, refuse_filter, speed
 use crate::backend::Backend;
 use crate::driver::{BackingName, StatusKind};
 use crate::error::{Error, Result};
+use crate::graph::blocker::Blocked;
 use crate::graph::perm::Use;
 use crate::graph::rebase::NewBacking;
 use crate::graph::{Node, NodeId};
@@ -70,10 +71,9 @@ impl Layer {
             for image in chain.images() {
                 image.check_unblocked()?;
             }
-            let kind = BlockJobType::Stream;
             let job = layer.new_job(NewJob {
                 id: chain.job_id(&layer, job_id),
-                kind,
+                kind: BlockJobType::Stream,
                 speed,
                 manual: Manual::of(auto_finalize, auto_dismiss),
                 group: None,
@@ -105,20 +105,10 @@ impl Layer {
                 }),
                 depth,
                 policies: Policies::both(policy),
+                made_writable,
+                blocks,
             };
-            job.start(&queue, move |worker| async move {
-                let work = stream.run(&worker).await;
-                let mut result = worker.settle(work).await;
-                if result.is_ok() {
-                    result = stream.finish(&worker).await;
-                }
-                stream.layer.remove_backend(&stream.backend).await;
-                if made_writable {
-                    give_back(&stream.layer, worker.queue(), stream.active.id()).await;
-                }
-                drop(blocks);
-                result
-            });
+            job.start(&queue, move |worker| stream.run(worker));
             Ok(job)
         })
         .await
@@ -169,10 +159,29 @@ struct Stream {
     /// Images whose content is wanted, with the active one.
     depth: usize,
     policies: Policies,
+    /// Whether the image only reads again afterwards.
+    made_writable: bool,
+    blocks: Vec<Blocked>,
 }
 
 impl Stream {
-    async fn run(&self, worker: &Worker) -> Result<(), Stop> {
+    /// The job from its first request to its end.
+    async fn run(self, worker: Worker) -> Result<(), Stop> {
+        let work = self.copy(&worker).await;
+        let mut result = worker.settle(work).await;
+        if result.is_ok() {
+            result = self.finish(&worker).await;
+        }
+        self.layer.remove_backend(&self.backend).await;
+        if self.made_writable {
+            give_back(&self.layer, worker.queue(), self.active.id()).await;
+        }
+        drop(self.blocks);
+        result
+    }
+
+    /// Fills the image up, durably.
+    async fn copy(&self, worker: &Worker) -> Result<(), Stop> {
         let id = self.active.id();
         let len = self.layer.node(worker.queue(), id)?.len();
         worker.set_progress(Progress {

@@ -134,6 +134,18 @@ impl Tracked {
         Ok(begun)
     }
 
+    /// Whether the bitmap can become what it is to be afterwards.
+    fn check(&self) -> Result<()> {
+        match self {
+            Tracked::Idle(_, BitmapSyncMode::Never) | Tracked::Kept(_) | Tracked::Anew(..) => {
+                Ok(())
+            }
+            Tracked::Idle(bitmap, BitmapSyncMode::OnSuccess | BitmapSyncMode::Always) => {
+                bitmap.check(Purpose::Change)
+            }
+        }
+    }
+
     /// The end.
     fn end(self, copied: &Saver, result: &Result<(), Stop>) {
         let Tracked::Anew(bitmap, taken, mode) = self else {
@@ -229,23 +241,11 @@ impl Backup {
             let reason = "Source and target cannot be the same";
             return Err(Error::invalid("target", reason));
         }
-        let store = match wanted.compress {
-            false => Store::Plain,
-            true if target.driver().can_compress() => Store::Compressed,
-            true => {
-                let reason = format!(
-                    "Compression is not supported for this drive {}",
-                    device_of(layer, &target).unwrap_or_default()
-                );
-                return Err(Error::invalid("compress", reason));
-            }
-        };
+        let store = wanted.store(layer, &target)?;
         source.check_unblocked()?;
         target.check_unblocked()?;
-        if let Some(Tracked::Idle(bitmap, mode)) = &bitmap
-            && *mode != BitmapSyncMode::Never
-        {
-            bitmap.check(Purpose::Change)?;
+        if let Some(bitmap) = &bitmap {
+            bitmap.check()?;
         }
         let graph = layer.graph();
         let (len, target_at) = check_places(&graph, &source, &target)?;
@@ -505,6 +505,21 @@ impl Users {
 }
 
 impl Wanted {
+    /// How data is stored in a target.
+    fn store(&self, layer: &Layer, target: &Node) -> Result<Store> {
+        match self.compress {
+            false => Ok(Store::Plain),
+            true if target.driver().can_compress() => Ok(Store::Compressed),
+            true => {
+                let reason = format!(
+                    "Compression is not supported for this drive {}",
+                    device_of(layer, target).unwrap_or_default()
+                );
+                Err(Error::invalid("compress", reason))
+            }
+        }
+    }
+
     /// The bitmap, if there is one and it fits to the rest.
     fn check_bitmap(&self, source: &Node) -> Result<Option<Tracked>> {
         let refused = |reason: String| Err(Error::invalid("bitmap", reason));
