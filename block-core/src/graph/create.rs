@@ -4,13 +4,12 @@
 //! is made, and durable with its folder, before anybody opens it. Not here: what formats write, and
 //! the options of the image tool.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use block_schema::types::{BlockdevDriver, BlockdevOptions, BlockdevRef};
 
 use crate::driver::BackingName;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, kernel_text};
 use crate::graph::perm::{Perm, Use};
 use crate::graph::{Draft, Node};
 use crate::layer::Layer;
@@ -60,15 +59,13 @@ impl Layer {
             share: Perm::CONSISTENT_READ,
             ..Use::NOTHING
         };
-        node.driver().set_permissions(write)?;
         let mut draft = Draft::from(&self.graph());
-        let index = draft.add(node, Vec::new())?;
+        let index = draft.add(Arc::clone(&node), Vec::new())?;
         let snapshot = queue.hold(Arc::new(draft.graph().clone()));
-        Ok(Apart(Child::new(
-            queue.clone(),
-            Rc::clone(&snapshot),
-            index,
-        )))
+        let apart = Apart(Child::new(queue.clone(), snapshot, index));
+        // Dropped on an error, which gives back what was locked by then.
+        node.driver().set_permissions(write)?;
+        Ok(apart)
     }
 
     /// Makes an empty image; what was in the file is lost.
@@ -81,7 +78,7 @@ impl Layer {
             let created = layer.registry().create(&queue, image).await;
             created.map_err(|error| match error {
                 Error::Open { path, source } => {
-                    let why = crate::error::kernel_text(&source);
+                    let why = kernel_text(&source);
                     Error::invalid("filename", format!("Could not create '{path}': {why}"))
                 }
                 error => error,
