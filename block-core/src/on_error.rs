@@ -3,7 +3,7 @@
 //!
 //! Called by the request path when a request of a device has failed, and by `stop` and `cont`.
 //! Invariant: the status says what the events said that were emitted until now. Not here: where
-//! held requests wait (`queue/gate.rs`), the rules of jobs.
+//! held requests wait (`queue/aside.rs`), the rules of jobs.
 //!
 //! A hypervisor hears of errors as QMP clients do, and lets the machine go on when it can:
 //!

@@ -3,7 +3,7 @@
 //!
 //! Called by the request path, on any queue. Invariant: who asks has published itself before and
 //! fenced, so that of two that concern each other one sees the other. Not here: the tables that are
-//! looked through (`request/announce.rs`), waiting (`queue/gate.rs`, `request/cx.rs`).
+//! looked through (`request/announce.rs`), waiting (`queue/path.rs`, `request/cx.rs`).
 
 use std::ops::Range;
 use std::sync::Arc;

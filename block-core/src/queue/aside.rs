@@ -1,8 +1,10 @@
-//! The gate: where requests of a device wait before they have anything that others could wait for.
+//! Aside: where requests of a device wait for its limits, or for the machine to go on, before they
+//! have anything that others could wait for.
 //!
-//! Called by the request path at step 2. Invariant: a request at the gate holds no snapshot, no
-//! announcement and nobody's turn on a parked queue; parking does not wait for it, and a queue that
-//! is dropped lets it go on. Not here: the limits themselves (`throttle`).
+//! Called by the request path at step 2, and for requests that are held. Invariant: a request that
+//! waits aside holds no snapshot, no announcement and nobody's turn on a parked queue; parking does
+//! not wait for it, and a queue that is dropped lets it go on. Not here: the limits themselves
+//! (`throttle`), gates of nodes that are drained (`gates.rs`, `path.rs`).
 
 use std::future::Future;
 
@@ -38,19 +40,19 @@ impl LocalQueue {
     pub(super) async fn pay(&self, index: usize, backend: &Backend, request: &Request) {
         if let Some(load) = load_of(request) {
             let pass = backend.throttle().pass(self, load);
-            self.wait_at_gate(index, pass).await;
+            self.wait_aside(index, pass).await;
         }
     }
 
     /// Waits outside of everything; `None` says that the queue ends.
-    pub(super) async fn wait_at_gate<T>(
+    pub(super) async fn wait_aside<T>(
         &self,
         index: usize,
         what: impl Future<Output = T>,
     ) -> Option<T> {
-        let _at_gate = AtGate::new(self, index);
+        let _aside = Aside::new(self, index);
         let inner = &self.0;
-        let ending = inner.at_gate.wait_until(|| inner.ending.get());
+        let ending = inner.aside.wait_until(|| inner.ending.get());
         first(what, ending).await
     }
 
@@ -83,22 +85,22 @@ fn load_of(request: &Request) -> Option<Load> {
     Some(Load { direction, len })
 }
 
-/// Marks a request as being at the gate until dropped.
-struct AtGate<'a> {
+/// Marks a request as waiting aside until dropped.
+struct Aside<'a> {
     queue: &'a LocalQueue,
     index: usize,
 }
 
-impl AtGate<'_> {
-    fn new(queue: &LocalQueue, index: usize) -> AtGate<'_> {
+impl Aside<'_> {
+    fn new(queue: &LocalQueue, index: usize) -> Aside<'_> {
         let tasks = &queue.0.request_tasks;
         tasks.set(tasks.get() - 1);
         queue.0.requests.borrow_mut()[index].outstanding = 0;
-        AtGate { queue, index }
+        Aside { queue, index }
     }
 }
 
-impl Drop for AtGate<'_> {
+impl Drop for Aside<'_> {
     fn drop(&mut self) {
         let tasks = &self.queue.0.request_tasks;
         tasks.set(tasks.get() + 1);

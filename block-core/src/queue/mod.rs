@@ -9,7 +9,8 @@
 //! this queue owns and runs to its end, whoever stopped waiting for it.
 //!
 //! Invariant: whatever an operation needs (memory, announcement, snapshot) stays in this queue's
-//! slabs until its completion was reaped.
+//! slabs until its completion was reaped. Not here: the short way and the tasks behind it
+//! (`path`), which task runs when (`executor`), which graph a queue holds (`snapshot`).
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -18,7 +19,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -33,18 +34,18 @@ use crate::graph::NodeIndex;
 use crate::layer::Layer;
 use crate::request::Request;
 use crate::request::announce::{ANNOUNCEMENTS, InFlight};
+use crate::sync::WaitList;
 use crate::throttle::QueueKey;
 
+mod aside;
 mod gates;
 mod path;
+mod settle;
 mod snapshot;
 
 mod executor;
-
 mod future;
-mod gate;
 mod handle;
-mod settle;
 
 pub(crate) use future::OpFuture;
 pub use future::RequestFuture;
@@ -82,7 +83,7 @@ pub(crate) struct QueueShared {
     /// lock. Set after something came, cleared before all of it is taken.
     news: AtomicBool,
     /// The version of the newest snapshot this queue holds; `u64::MAX` when it holds none.
-    holds: std::sync::atomic::AtomicU64,
+    holds: AtomicU64,
     closed: AtomicBool,
 }
 
@@ -120,6 +121,7 @@ impl QueueShared {
     }
 }
 
+/// What a queue is on its own thread.
 pub(crate) struct Inner {
     pub(crate) layer: Layer,
     pub(crate) shared: Arc<QueueShared>,
@@ -127,17 +129,17 @@ pub(crate) struct Inner {
     ops: RefCell<Slab<OpState>>,
     requests: RefCell<Slab<RequestState>>,
     tasks: RefCell<Slab<Task>>,
-    /// Tasks of requests that park waits for: those that are not at the gate.
+    /// Tasks of requests that park waits for: those that do not wait aside.
     request_tasks: Cell<usize>,
-    /// The queue is being dropped: whoever waits at the gate goes on.
+    /// The queue is being dropped: whoever waits aside goes on.
     ending: Cell<bool>,
-    at_gate: crate::sync::WaitList,
+    aside: WaitList,
     parked: Cell<bool>,
     done: RefCell<VecDeque<Done>>,
     completions: RefCell<Vec<Completion>>,
     ready: RefCell<Vec<u32>>,
     free_announcements: RefCell<Vec<u16>>,
-    announcement_freed: crate::sync::WaitList,
+    announcement_freed: WaitList,
     backends: RefCell<Vec<AttachedBackend>>,
     leaves: RefCell<Vec<AttachedLeaf>>,
     snapshot: RefCell<Option<Rc<Snapshot>>>,
@@ -199,13 +201,13 @@ impl QueueBuilder {
             tasks: RefCell::default(),
             request_tasks: Cell::new(0),
             ending: Cell::new(false),
-            at_gate: crate::sync::WaitList::new(),
+            aside: WaitList::new(),
             parked: Cell::new(false),
             done: RefCell::new(VecDeque::with_capacity(256)),
             completions: RefCell::new(Vec::with_capacity(256)),
             ready: RefCell::default(),
             free_announcements: RefCell::new((0..places).rev().collect()),
-            announcement_freed: crate::sync::WaitList::new(),
+            announcement_freed: WaitList::new(),
             backends: RefCell::default(),
             leaves: RefCell::default(),
             snapshot: RefCell::default(),
@@ -239,12 +241,13 @@ impl Drop for Queue {
     fn drop(&mut self) {
         let inner = &self.0.0;
         inner.ending.set(true);
-        inner.at_gate.wake_all();
+        inner.aside.wake_all();
         if !std::thread::panicking() {
             self.0.park();
         }
         inner.shared.closed.store(true, Ordering::Release);
         inner.layer.remove_queue(&inner.shared);
+        // Dropped without the lock, or the borrow: what mail and tasks hold may look at the queue.
         let mail = std::mem::take(&mut *inner.shared.mail.lock());
         drop(mail);
         let tasks = inner.tasks.take();

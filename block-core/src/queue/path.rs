@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use super::aside::Toll;
 use super::executor::TaskKind;
-use super::gate::Toll;
 use super::settle::End;
 use super::snapshot::Snapshot;
 use super::{BackendSlot, Done, LocalQueue, OpFuture};
@@ -284,7 +284,7 @@ impl LocalQueue {
                     drop(snapshot);
                     if entry == Entry::Device && self.0.layer.is_stopped() {
                         let went_on = self.0.layer.goes_on(&backend);
-                        let went_on = self.wait_at_gate(index, went_on).await;
+                        let went_on = self.wait_aside(index, went_on).await;
                         went_on.ok_or(Error::ShutDown)?;
                     } else {
                         self.wait_for_obstacle(&node, &request, entry).await;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use block_schema::types::BlockErrorAction;
 
+use super::aside::Toll;
 use super::executor::TaskKind;
-use super::gate::Toll;
 use super::{BackendSlot, LocalQueue};
 use crate::error::Error;
 use crate::request::{Op, Request};
@@ -85,7 +85,7 @@ impl LocalQueue {
         let task = async move {
             let backend = Arc::clone(&queue.0.backends.borrow()[slot.0 as usize].backend);
             let layer = queue.layer().clone();
-            let went_on = queue.wait_at_gate(index, layer.goes_on(&backend)).await;
+            let went_on = queue.wait_aside(index, layer.goes_on(&backend)).await;
             if went_on.is_none() || backend.is_retired() {
                 queue.finish(index, End::Failed(error));
                 return;
