@@ -1,5 +1,6 @@
 //! Memory that requests read and write: [`IoBuf`], a counted handle to aligned memory of our own
-//! or to a guest's memory, and [`AlignedBuf`], our own memory while nobody else can see it.
+//! or to a guest's memory, and [`AlignedBuf`], our own memory while nobody else can see it. And
+//! [`SharedWords`], for tables that all queues read without a lock.
 //!
 //! Everything that does I/O holds an `IoBuf`, never a borrow: the kernel may write a buffer long
 //! after the caller lost interest. Invariant: memory behind an `IoBuf` may change at any time
@@ -16,7 +17,10 @@ use std::fmt;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
+use rustix::mm::{Advice, madvise};
+use rustix::param::page_size;
 use smallvec::{SmallVec, smallvec};
 
 /// The alignment of all memory we allocate: enough for O_DIRECT on every common device.
@@ -95,6 +99,92 @@ impl Drop for AlignedBuf {
 impl fmt::Debug for AlignedBuf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "AlignedBuf({} bytes)", self.len)
+    }
+}
+
+/// Words that any number of threads read and write, whose memory goes back to the system and comes
+/// again while they do.
+pub struct SharedWords {
+    ptr: NonNull<AtomicU64>,
+    len: usize,
+}
+
+// SAFETY: it owns its memory alone, like a `Box<[AtomicU64]>`.
+unsafe impl Send for SharedWords {}
+// SAFETY: shared references only read and write atomically.
+unsafe impl Sync for SharedWords {}
+
+impl SharedWords {
+    /// Allocates `len` words of 0.
+    ///
+    /// # Panics
+    /// As [`AlignedBuf::zeroed`].
+    pub fn zeroed(len: usize) -> SharedWords {
+        if len == 0 {
+            let ptr = NonNull::dangling();
+            return SharedWords { ptr, len };
+        }
+        let layout = SharedWords::layout(len);
+        // SAFETY: `layout` has a size above zero.
+        let ptr = unsafe { alloc_zeroed(layout) };
+        let Some(ptr) = NonNull::new(ptr.cast()) else {
+            handle_alloc_error(layout)
+        };
+        SharedWords { ptr, len }
+    }
+
+    /// Gives the memory back to the system, as far as whole pages go. From now on a word reads as it
+    /// was, or as 0, until somebody stores to it, which takes memory again. What is stored meanwhile
+    /// may be lost.
+    pub fn release(&self) {
+        let page = page_size();
+        let start = self.ptr.addr().get();
+        let end = (start + self.len * size_of::<AtomicU64>()) / page * page;
+        let skip = start.next_multiple_of(page) - start;
+        let Some(len) = end.checked_sub(start + skip).filter(|&len| len > 0) else {
+            return;
+        };
+        let first = self.ptr.as_ptr().wrapping_byte_add(skip);
+        // SAFETY: these are whole pages of private memory that `self` owns. Others see them only as
+        // atomics, to which the kernel's zeroes are one more store.
+        let released = unsafe { madvise(first.cast(), len, Advice::LinuxDontNeed) };
+        if let Err(error) = released {
+            // Locked memory stays.
+            tracing::debug!(%error, "memory is not given back");
+        }
+    }
+
+    /// Pages of their own for what has pages; the rest lies together.
+    fn layout(len: usize) -> Layout {
+        let bytes = len.saturating_mul(size_of::<AtomicU64>());
+        let alignment = match bytes >= BUFFER_ALIGNMENT {
+            true => BUFFER_ALIGNMENT,
+            false => align_of::<AtomicU64>(),
+        };
+        Layout::from_size_align(bytes, alignment).expect("callers bound lengths")
+    }
+}
+
+impl Deref for SharedWords {
+    type Target = [AtomicU64];
+    fn deref(&self) -> &[AtomicU64] {
+        // SAFETY: `ptr` is aligned and valid for `len` initialised words, which change atomically.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for SharedWords {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: `ptr` came from `alloc_zeroed` with this layout and is freed once, here.
+            unsafe { dealloc(self.ptr.as_ptr().cast(), SharedWords::layout(self.len)) }
+        }
+    }
+}
+
+impl fmt::Debug for SharedWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SharedWords({} words)", self.len)
     }
 }
 
@@ -499,6 +589,30 @@ mod tests {
         let buf = buf.try_into_aligned().unwrap_err();
         drop(other);
         assert_eq!(&*buf.try_into_aligned().unwrap(), b"abc");
+    }
+
+    #[test]
+    fn words_read_as_zeroes_when_their_memory_went_back() {
+        use std::sync::atomic::Ordering::Relaxed;
+        let page = page_size() / 8;
+        let words = SharedWords::zeroed(4 * page + 1);
+        let seen = |words: &SharedWords| words.iter().map(|word| word.load(Relaxed)).sum::<u64>();
+        assert_eq!(seen(&words), 0);
+        let fill = |words: &SharedWords| words.iter().for_each(|word| word.store(1, Relaxed));
+        fill(&words);
+        words.release();
+        assert!(
+            seen(&words) <= page as u64,
+            "but for pages that begin elsewhere"
+        );
+        fill(&words);
+        assert_eq!(seen(&words), words.len() as u64, "they are used again");
+        // Less than a page stays.
+        let few = SharedWords::zeroed(64);
+        fill(&few);
+        few.release();
+        SharedWords::zeroed(0).release();
+        assert_eq!(seen(&few), 64);
     }
 
     #[test]
