@@ -13,6 +13,9 @@
 //! change of second words alone needs no new tag. Generations have 32 bits: who sleeps between its two
 //! looks at a tag through exactly so many changes, hours of nothing else, would be deceived.
 //!
+//! Memory of tables that nobody used for a while goes back to the system, not to an allocator: their
+//! slots are hidden first, like those that change hands, and a late reader finds old words or zeroes.
+//!
 //! Invariants: a dirty, pinned or written-back slot is never reused; one load a table at a time;
 //! a copy handed out for writing holds every entry set before it was taken.
 //! Not here: I/O, and what must be durable before what (the formats' `cache.rs`).
@@ -21,7 +24,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use block_core::atomic::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, fence};
+use block_core::atomic::{AtomicU32, AtomicU64, Mutex, Ordering, SharedWords, fence};
 use block_core::sync::WaitList;
 
 /// Entries of one piece of the directory.
@@ -43,10 +46,15 @@ pub(crate) struct TableCache {
 struct Slot {
     /// `generation << 32 | key + 1`; the low half is 0 while no table is readable.
     tag: AtomicU64,
-    words: OnceLock<Box<[AtomicU64]>>,
-    /// Hit since the clock's hand went by.
-    used: AtomicBool,
+    words: OnceLock<SharedWords>,
+    /// [`IN_ROUND`] and [`SINCE_DROP`].
+    used: AtomicU32,
 }
+
+/// Hit since the clock's hand went by.
+const IN_ROUND: u32 = 1;
+/// Loaded or hit since unused tables were dropped.
+const SINCE_DROP: u32 = 2;
 
 #[derive(Default)]
 struct State {
@@ -59,7 +67,10 @@ struct State {
 #[derive(Clone, Default)]
 struct SlotState {
     key: Option<u64>,
+    /// Somebody fills it, or gives its memory back.
     loading: bool,
+    /// Whether it may have memory.
+    resident: bool,
     pins: u32,
     /// Entries that differ from the disk.
     dirty: Option<Range<usize>>,
@@ -119,7 +130,7 @@ impl TableCache {
         let slot = || Slot {
             tag: AtomicU64::new(0),
             words: OnceLock::new(),
-            used: AtomicBool::new(false),
+            used: AtomicU32::new(0),
         };
         TableCache {
             entries,
@@ -145,10 +156,7 @@ impl TableCache {
             return None;
         }
         let words = slot.words.get()?;
-        // Only the first hit of a round writes: a line that every queue writes would bounce.
-        if !slot.used.load(Ordering::Relaxed) {
-            slot.used.store(true, Ordering::Relaxed);
-        }
+        slot.set_used();
         Some(View { slot, words, tag })
     }
 
@@ -163,7 +171,7 @@ impl TableCache {
                 return Acquire::Wait;
             }
             entry.pins += 1;
-            self.slots[slot].used.store(true, Ordering::Relaxed);
+            self.slots[slot].set_used();
             return Acquire::Ready(Pinned {
                 cache: self,
                 slot,
@@ -177,10 +185,12 @@ impl TableCache {
             state.keys.remove(&old);
         }
         self.slots[slot].hide();
+        self.slots[slot].used.store(SINCE_DROP, Ordering::Relaxed);
         state.keys.insert(key, slot);
         state.slots[slot] = SlotState {
             key: Some(key),
             loading: true,
+            resident: true,
             pins: 1,
             ..SlotState::default()
         };
@@ -224,9 +234,7 @@ impl TableCache {
             let slot = state.hand;
             state.hand = (slot + 1) % count;
             let entry = &state.slots[slot];
-            if entry.is_free()
-                && (entry.key.is_none() || !self.slots[slot].used.swap(false, Ordering::Relaxed))
-            {
+            if entry.is_free() && (entry.key.is_none() || !self.slots[slot].was_used(IN_ROUND)) {
                 return Some(slot);
             }
         }
@@ -250,6 +258,53 @@ impl TableCache {
                 self.slots[slot].hide();
             }
         }
+    }
+
+    /// Drops each table that was not used since the last call, that nobody holds and that is as on
+    /// disk, and gives its memory back. Whether the next call may find more of them: tables with
+    /// changes and tables that are held do not count.
+    pub(crate) fn drop_unused(&self) -> bool {
+        let filled: Vec<usize> = {
+            let state = self.state.lock();
+            let slots = state.slots.iter().enumerate();
+            slots
+                .filter(|(_, s)| s.resident)
+                .map(|(slot, _)| slot)
+                .collect()
+        };
+        let mut used = false;
+        for slot in filled {
+            used |= self.drop_slot(slot);
+        }
+        used
+    }
+
+    /// As [`drop_unused`](Self::drop_unused), for one slot.
+    fn drop_slot(&self, slot: usize) -> bool {
+        {
+            let mut state = self.state.lock();
+            let was_used = self.slots[slot].was_used(SINCE_DROP);
+            let entry = &mut state.slots[slot];
+            if was_used && entry.key.is_some() {
+                return true;
+            }
+            if !entry.is_free() {
+                return false;
+            }
+            // Nobody fills it again before its memory is gone.
+            entry.loading = true;
+            let old = entry.key.take();
+            if let Some(old) = old {
+                state.keys.remove(&old);
+                self.slots[slot].hide();
+            }
+        }
+        if let Some(words) = self.slots[slot].words.get() {
+            words.release();
+        }
+        self.state.lock().slots[slot] = SlotState::default();
+        self.changed.wake_all();
+        false
     }
 
     /// Tables with changes, and all tables.
@@ -319,6 +374,18 @@ impl TableCache {
 }
 
 impl Slot {
+    /// Only the first hit of a round writes: a line that every queue writes would bounce.
+    fn set_used(&self) {
+        if self.used.load(Ordering::Relaxed) != IN_ROUND | SINCE_DROP {
+            self.used.store(IN_ROUND | SINCE_DROP, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was used, and no longer so.
+    fn was_used(&self, since: u32) -> bool {
+        self.used.fetch_and(!since, Ordering::Relaxed) & since != 0
+    }
+
     /// From here on no reader takes the slot for the table it holds.
     fn hide(&self) {
         let generation = self.tag.load(Ordering::Relaxed) >> 32;
@@ -523,7 +590,7 @@ impl<'a> Loading<'a> {
         let slot = &cache.slots[self.slot];
         let words = slot
             .words
-            .get_or_init(|| (0..cache.entries).map(|_| AtomicU64::new(0)).collect());
+            .get_or_init(|| SharedWords::zeroed(cache.entries));
         for (index, word) in words.iter().enumerate() {
             word.store(entries.get(index).copied().unwrap_or(0), Ordering::Relaxed);
         }
@@ -551,7 +618,10 @@ impl Drop for Loading<'_> {
         }
         let mut state = self.cache.state.lock();
         state.keys.remove(&self.key);
-        state.slots[self.slot] = SlotState::default();
+        state.slots[self.slot] = SlotState {
+            resident: true,
+            ..SlotState::default()
+        };
         drop(state);
         self.cache.changed.wake_all();
     }
@@ -629,6 +699,38 @@ mod tests {
         );
         cache.written(&copies[0]);
         assert_eq!(cache.take_dirty()[0].words, [1, 0, 0, 2]);
+    }
+
+    #[test]
+    fn unused_tables_are_dropped_but_for_dirty_and_held_ones() {
+        let cache = TableCache::new(4096, 4 * 32768, 1, 10);
+        drop(load(&cache, 0, &[7]));
+        load(&cache, 1, &[]).set(5, 1, Needs::Data);
+        let held = load(&cache, 2, &[9]);
+        drop(load(&cache, 3, &[3]));
+        assert!(cache.drop_unused(), "all were loaded since");
+        let hit = cache.view(0).unwrap();
+        assert!(cache.drop_unused(), "one was hit since");
+        assert!(hit.is_valid());
+        assert!(
+            !cache.drop_unused(),
+            "what has changes or is held is not waited for"
+        );
+        assert!(!hit.is_valid());
+        let there = [0, 1, 2, 3].map(|key| cache.view(key).is_some());
+        assert_eq!(there, [false, true, true, false]);
+        assert_eq!((cache.dirty(), held.entry(0)), ((1, 4), 9));
+        drop(held);
+        let copies = cache.take_dirty();
+        while cache.drop_unused() {}
+        assert!(cache.view(2).is_none());
+        assert!(cache.view(1).is_some(), "a table on its way stays");
+        cache.written(&copies[0]);
+        while cache.drop_unused() {}
+        assert!(cache.view(1).is_none());
+        let mut slots = cache.state.lock().slots.clone().into_iter();
+        assert!(slots.all(|slot| slot.key.is_none() && !slot.resident));
+        assert_eq!(load(&cache, 1, &[8]).entry(5), 0);
     }
 
     #[test]

@@ -21,6 +21,7 @@ models! { models:
     a_write_after_the_cut_is_in_the_next_bitmap
     a_sync_serves_those_who_came_before_it
     a_valid_view_shows_its_own_table
+    a_valid_view_shows_no_memory_that_went_back
     a_pair_in_a_valid_view_is_whole
     a_pair_of_a_held_table_is_whole
     a_table_is_loaded_once
