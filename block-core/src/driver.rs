@@ -464,6 +464,13 @@ pub trait Driver: Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
+    /// Drops what was not used since the last call and can be read again, and gives its memory back.
+    /// Whether the next call may find more. On any queue, at any time; nobody calls it but for a driver
+    /// that asks for it. The default has nothing.
+    fn drop_unused(&self) -> bool {
+        false
+    }
+
     /// Hears what its parents do with it; a protocol driver tells other processes by locks.
     ///
     /// # Errors

@@ -22,3 +22,4 @@ mod qmp;
 mod queues;
 mod reopen;
 mod reports;
+mod unused_tables;

@@ -13,6 +13,8 @@ use block_core::request::map::EdgeIndex;
 use block_core::{AlignedBuf, Error, IoBuf, LocalQueue, Result};
 use block_schema::types::BlkdebugEvent;
 
+use super::rounds::Rounds;
+
 /// A file that holds an image, or an image behind another one.
 ///
 /// Offsets and lengths are bytes on no boundary. A read behind the end gives zeroes, a write behind
@@ -81,6 +83,8 @@ pub(crate) trait Surroundings {
     /// The readers of the image that are under way: what they looked up must stay as it is until
     /// they have left.
     fn readers(&self) -> Readers;
+    /// Sees to it that what came into memory leaves it, if nobody uses it.
+    fn begin_rounds(&self, rounds: &Rounds);
     /// Runs `work` where it holds up nobody.
     fn blocking<T: Send + 'static>(
         &self,
@@ -215,6 +219,13 @@ impl Surroundings for OnQueue {
     fn readers(&self) -> Readers {
         // Before the node is in the graph nobody can read it.
         self.cx.as_ref().map(Cx::readers).unwrap_or_default()
+    }
+
+    fn begin_rounds(&self, rounds: &Rounds) {
+        // Nor is there anybody to ask.
+        if let Some(cx) = &self.cx {
+            rounds.begin(cx);
+        }
     }
 
     async fn blocking<T: Send + 'static>(

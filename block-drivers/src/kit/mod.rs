@@ -5,6 +5,7 @@ pub(crate) mod compress;
 pub(crate) mod crypto;
 pub(crate) mod image_file;
 pub(crate) mod layout;
+pub(crate) mod rounds;
 #[cfg(test)]
 pub(crate) mod script;
 pub(crate) mod table_cache;

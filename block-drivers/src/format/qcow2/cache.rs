@@ -77,7 +77,9 @@ impl Image {
         key: u64,
     ) -> Result<std::result::Result<Pinned<'a>, Loading<'a>>> {
         loop {
-            match cache.acquire(key) {
+            let acquired = cache.acquire(key);
+            env.begin_rounds(&self.rounds);
+            match acquired {
                 Acquire::Ready(table) => return Ok(Ok(table)),
                 Acquire::Load(slot) => return Ok(Err(slot)),
                 Acquire::Wait => cache.loaded(key).await,
@@ -241,6 +243,12 @@ impl Image {
         self.mark_clean(env).await
     }
 
+    /// Drops tables that nobody used since the last call. Whether the next call may find more.
+    pub(super) fn drop_unused(&self) -> bool {
+        let blocks = self.refcounts.blocks.drop_unused();
+        self.l2.drop_unused() || blocks
+    }
+
     /// Leaves the image as others expect to find it.
     pub(super) async fn close<E: Surroundings>(&self, env: &E) -> Result<()> {
         self.fill_last_sector(env).await?;
@@ -271,6 +279,8 @@ impl Image {
             self.refcounts.put_back(freed);
             return result;
         }
+        // Tables without changes may leave memory.
+        env.begin_rounds(&self.rounds);
         self.refcounts.settle(readers, freed);
         let settled = self.refcounts.take_settled();
         self.apply_freed(env, settled).await;

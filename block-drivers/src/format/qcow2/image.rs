@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use block_core::bitmap::Bitmaps;
 use block_core::sync::AsyncMutex;
@@ -31,6 +32,7 @@ use super::overlap::{Checked, Places};
 use super::snapshot_table::{Snapshots, read_snapshots};
 use crate::kit::image_file::{ImageFile, Surroundings};
 use crate::kit::layout::words_be;
+use crate::kit::rounds::Rounds;
 use crate::kit::table_cache::TableCache;
 
 /// Bytes of tables in memory, unless options say otherwise.
@@ -59,6 +61,8 @@ pub(super) struct OpenOptions {
     pub(super) lazy_refcounts: Option<bool>,
     /// Bytes of what the cache of L2 tables loads at once; a cluster, if it is `None`.
     pub(super) l2_entry: Option<u64>,
+    /// Time after which a table that nobody used leaves memory; never, if it is `None`.
+    pub(super) clean_interval: Option<Duration>,
     /// What no write may land in.
     pub(super) overlap: Checked,
     /// Whether damage that a check reports is no reason to refuse the image.
@@ -77,6 +81,7 @@ impl Default for OpenOptions {
             discard_no_unref: false,
             lazy_refcounts: None,
             l2_entry: None,
+            clean_interval: None,
             overlap: Checked::cached(),
             for_check: false,
         }
@@ -116,6 +121,7 @@ pub(super) struct Image {
     pub(super) l1: L1Table,
     pub(super) l2: TableCache,
     pub(super) refcounts: Refcounts,
+    pub(super) rounds: Rounds,
     pub(super) ahead: Ahead,
     pub(super) dirty: Dirty,
     pub(super) lazy: Lazy,
@@ -233,6 +239,7 @@ impl Image {
             ),
             ahead: Ahead::default(),
             dirty: Dirty::default(),
+            rounds: Rounds::new(options.clean_interval),
             lazy: Lazy::new(options.lazy_refcounts, &header)?,
             corrupt: AtomicBool::new(false),
             places: Mutex::new(Places::default()),

@@ -95,7 +95,7 @@ pub(crate) async fn open(
 ) -> Result<Box<dyn Driver>> {
     let writable = !opener.is_read_only();
     let discard = opener.facts().discard_unmap;
-    let mut parsed = options::parse(opener.node_name(), &options, writable, discard)?;
+    let mut parsed = options::parse(&options, writable, discard)?;
     parsed.for_check = opener.is_for_check();
     let file = opener.child("file", Role::Image, options.file).await?;
     let header = read_header(&opener.opened(file), opener.node_name(), parsed.for_check).await?;
@@ -480,12 +480,17 @@ impl Driver for Qcow2 {
         Box::pin(async move { self.image.remove_bitmap(&self.around(cx), name).await })
     }
 
+    fn drop_unused(&self) -> bool {
+        self.image.drop_unused()
+    }
+
     fn unlock<'a>(&'a self, cx: &'a Cx, passphrase: Secret) -> Pending<'a> {
         Box::pin(async move { self.image.unlock(&self.around(cx), &passphrase).await })
     }
 
     fn close<'a>(&'a self, cx: &'a Cx) -> Pending<'a> {
         Box::pin(async move {
+            self.image.rounds.close();
             if cx.is_read_only() {
                 return Ok(());
             }

@@ -1,6 +1,8 @@
 //! Options of an open image: from the schema's type to what the image keeps to.
 //! Called by open. Invariant: an option is honoured or refused by name, never ignored.
 
+use std::time::Duration;
+
 use block_core::{Error, Result};
 use block_schema::types::BlockdevOptionsQcow2;
 
@@ -10,27 +12,18 @@ use super::overlap::Checked;
 /// What of a cache for both holds refcount blocks: they describe eight times as much.
 const REFCOUNT_SHARE: u64 = 8;
 
+/// Seconds after which unused tables leave memory, unless options say otherwise.
+const CLEAN_INTERVAL: u64 = 600;
+
 /// Checks the options; `discard_unmap` and `writable` are the node's.
 ///
 /// # Errors
-/// `InvalidOption` for values that exclude each other; `Unsupported` for what is not built in.
+/// `InvalidOption` for values that exclude each other, or that cannot be.
 pub(super) fn parse(
-    node: &str,
     options: &BlockdevOptionsQcow2,
     writable: bool,
     discard_unmap: bool,
 ) -> Result<OpenOptions> {
-    let absent = [(
-        options.cache_clean_interval.is_some_and(|s| s != 0),
-        "cache-clean-interval",
-    )];
-    if let Some((_, name)) = absent.iter().find(|(given, _)| *given) {
-        let what = format!("option '{name}'");
-        return Err(Error::Unsupported {
-            node: node.to_owned(),
-            what,
-        });
-    }
     let (l2_cache, refcount_cache) = caches(
         bytes("cache-size", options.cache_size)?,
         bytes("l2-cache-size", options.l2_cache_size)?,
@@ -46,9 +39,20 @@ pub(super) fn parse(
         discard_no_unref: options.discard_no_unref.unwrap_or(false),
         lazy_refcounts: options.lazy_refcounts,
         l2_entry: bytes("l2-cache-entry-size", options.l2_cache_entry_size)?,
+        clean_interval: clean_interval(options.cache_clean_interval)?,
         overlap: Checked::of(options.overlap_check.as_ref()),
         for_check: false,
     })
+}
+
+/// Time between rounds; `None` for 0.
+fn clean_interval(seconds: Option<i64>) -> Result<Option<Duration>> {
+    let option = "cache-clean-interval";
+    let seconds = bytes(option, seconds)?.unwrap_or(CLEAN_INTERVAL);
+    if u32::try_from(seconds).is_err() {
+        return Err(Error::invalid(option, "Cache clean interval too big"));
+    }
+    Ok((seconds > 0).then(|| Duration::from_secs(seconds)))
 }
 
 fn bytes(option: &str, value: Option<i64>) -> Result<Option<u64>> {
@@ -96,16 +100,28 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn what_is_not_built_in_is_refused_by_name() {
-        let none = BlockdevOptionsQcow2::new(BlockdevRef::Reference("file".to_owned()));
-        assert!(parse("top", &none, true, false).is_ok());
-        let cleaned = BlockdevOptionsQcow2 {
-            cache_clean_interval: Some(600),
-            ..none
+    #[track_caller]
+    fn check_interval(seconds: Option<i64>, want: std::result::Result<Option<u64>, &str>) {
+        let options = BlockdevOptionsQcow2 {
+            cache_clean_interval: seconds,
+            ..BlockdevOptionsQcow2::new(BlockdevRef::Reference("file".to_owned()))
         };
-        let refused = parse("top", &cleaned, true, false).map(|_| ()).unwrap_err();
-        let name = "cache-clean-interval";
-        assert!(refused.to_string().contains(name), "{refused}");
+        let found = parse(&options, true, false).map(|options| options.clean_interval);
+        let found = found.map_err(|error| error.chain());
+        match (&found, want) {
+            (Ok(found), Ok(want)) => assert_eq!(*found, want.map(Duration::from_secs)),
+            (Err(found), Err(want)) => assert!(found.contains(want), "{found}"),
+            (found, want) => panic!("{found:?}, not {want:?}"),
+        }
+    }
+
+    #[test]
+    fn tables_leave_memory_after_ten_minutes_unless_options_say_otherwise() {
+        check_interval(None, Ok(Some(600)));
+        check_interval(Some(1), Ok(Some(1)));
+        check_interval(Some(0), Ok(None));
+        check_interval(Some(i64::from(u32::MAX)), Ok(Some(u64::from(u32::MAX))));
+        check_interval(Some(1 << 32), Err("Cache clean interval too big"));
+        check_interval(Some(-1), Err("cache-clean-interval is negative"));
     }
 }
