@@ -35,6 +35,8 @@ pub(crate) struct MemoryFile {
     events: RefCell<Option<Vec<Event>>>,
     /// Writes and flushes left before they fail; `None` never fails.
     budget: Cell<Option<u64>>,
+    /// As `budget`, for one that arrives all the same.
+    lie: Cell<Option<u64>>,
     grows_slowly: Cell<bool>,
 }
 
@@ -67,6 +69,16 @@ impl MemoryFile {
     /// Lets `count` more writes and flushes succeed, then fails all.
     pub(crate) fn fail_after(&self, count: Option<u64>) {
         self.budget.set(count);
+    }
+
+    /// Lets `count` more writes and flushes succeed, then says of one that it failed, and does it.
+    pub(crate) fn lie_after(&self, count: u64) {
+        self.lie.set(Some(count));
+    }
+
+    /// Whether it has lied, and never does again.
+    pub(crate) fn has_lied(&self) -> bool {
+        self.lie.take().is_none()
     }
 
     fn happens(&self, op: &'static str, event: Event) -> Result<()> {
@@ -104,7 +116,20 @@ impl MemoryFile {
         if let Some(events) = self.events.borrow_mut().as_mut() {
             events.push(event);
         }
-        Ok(())
+        match self.lie.get() {
+            Some(0) => self.lie.set(None),
+            left => {
+                self.lie.set(left.map(|left| left - 1));
+                return Ok(());
+            }
+        }
+        Err(Error::Io {
+            node: "memory".into(),
+            op,
+            offset: 0,
+            len: 0,
+            source: std::io::Error::from_raw_os_error(5),
+        })
     }
 }
 
@@ -215,6 +240,8 @@ impl Surroundings for Bench {
         Readers::default()
     }
 
+    fn begin_rounds(&self, _rounds: &Rounds) {}
+
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -240,8 +267,6 @@ pub(crate) async fn yield_once() {
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     let mut cx = Context::from_waker(Waker::noop());
-    fn begin_rounds(&self, _rounds: &Rounds) {}
-
     for _ in 0..10_000_000 {
         if let Poll::Ready(value) = future.as_mut().poll(&mut cx) {
             return value;

@@ -144,6 +144,8 @@ pub(super) struct Image {
     /// Whether the disk has another format than memory knows.
     amended: AtomicBool,
     starting: AsyncMutex,
+    /// Whether the disk may have another header than memory, since a write of it failed.
+    doubtful: AtomicBool,
     /// Held while a shared L2 table is replaced by a copy.
     pub(super) copying: AsyncMutex,
     /// Held by whoever changes the header.
@@ -237,9 +239,9 @@ impl Image {
                 ),
                 file.len(),
             ),
+            rounds: Rounds::new(options.clean_interval),
             ahead: Ahead::default(),
             dirty: Dirty::default(),
-            rounds: Rounds::new(options.clean_interval),
             lazy: Lazy::new(options.lazy_refcounts, &header)?,
             corrupt: AtomicBool::new(false),
             places: Mutex::new(Places::default()),
@@ -253,6 +255,7 @@ impl Image {
             started: AtomicBool::new(false),
             amended: AtomicBool::new(false),
             starting: AsyncMutex::new(),
+            doubtful: AtomicBool::new(false),
             copying: AsyncMutex::new(),
             updating: AsyncMutex::new(),
         };
@@ -346,8 +349,8 @@ impl Image {
         self.started.store(false, Ordering::Release);
     }
 
-    /// Makes the image ready to be changed: clears the autoclear bits, but for those whose meaning
-    /// is kept, and marks loaded bitmaps, durably, once.
+    /// Makes the image ready to be changed: makes sure of the header, clears the autoclear bits, but
+    /// for those whose meaning is kept, and marks loaded bitmaps, durably, once.
     ///
     /// # Errors
     /// `ReadOnly` when it was not opened for writing; errors of the file.
@@ -368,6 +371,9 @@ impl Image {
         if self.may_overwrite() {
             return Ok(());
         }
+        if self.doubtful.load(Ordering::Acquire) {
+            self.restore_header(env).await?;
+        }
         let (now, kept) = {
             let header = self.header.lock();
             (header.autoclear, header.autoclear & self.kept_autoclear())
@@ -379,6 +385,34 @@ impl Image {
         }
         self.mark_bitmaps(env).await?;
         self.started.store(true, Ordering::Release);
+        if self.doubtful.load(Ordering::Acquire) {
+            // Somebody's write of the header failed meanwhile.
+            self.pause();
+        }
+        Ok(())
+    }
+
+    /// Passes on how a write of the header ended. After an error nobody knows which one the disk has:
+    /// the next change of the image begins with making sure.
+    fn wrote_header(&self, result: Result<()>) -> Result<()> {
+        if result.is_err() {
+            self.doubtful.store(true, Ordering::Release);
+            self.pause();
+        }
+        result
+    }
+
+    /// Writes the header that memory knows over the one that the disk has, durably.
+    async fn restore_header<E: Surroundings>(&self, env: &E) -> Result<()> {
+        let _one = self.updating.lock().await;
+        let header = self.header.lock().clone();
+        let file = env.file();
+        let cluster = file.read_bytes(0, self.geometry.cluster_len()).await?;
+        let found = Header::parse(&cluster, file.len());
+        let rewrite = Rewrite::plan(&cluster, found.as_ref().unwrap_or(&header), &header);
+        let rewrite = rewrite.map_err(|_| self.no_space(Errno::NOSPC))?;
+        write_steps(env, &rewrite).await?;
+        self.doubtful.store(false, Ordering::Release);
         Ok(())
     }
 
@@ -395,10 +429,9 @@ impl Image {
         let _one = self.updating.lock().await;
         let mut header = self.header.lock().clone();
         change(&mut header);
-        env.file()
-            .write_bytes(UPDATE_OFFSET as u64, &header.update_bytes())
-            .await?;
-        env.file().flush().await?;
+        let bytes = header.update_bytes();
+        let written = write_durably(env, UPDATE_OFFSET as u64, &bytes).await;
+        self.wrote_header(written)?;
         *self.header.lock() = header;
         Ok(())
     }
@@ -465,11 +498,21 @@ impl Image {
             .await?;
         let rewrite = Rewrite::plan(&cluster, &old, &header);
         let rewrite = rewrite.map_err(|_| self.no_space(Errno::NOSPC))?;
-        for (offset, bytes) in rewrite.steps() {
-            env.file().write_bytes(offset, bytes).await?;
-            env.file().flush().await?;
-        }
+        let written = write_steps(env, &rewrite).await;
+        self.wrote_header(written)?;
         *self.header.lock() = header;
         Ok(())
     }
+}
+
+async fn write_durably<E: Surroundings>(env: &E, offset: u64, bytes: &[u8]) -> Result<()> {
+    env.file().write_bytes(offset, bytes).await?;
+    env.file().flush().await
+}
+
+async fn write_steps<E: Surroundings>(env: &E, rewrite: &Rewrite) -> Result<()> {
+    for (offset, bytes) in rewrite.steps() {
+        write_durably(env, offset, bytes).await?;
+    }
+    Ok(())
 }

@@ -11,6 +11,7 @@ mod compressed;
 mod damaged;
 mod data_file;
 mod disk;
+mod doubt;
 mod encrypted;
 mod lazy;
 mod on_a_graph;
