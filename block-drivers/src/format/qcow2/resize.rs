@@ -89,8 +89,13 @@ impl Image {
     }
 
     async fn shrink<E: Surroundings>(&self, env: &E, len: u64) -> Result<()> {
-        let end = self.geometry.ceil(self.size());
-        self.clear(env, self.geometry.ceil(len)..end).await?;
+        let gone = self.geometry.ceil(len)..self.geometry.ceil(self.size());
+        let unmap = ZeroFlags {
+            may_unmap: true,
+            no_fallback: false,
+        };
+        self.zero_raw_data(env, &gone, unmap).await?;
+        self.clear(env, gone).await?;
         self.flush(env).await?;
         self.update_header(env, |header| header.size = len).await?;
         self.set_size(len);

@@ -61,6 +61,30 @@ fn old_bytes_of_the_data_file_do_not_show() {
     disk.expect_qemu_agrees("old-bytes");
 }
 
+/// A shrink that fails anywhere: what reads as zeroes is zero in the data file, too.
+#[test]
+fn a_raw_data_file_is_the_disk_in_a_failed_shrink() {
+    for budget in 0.. {
+        let mut disk = Disk::create(&raw(256 << 10), None);
+        disk.run("write 0+256k aa; flush");
+        disk.bench.file.fail_after(Some(budget));
+        let done = block_on(
+            disk.image
+                .resize(&disk.bench, 100 << 10, Preallocation::Off),
+        );
+        disk.bench.file.fail_after(None);
+        disk.model = vec![0; usize::try_from(disk.image.size()).unwrap()];
+        let buf = IoBuf::zeroed(disk.model.len());
+        block_on(disk.image.read(&disk.bench, 0, buf.clone())).unwrap();
+        disk.model = buf.to_vec();
+        disk.expect_raw();
+        if done.is_ok() {
+            assert!(budget > 2, "it wrote something");
+            return;
+        }
+    }
+}
+
 #[test]
 fn a_raw_data_file_is_always_the_disk() {
     let mut disk = Disk::create(&raw((1 << 20) + 512), None);
