@@ -101,6 +101,14 @@ impl Header {
         Ok(())
     }
 
+    /// The same, but for what nobody needs.
+    pub(super) fn without_feature_names(&self) -> Header {
+        let mut header = self.clone();
+        let extensions = &mut header.extensions;
+        extensions.retain(|e| e.kind != extension::FEATURE_NAMES);
+        header
+    }
+
     fn name_bytes(&self) -> &[u8] {
         self.backing_file.as_deref().unwrap_or_default().as_bytes()
     }
@@ -136,29 +144,27 @@ const FORMAT_ROOM: usize = 32;
 
 /// How a header takes the place of another one so that a power cut leaves one of them.
 pub(super) struct Rewrite {
-    cluster: Vec<u8>,
-    /// Bytes of the cluster that the new header needs.
-    end: usize,
-    /// Whether the old header does without everything behind the first sector that changes.
-    in_two_steps: bool,
+    /// What is written where.
+    steps: Vec<(usize, Vec<u8>)>,
 }
 
 impl Rewrite {
     /// Plans to write `new` over `old`, whose cluster is `cluster`.
     ///
-    /// The new name goes where the old header has nothing, if there is room, and extensions behind
-    /// the first sector must not move; else all is one write.
+    /// The new name goes where the old header has nothing, if there is room; then the first sector
+    /// decides. Where extensions behind it move, a header without names of features stands meanwhile,
+    /// if it is no longer than that sector; else all is one write.
     ///
     /// # Errors
     /// When it does not fit into one cluster.
     pub(super) fn plan(cluster: &[u8], old: &Header, new: &Header) -> Result<Rewrite, ImageError> {
         let ends = (old.extensions_end(), new.extensions_end());
-        let name_len = new.name_bytes().len();
+        let name = new.name_bytes();
         let old_name = old_name(cluster);
         let behind_all = ends.0.max(ends.1).max(old_name.end);
         let tight = ends.1.max(ends.0);
         let free = |at: usize| {
-            let end = at.saturating_add(name_len);
+            let end = at.saturating_add(name.len());
             end <= cluster.len() && (end <= old_name.start || old_name.end <= at)
         };
         let roomy = |at: usize| at.saturating_add(FORMAT_ROOM);
@@ -166,30 +172,34 @@ impl Rewrite {
         let place = places.into_iter().find(|&at| free(at));
         let at = place.unwrap_or(ends.1);
         let head = new.head_bytes(at as u64);
-        let end = at.saturating_add(name_len);
+        let end = at.saturating_add(name.len());
         new.check_fit(end)?;
         let mut bytes = cluster.to_vec();
         let uses = |n: usize| n < ends.0 || old_name.contains(&n);
         let changed = |n: usize| head.get(n) != cluster.get(n);
-        let in_two_steps = place.is_some() && !(SECTOR..head.len()).any(|n| uses(n) && changed(n));
+        let moves = (SECTOR..head.len()).any(|n| uses(n) && changed(n));
         put(&mut bytes, 0, &head);
-        put(&mut bytes, at, new.name_bytes());
-        Ok(Rewrite {
-            cluster: bytes,
-            end,
-            in_two_steps,
-        })
+        put(&mut bytes, at, name);
+        bytes.truncate(end);
+        let bare = new.without_feature_names().head_bytes(at as u64);
+        let steps = match bytes.split_at_checked(SECTOR) {
+            Some((first, rest)) if place.is_some() && !rest.is_empty() => {
+                let (first, rest) = ((0, first.to_vec()), (SECTOR, rest.to_vec()));
+                match (moves, bare.len() <= SECTOR) {
+                    (false, _) => vec![rest, first],
+                    (true, true) => vec![(at, name.to_vec()), (0, bare), rest, first],
+                    (true, false) => vec![(0, bytes)],
+                }
+            }
+            Some(_) | None => vec![(0, bytes)],
+        };
+        Ok(Rewrite { steps })
     }
 
     /// What is written where, with a barrier behind each.
-    pub(super) fn steps(&self) -> Vec<(u64, &[u8])> {
-        let used = self.cluster.get(..self.end).unwrap_or(&self.cluster);
-        match used.split_at_checked(SECTOR) {
-            Some((first, rest)) if self.in_two_steps && !rest.is_empty() => {
-                vec![(SECTOR as u64, rest), (0, first)]
-            }
-            Some(_) | None => vec![(0, used)],
-        }
+    pub(super) fn steps(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let steps = self.steps.iter().filter(|(_, bytes)| !bytes.is_empty());
+        steps.map(|(at, bytes)| (*at as u64, bytes.as_slice()))
     }
 }
 

@@ -177,9 +177,26 @@ fn backing(name: &str, format: Option<&str>) -> Option<BackingName> {
     })
 }
 
-/// Every sector that a header's change writes may be lost: the old or the new header is left.
+/// Every sector that a header's change writes may be lost: the old or the new header is left, or,
+/// where other extensions move, the new one without names of features.
 #[test]
 fn another_backing_name_comes_with_one_sector() {
+    check_names(&Disk::create(&over_backing(1 << 20), Some(vec![1; 512])));
+    let mut disk = Disk::create(&over_backing(1 << 20), Some(vec![1; 512]));
+    block_on(disk.image.rewrite_header(&disk.bench, |header| {
+        // Behind the names of features, and across the end of the sector with the next one.
+        for kind in [0x1234_5678, 0x1234_5679] {
+            let data = vec![7; 24];
+            header.extensions.push(Extension { kind, data });
+        }
+    }))
+    .unwrap();
+    disk.reopen();
+    check_names(&disk);
+}
+
+#[track_caller]
+fn check_names(disk: &Disk) {
     let names = [
         backing("next.qcow2", Some("qcow2")),
         backing("x", Some("raw")),
@@ -190,7 +207,6 @@ fn another_backing_name_comes_with_one_sector() {
         ),
         backing("backing.raw", Some("raw")),
     ];
-    let disk = Disk::create(&over_backing(1 << 20), Some(vec![1; 512]));
     for name in names {
         let old = disk.bench.file.bytes();
         let before = Header::parse(&old[..65536], old.len() as u64).unwrap();
@@ -215,8 +231,9 @@ fn another_backing_name_comes_with_one_sector() {
                     &Event::Write(at + n as u64 * 512, sector.to_vec()),
                 );
                 let found = Header::parse(&now[..65536], now.len() as u64);
+                let known = [&before, &after, &after.without_feature_names()];
                 assert!(
-                    found == Ok(before.clone()) || found == Ok(after.clone()),
+                    found.as_ref().is_ok_and(|found| known.contains(&found)),
                     "{found:?}"
                 );
             }
@@ -239,7 +256,7 @@ fn a_header_without_room_stays_as_it_was() {
     let header = disk.image.header.lock().clone();
     let plan = Rewrite::plan(&before[..512], &header, &header).unwrap();
     assert_eq!(
-        plan.steps().len(),
+        plan.steps().count(),
         1,
         "a cluster of one sector is one write"
     );
