@@ -353,6 +353,7 @@ pub(super) async fn create<E: Surroundings>(env: &E, options: &CreateOptions) ->
     if let Some(data) = env.data() {
         // Nothing of an old disk may show; what cannot shrink is hidden by the tables.
         let _ = data.resize(0, Preallocation::Off).await;
+        data.flush().await?;
     }
     let first_block = 1 + u64::from(plan.table_clusters);
     let table: Vec<u64> = (0..u64::from(plan.table_clusters) * geometry.entries())
