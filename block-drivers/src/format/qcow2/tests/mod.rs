@@ -9,6 +9,7 @@ mod amend;
 mod bitmaps;
 mod compressed;
 mod damaged;
+mod damaged_at_random;
 mod data_file;
 mod disk;
 mod doubt;
