@@ -4,6 +4,7 @@
 //! disk held then.
 
 mod bitmaps;
+mod compressed;
 mod jobs;
 mod moves;
 mod requests;

@@ -460,9 +460,25 @@ pub(crate) fn fresh_of(seed: u64, options: &qcow2::CreateOptions) -> Sim {
 /// One step of a script, and what it does to the disk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
-    Write { at: u64, len: u64, byte: u8 },
-    Discard { at: u64, len: u64 },
-    Zero { at: u64, len: u64 },
+    Write {
+        at: u64,
+        len: u64,
+        byte: u8,
+    },
+    /// A compressed write of whole clusters.
+    Pack {
+        at: u64,
+        len: u64,
+        byte: u8,
+    },
+    Discard {
+        at: u64,
+        len: u64,
+    },
+    Zero {
+        at: u64,
+        len: u64,
+    },
     Flush,
 }
 
@@ -471,6 +487,9 @@ impl Step {
         match self {
             Step::Write { at, len, byte } => {
                 Request::write(at, IoBuf::copy_of(&vec![byte; super::usize(len)]))
+            }
+            Step::Pack { at, len, byte } => {
+                Request::write_compressed(at, IoBuf::copy_of(&vec![byte; super::usize(len)]))
             }
             Step::Discard { at, len } => Request::discard(at, len),
             Step::Zero { at, len } => Request::write_zeroes(at, len, Default::default()),
@@ -481,7 +500,7 @@ impl Step {
     /// Which bytes it changes, and to what; none for a flush.
     pub(crate) fn effect(self) -> (u64, u64, u8) {
         match self {
-            Step::Write { at, len, byte } => (at, len, byte),
+            Step::Write { at, len, byte } | Step::Pack { at, len, byte } => (at, len, byte),
             // With the backing file below, what is discarded reads as zeroes.
             Step::Discard { at, len } | Step::Zero { at, len } => (at, len, 0),
             Step::Flush => (0, 0, 0),
