@@ -1,5 +1,5 @@
-//! Damage to the metadata of a qcow2 image: entries of tables, counts, snapshots.
-//! Called by the tests that compare repairs. Pure: one seed, one damage. An image that is damaged
+//! Damage to the metadata of a qcow2 image: entries of tables, counts, snapshots, bitmaps.
+//! Called by the smoke test and by those that compare repairs. Pure: one seed, one damage. An image that is damaged
 //! this way mostly still opens, which random bytes of it rarely do.
 //! Not here: headers and random bytes (`mutate.rs`).
 
@@ -19,17 +19,33 @@ struct Words {
     kinds: [Vec<usize>; KINDS],
 }
 
-const KINDS: usize = 6;
+const KINDS: usize = 8;
 const L1: usize = 0;
 const L2: usize = 1;
 const REFCOUNT_TABLE: usize = 2;
 const REFCOUNTS: usize = 3;
 const SNAPSHOT: usize = 4;
 const SNAPSHOT_L1: usize = 5;
+const BITMAP: usize = 6;
+const BITMAP_TABLE: usize = 7;
 
-/// An image with one to three words of its metadata changed.
+/// The header extension that names the bitmap directory.
+const BITMAPS: usize = 0x2385_2875;
+
+/// An image with one to three words of its metadata changed, but for its bitmaps: other programs do
+/// not open an image whose bitmaps are wrong.
 pub fn damaged(random: &mut Random, original: &[u8]) -> Vec<u8> {
-    let words = Words::of(original);
+    changed(random, original, &Words::of(original))
+}
+
+/// As [`damaged`], with its bitmaps.
+pub fn damaged_anywhere(random: &mut Random, original: &[u8]) -> Vec<u8> {
+    let mut words = Words::of(original);
+    words.bitmaps(original);
+    changed(random, original, &words)
+}
+
+fn changed(random: &mut Random, original: &[u8], words: &Words) -> Vec<u8> {
     let mut bytes = original.to_vec();
     for _ in 0..=random.below(3) {
         let kinds: Vec<&Vec<usize>> = words.kinds.iter().filter(|k| !k.is_empty()).collect();
@@ -78,6 +94,36 @@ impl Words {
             at = at.saturating_add(len.next_multiple_of(8));
         }
         words
+    }
+
+    /// Notes the words of the bitmap directory, of the extension that names it, and of tables.
+    fn bitmaps(&mut self, bytes: &[u8]) {
+        let mut at = half(bytes, 100);
+        for _ in 0..32 {
+            let (kind, len) = (half(bytes, at), half(bytes, at + 4));
+            if kind == 0 || kind == BITMAPS {
+                break;
+            }
+            at = at
+                .saturating_add(8 + len.next_multiple_of(8))
+                .min(bytes.len());
+        }
+        if half(bytes, at) != BITMAPS {
+            return;
+        }
+        let inside = |at: &usize| at + 8 <= bytes.len();
+        self.kinds[BITMAP].extend([at + 8, at + 16, at + 24].iter().filter(|at| inside(at)));
+        let mut entry = place(word(bytes, at + 24));
+        for _ in 0..half(bytes, at + 8).min(8) {
+            let fields = [entry, entry + 8, entry + 16];
+            self.kinds[BITMAP].extend(fields.iter().filter(|at| inside(at)));
+            let table = (place(word(bytes, entry)), half(bytes, entry + 8) * 8);
+            self.words(bytes, BITMAP_TABLE, table);
+            let len = 24 + half(bytes, entry + 20) + (half(bytes, entry + 16) & 0xffff);
+            entry = entry
+                .saturating_add(len.next_multiple_of(8))
+                .min(bytes.len());
+        }
     }
 
     /// Notes the words of a table, those that are not 0 and the first that is, and of what they name.

@@ -36,7 +36,7 @@ pub const MAX_INPUT: usize = 1 << 20;
 const MIB: u64 = 1 << 20;
 
 /// Every parser of bytes from outside.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target {
         name: "qcow2_header",
         run: block_drivers::fuzz::qcow2_header,
@@ -58,6 +58,12 @@ pub const TARGETS: [Target; 11] = [
     Target {
         name: "qcow2_image_written",
         run: image::written,
+        memory: 64 * MIB,
+        tries: 300,
+    },
+    Target {
+        name: "qcow2_beside",
+        run: image::both,
         memory: 64 * MIB,
         tries: 300,
     },

@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use fuzz::mutate::{self, Random};
-use fuzz::{TARGETS, Target};
+use fuzz::{TARGETS, Target, damage};
 
 /// Runs a target on one input.
 fn run(target: &Target, input: &[u8]) -> u64 {
@@ -27,6 +27,8 @@ fn check(name: &str) {
         .expect("a target of that name");
     let corpus = fuzz::corpus(name).expect("a corpus");
     let seed = mutate::seed(name);
+    // What random bytes rarely leave open.
+    let whole_images = name.starts_with("qcow2_image") || name == "qcow2_beside";
     let mut most = 0;
     let mut measured = |input: &[u8]| {
         most = run(target, input).max(most);
@@ -40,6 +42,10 @@ fn check(name: &str) {
         let mut random = Random::new(seed.wrapping_add(round));
         for _ in 0..target.tries {
             measured(&mutate::mutated(&mut random, &corpus));
+            if whole_images {
+                let original = random.pick(&corpus).clone();
+                measured(&damage::damaged_anywhere(&mut random, &original));
+            }
         }
     }
     println!("{name}: {most} bytes of memory at most");
@@ -68,6 +74,7 @@ smoke! {
     qcow2_snapshot_table
     qcow2_image
     qcow2_image_written
+    qcow2_beside
     compressed_cluster
     luks_header
     nbd_server

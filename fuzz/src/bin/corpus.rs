@@ -100,6 +100,24 @@ const IMAGES: [Image; 9] = [
     },
 ];
 
+/// Images whose data is in a file of its own.
+const BESIDE: [Image; 2] = [
+    Image {
+        name: "data-file",
+        options: "cluster_size=512,data_file=data",
+        size: "64k",
+        io: &["write -P 1 0 20k", "write -z 5k 3k", "discard 10k 2k"],
+        then: &[&["bitmap", "--add", "-g", "512"]],
+    },
+    Image {
+        name: "data-file-raw",
+        options: "cluster_size=4096,data_file=data,data_file_raw=on",
+        size: "64k",
+        io: &["write -P 2 0 8k", "write -z 32k 8k"],
+        then: &[],
+    },
+];
+
 /// Headers of images that hold nothing else to look at.
 const HEADERS: [(&str, &[&str]); 4] = [
     (
@@ -142,42 +160,44 @@ fn main() -> Result<(), Failure> {
 
 fn images(corpus: &Path, scratch: &Path) -> Result<(), Failure> {
     for image in &IMAGES {
-        let path = scratch.join(image.name);
-        let file = path.display().to_string();
-        let mut create = Command::new("qemu-img");
-        create.args([
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-o",
-            image.options,
-            &file,
-            image.size,
-        ]);
-        run(&mut create)?;
-        let mut io = Command::new("qemu-io");
-        io.args(["-f", "qcow2", "-d", "unmap"]);
-        for step in image.io {
-            io.args(["-c", step]);
-        }
-        run(io.arg(&file))?;
-        for (number, arguments) in image.then.iter().enumerate() {
-            let mut then = Command::new("qemu-img");
-            then.args(*arguments).arg(&file);
-            if arguments[0] == "bitmap" {
-                then.arg(format!("bitmap{number}"));
-            }
-            run(&mut then)?;
-        }
-        let bytes = std::fs::read(&path)?;
+        let bytes = made(image, scratch)?;
         write(corpus, "qcow2_image", image.name, &bytes)?;
         write(corpus, "qcow2_header", image.name, header_of(&bytes))?;
         if let Some(table) = snapshot_table(&bytes) {
             write(corpus, "qcow2_snapshot_table", image.name, &table)?;
         }
     }
+    for image in &BESIDE {
+        write(corpus, "qcow2_beside", image.name, &made(image, scratch)?)?;
+    }
     Ok(())
+}
+
+/// The bytes of an image.
+fn made(image: &Image, scratch: &Path) -> Result<Vec<u8>, Failure> {
+    let command = |name: &str| {
+        let mut command = Command::new(name);
+        command.current_dir(scratch);
+        command
+    };
+    let mut create = command("qemu-img");
+    create.args(["create", "-q", "-f", "qcow2", "-o", image.options]);
+    run(create.args([image.name, image.size]))?;
+    let mut io = command("qemu-io");
+    io.args(["-f", "qcow2", "-d", "unmap"]);
+    for step in image.io {
+        io.args(["-c", step]);
+    }
+    run(io.arg(image.name))?;
+    for (number, arguments) in image.then.iter().enumerate() {
+        let mut then = command("qemu-img");
+        then.args(*arguments).arg(image.name);
+        if arguments[0] == "bitmap" {
+            then.arg(format!("bitmap{number}"));
+        }
+        run(&mut then)?;
+    }
+    Ok(std::fs::read(scratch.join(image.name))?)
 }
 
 fn headers(corpus: &Path, scratch: &Path) -> Result<(), Failure> {
