@@ -13,7 +13,7 @@ use crate::graph::{Graph, NodeId};
 use crate::queue::LocalQueue;
 
 /// Bytes between two flushes.
-const STEP: u64 = 32 << 20;
+const STEP: u64 = 16 << 20;
 
 /// When a target's next flush is due.
 pub(super) struct Early {
