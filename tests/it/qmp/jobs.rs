@@ -2,8 +2,8 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use block_core::Request;
 use block_core::driver::ZeroFlags;
+use block_core::{IoBuf, Request};
 use block_schema::Value;
 
 use super::interop::{qemu_img, skip};
@@ -382,4 +382,33 @@ fn a_chain_that_a_job_works_on_is_not_taken_apart() {
     assert_eq!(ended.get("error"), None);
     let base = std::fs::read(chain.rig.path("base.img")).expect("the base");
     assert!(base == vec![0x11; LEN], "the disk is what it was");
+}
+
+#[test]
+fn a_disk_that_ends_within_a_cluster_is_backed_up() {
+    for len in [512, 4608, 65536, 66048, (1 << 20) + 512] {
+        let rig = Rig::start();
+        let mut client = rig.client();
+        let [disk, copy] = ["disk.img", "copy.qcow2"].map(|name| rig.path(name));
+        let bytes: Vec<u8> = (1..=u8::MAX).cycle().take(len).collect();
+        std::fs::write(&disk, &bytes).expect("a disk");
+        let node = format!(r#""driver": "file", "node-name": "disk", "filename": "{disk}""#);
+        client.ok(&execute("blockdev-add", &node));
+        let backup = format!(
+            r#""device": "disk", "job-id": "j", "target": "{copy}", "format": "qcow2",
+               "sync": "full""#
+        );
+        let ended = client.ok_until(&execute("drive-backup", &backup), "BLOCK_JOB_COMPLETED");
+        assert_eq!(ended.get("error"), None);
+        assert_eq!(ended.get("len"), ended.get("offset"));
+        let node = format!(
+            r#""driver": "qcow2", "id": "copy",
+               "file": {{"driver": "file", "filename": "{copy}"}}"#
+        );
+        client.ok(&execute("blockdev-add", &node));
+        let buf = IoBuf::zeroed(len);
+        let read = rig.request("copy", Request::read(0, buf));
+        let read = read.expect("the copy is read");
+        assert!(read.to_vec() == bytes, "{len} bytes");
+    }
 }

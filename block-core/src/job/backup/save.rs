@@ -96,8 +96,13 @@ impl Saver {
         std::iter::successors(first, |gap| self.next_gap(gap.end))
     }
 
-    /// What is not done first at or behind `from`, which is the start of a granule, in bytes.
+    /// What is not done first at or behind `from`, which is the start of a granule or the end of the
+    /// disk, in bytes.
     pub(super) fn next_gap(&self, from: u64) -> Option<Range<u64>> {
+        // The end may lie within a granule, of which nothing is behind it.
+        if from >= self.len {
+            return None;
+        }
         let gap = self.done.next_gap(self.granules(&(from..self.len)))?;
         Some(self.bytes(&gap))
     }
