@@ -6,6 +6,7 @@ use block_core::driver::{AmendOptions, BackingName, SnapshotChange};
 use block_schema::types::SnapshotInfo;
 
 use super::super::header_write::Rewrite;
+use super::power::check_survivor;
 use super::*;
 
 fn amend(disk: &Disk, options: &AmendOptions) -> block_core::Result<()> {
@@ -81,6 +82,63 @@ fn refcounts_change_their_width() {
         let disk = check_amended(&create, script, &bits(to), &format!("bits-{from}-{to}"));
         assert_eq!(1 << disk.image.geometry.refcount_order, to);
     }
+}
+
+/// Cuts the power after every event of an amendment: what is left holds the disk, in the one format or
+/// the other, with leaks at worst.
+#[track_caller]
+fn check_cuts(create: &CreateOptions, script: &str, options: &AmendOptions) {
+    let backing = create.backing_file.as_ref().map(|_| noise(3, 64 << 10));
+    let mut disk = Disk::create(create, backing.clone());
+    // Freed clusters full of old bytes: what is new goes there.
+    disk.run("write 0+40k ee; flush; discard 0+40k; flush");
+    disk.run(script);
+    let durable = disk.bench.file.bytes();
+    disk.bench.file.record();
+    amend(&disk, options).unwrap();
+    let events = disk.bench.file.events();
+    each_cut(durable, &events, &mut Random(5), |cut, left, bytes| {
+        let what = format!("{options:?}: {cut} {left:?}");
+        check_survivor(bytes, &backing, &disk.model, &[], &what);
+    });
+}
+
+#[test]
+fn a_power_cut_in_an_amendment_leaves_the_disk() {
+    let script = "write 0+30k 11; zero 8k+8k; unmap 20k+4k; write 50k+5k 22; flush";
+    let v3 = CreateOptions {
+        cluster_size: 4096,
+        ..over_backing(64 << 10)
+    };
+    check_cuts(&v3, script, &compat("0.10"));
+    let v2 = CreateOptions {
+        version: Version::V2,
+        ..v3.clone()
+    };
+    check_cuts(&v2, script, &compat("1.1"));
+    let small = CreateOptions {
+        cluster_size: 512,
+        ..over_backing(64 << 10)
+    };
+    for width in [1, 8, 64] {
+        check_cuts(&small, script, &bits(width));
+    }
+    // Counts are late when the change begins.
+    let lazy = CreateOptions {
+        lazy_refcounts: true,
+        ..small
+    };
+    let prompt = AmendOptions {
+        lazy_refcounts: Some(false),
+        ..bits(32)
+    };
+    check_cuts(&lazy, script, &prompt);
+    let prompt_v2 = AmendOptions {
+        refcount_bits: Some(16),
+        lazy_refcounts: Some(false),
+        ..compat("0.10")
+    };
+    check_cuts(&lazy, script, &prompt_v2);
 }
 
 /// What takes the place of zeroes is counted in the width that the image gets.
