@@ -4,7 +4,7 @@
 use block_core::driver::Repair;
 
 use super::{Act, History};
-use crate::support::machine::{self, CLUSTER, Machine, SECTOR, SIZE, Step, Verb};
+use crate::support::machine::{self, CLUSTER, Content, Machine, SECTOR, SIZE, Step, Verb};
 use crate::support::{self, Random};
 
 const fn write(at: u64, len: u64, byte: u8) -> Act {
@@ -99,6 +99,27 @@ fn a_shorter_disk_shows_nothing_old_when_it_grows_again() {
             FLUSH,
         ],
     );
+}
+
+#[test]
+fn other_lengths_beside_a_data_file_and_with_late_counts() {
+    for content in [Content::DataFile, Content::Lazy] {
+        let seed = 17;
+        let sim = machine::fresh_with(seed, content);
+        let mut history = History::of(Machine::new(sim, 1).with_content(content), seed);
+        for act in [
+            write(SIZE - 4 * CLUSTER, 4 * CLUSTER, 0x11),
+            FLUSH,
+            Act::Verb(Verb::Resize(SIZE - 3 * CLUSTER - 512)),
+            write(SIZE - 4 * CLUSTER, 512, 0x22),
+            Act::Verb(Verb::Resize(520 * CLUSTER)),
+            write(515 * CLUSTER, 700, 0x33),
+            FLUSH,
+        ] {
+            history.does(&[act]);
+        }
+        history.cut_everywhere(24, 8);
+    }
 }
 
 /// What a cut left is repaired, and the power is cut again meanwhile.
