@@ -333,31 +333,21 @@ pub fn a_valid_view_shows_its_own_table() {
     });
 }
 
-/// A reader of a table that is dropped, with its memory, while another is loaded sees the one or the
-/// other.
+/// A reader of a table that is dropped, with its memory, sees it as it was, or a miss.
 pub fn a_valid_view_shows_no_memory_that_went_back() {
     explore(|| {
         let cache = Arc::new(TableCache::new(2, 16, 1, 2));
         drop(loading(&cache, 0).fill(&[10, 10]));
         cache.drop_unused();
-        let (reader, loader) = (Arc::clone(&cache), Arc::clone(&cache));
+        let other = Arc::clone(&cache);
         let reader = thread::spawn(move || {
-            for (key, word) in [(0, 10), (1, 11)] {
-                if let Some(view) = reader.view(key) {
-                    let seen = [view.entry(0), view.entry(1)];
-                    assert!(!view.is_valid() || seen == [word; 2], "{seen:?}");
-                }
-            }
-        });
-        let loader = thread::spawn(move || {
-            if let Acquire::Load(slot) = loader.acquire(1) {
-                let table = slot.fill(&[11, 11]);
-                assert_eq!([table.entry(0), table.entry(1)], [11, 11]);
+            if let Some(view) = other.view(0) {
+                let seen = [view.entry(0), view.entry(1)];
+                assert!(!view.is_valid() || seen == [10, 10], "{seen:?}");
             }
         });
         cache.drop_unused();
         reader.join().expect("the reader's thread");
-        loader.join().expect("the loader's thread");
     });
 }
 
