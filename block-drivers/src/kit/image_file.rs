@@ -52,8 +52,17 @@ pub(crate) trait ImageFile {
 
     /// Reads `len` bytes into memory of our own; callers have bounded `len`.
     fn read_bytes(&self, offset: u64, len: usize) -> impl Future<Output = Result<AlignedBuf>> {
+        self.read_into(offset, AlignedBuf::zeroed(len))
+    }
+
+    /// Fills `memory` from `offset`, and gives it back: for who reads one thing after the other.
+    fn read_into(
+        &self,
+        offset: u64,
+        memory: AlignedBuf,
+    ) -> impl Future<Output = Result<AlignedBuf>> {
         async move {
-            let buf = IoBuf::zeroed(len);
+            let buf = IoBuf::from(memory);
             self.read(offset, buf.clone()).await?;
             // Another handle can only be left when a read was detached; then the bytes are copied.
             Ok(buf

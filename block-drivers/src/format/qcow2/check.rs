@@ -1,16 +1,16 @@
 //! Check: does every cluster have as many references as its refcount says, and do flags agree?
 //! Called by the driver, drained, and at open when the image is marked dirty.
+//! Where nothing is to be repaired, each table is read once, for its references and its flags.
 //! Memory is bounded: references are counted for one window of host clusters at a time, and the
 //! tables are walked again for each window that holds anything. What is found is worded as
 //! `qemu-img check` words it, since its readers match on that.
 //! Not repaired: entries that point where nothing can be.
 //! Spec: qcow2 "Host cluster management", "Cluster mapping", "Snapshots", "Bitmaps".
 
-use std::collections::HashSet;
 use std::ops::Range;
 
-use block_core::Result;
 use block_core::driver::{CheckReport, ClusterCounts, Repair};
+use block_core::{AlignedBuf, Result};
 
 use super::check_meter::Work;
 use super::error::ImageError;
@@ -18,11 +18,11 @@ use super::header::{Encryption, MAX_L1_BYTES};
 use super::image::Image;
 use super::layout::{FullEntry, L1Entry, L2Entry, RefcountTableEntry, SubclusterBitmap};
 use super::map::Cluster;
-use super::repair::{Compared, Pass, StoredCounts};
+use super::repair::{Compared, Pass};
+use super::stored_counts::StoredCounts;
 use crate::kit::addr::HostOffset;
 use crate::kit::image_file::{ImageFile, Surroundings};
 use crate::kit::layout::{bytes_be, words_be};
-use crate::kit::table_cache::Needs;
 
 /// Lines that a report holds at most.
 const MAX_MESSAGES: usize = 10_000;
@@ -34,6 +34,22 @@ pub(super) enum Counted {
     All,
     /// All but refcount table and blocks, which are to be written anew.
     WithoutRefcounts,
+}
+
+/// What a walk finds out of the active tables besides their references.
+pub(super) struct Active<'a> {
+    pub(super) clusters: &'a mut ClusterCounts,
+    pub(super) flags: Flags,
+}
+
+/// When flags are checked.
+pub(super) enum Flags {
+    /// In a walk of their own, since counts may be made right before.
+    Later,
+    /// With references.
+    Now,
+    /// They were, and this was found; it is told behind what is wrong with counts.
+    Checked(CheckReport),
 }
 
 /// References to the clusters of one window, and what a walk finds besides.
@@ -160,14 +176,16 @@ impl Image {
             windows: self.windows(env.file().len()),
         };
         self.check_meter.begin(work, repair);
-        let found = self
-            .compare(
-                env,
-                Pass::First(&mut clusters, repair),
-                Repair::None,
-                &mut report,
-            )
-            .await?;
+        let mut active = Active {
+            clusters: &mut clusters,
+            flags: match repair {
+                Repair::None => Flags::Now,
+                Repair::Leaks | Repair::All => Flags::Later,
+            },
+        };
+        let first = Pass::First(&mut active, repair);
+        let found = self.compare(env, first, Repair::None, &mut report).await?;
+        let checked = active.flags;
         let rebuild = found.rebuild || repair == Repair::All && found.outside;
         let compared = match repair {
             Repair::All if rebuild => self.rebuild(env, wrong_snapshots, &mut report).await?,
@@ -199,7 +217,15 @@ impl Image {
             Repair::Leaks if report.is_clean() => Repair::All,
             Repair::Leaks => Repair::None,
         };
-        self.check_flags(env, flags, &mut report).await?;
+        match checked {
+            Flags::Checked(found) => {
+                report.corruptions += found.corruptions;
+                for message in found.messages {
+                    say(&mut report, message);
+                }
+            }
+            Flags::Now | Flags::Later => self.check_flags(env, flags, &mut report).await?,
+        }
         if wrong_snapshots > 0 && repair == Repair::All {
             self.flush_all(env).await?;
             self.rewrite_snapshots(env, wrong_snapshots, &mut report)
@@ -244,15 +270,12 @@ impl Image {
         say(report, "Rebuilding refcount structure".to_owned());
         self.rebuild_refcounts(env).await?;
         let mut after = CheckReport::default();
-        let mut clusters = ClusterCounts::default();
-        let compared = self
-            .compare(
-                env,
-                Pass::First(&mut clusters, Repair::None),
-                Repair::None,
-                &mut after,
-            )
-            .await?;
+        let mut active = Active {
+            clusters: &mut ClusterCounts::default(),
+            flags: Flags::Later,
+        };
+        let first = Pass::First(&mut active, Repair::None);
+        let compared = self.compare(env, first, Repair::None, &mut after).await?;
         let left = after.corruptions + wrong_snapshots;
         report.corruptions_fixed += report.corruptions.saturating_sub(left);
         report.leaks_fixed += report.leaks.saturating_sub(after.leaks);
@@ -295,11 +318,11 @@ impl Image {
         &self,
         env: &E,
         census: &mut Census,
-        clusters: Option<&mut ClusterCounts>,
+        active: Option<&mut Active<'_>>,
     ) -> Result<()> {
         let header = self.header.lock().clone();
         census.refer(HostOffset(0), self.geometry.cluster_size());
-        self.walk_l1(env, census, header.l1_table, header.l1_size, clusters)
+        self.walk_l1(env, census, header.l1_table, header.l1_size, active)
             .await?;
         let (tables, table_len) = {
             let snapshots = self.snapshots.lock();
@@ -340,7 +363,7 @@ impl Image {
         census: &mut Census,
         at: HostOffset,
         entries: u32,
-        mut clusters: Option<&mut ClusterCounts>,
+        mut active: Option<&mut Active<'_>>,
     ) -> Result<()> {
         let len = u64::from(entries) * 8;
         census.refer(at, len);
@@ -352,7 +375,12 @@ impl Image {
             .file()
             .read_bytes(at.0, usize::try_from(len).unwrap_or(0))
             .await?;
-        for entry in words_be(&bytes) {
+        let mut flags = active
+            .as_ref()
+            .filter(|active| matches!(active.flags, Flags::Now))
+            .map(|_| (StoredCounts::new(self, env), CheckReport::default()));
+        let mut memory = AlignedBuf::zeroed(self.geometry.cluster_len());
+        for (key, entry) in (0..).zip(words_be(&bytes)) {
             let entry = L1Entry(entry);
             if entry.reserved() != 0 {
                 census.corrupt(format!(
@@ -377,9 +405,22 @@ impl Image {
                 ));
             }
             if table.0 < census.file_len {
-                self.walk_l2(env, census, table, clusters.as_deref_mut())
+                memory = env.file().read_into(table.0, memory).await?;
+                let clusters = active.as_mut().map(|active| &mut *active.clusters);
+                self.walk_l2(env, census, (table, &memory), clusters)
                     .await?;
             }
+            if let Some((counts, report)) = &mut flags {
+                self.check_meter.step();
+                let told = self.check_table_flag((key, entry), counts, Repair::None, report);
+                if told.await?.is_some_and(|at| at.0 < census.file_len) {
+                    self.check_entry_flags((key, &memory), counts, Repair::None, report)
+                        .await?;
+                }
+            }
+        }
+        if let (Some(active), Some((_, report))) = (active, flags) {
+            active.flags = Flags::Checked(report);
         }
         Ok(())
     }
@@ -388,18 +429,12 @@ impl Image {
         &self,
         env: &E,
         census: &mut Census,
-        at: HostOffset,
+        (at, table): (HostOffset, &[u8]),
         mut clusters: Option<&mut ClusterCounts>,
     ) -> Result<()> {
-        let bytes = env
-            .file()
-            .read_bytes(at.0, self.geometry.cluster_len())
-            .await?;
         let mut is_other = None;
         let mut next = None;
-        let words = words_be(&bytes);
-        for (index, full) in FullEntry::of_words(&words, self.geometry.l2_entry_words()).enumerate()
-        {
+        for (index, full) in FullEntry::of_bytes(table, self.geometry.l2_entry_words()) {
             let FullEntry { entry, bitmap } = full;
             if self.has_data_file() {
                 self.walk_external(census, full, &mut clusters, &mut next);
@@ -559,121 +594,5 @@ impl Image {
                 census.table_damaged = true;
             }
         }
-    }
-
-    /// Checks that copied flags stand exactly where a refcount is one.
-    async fn check_flags<E: Surroundings>(
-        &self,
-        env: &E,
-        repair: Repair,
-        report: &mut CheckReport,
-    ) -> Result<()> {
-        let entries = u64::from(self.header.lock().l1_size);
-        let mut counts = StoredCounts::new(self, env);
-        let mut repaired = HashSet::new();
-        for key in 0..entries {
-            let entry = self.l1.entry(key);
-            let Some(at) = entry.table() else { continue };
-            self.check_meter.step();
-            let Some(count) = counts.of(self.geometry.cluster_of(at)).await? else {
-                continue;
-            };
-            if (count == 1) != entry.is_copied() {
-                let fixed = repair == Repair::All;
-                let verb = if fixed { "Repairing" } else { "ERROR" };
-                say(
-                    report,
-                    format!(
-                        "{verb} OFLAG_COPIED L2 cluster: l1_index={key} l1_entry={:x} refcount={count}",
-                        entry.0
-                    ),
-                );
-                if fixed {
-                    self.set_l1_entry(key, entry.with_copied(count == 1));
-                    report.corruptions_fixed += 1;
-                } else {
-                    report.corruptions += 1;
-                }
-            }
-            // In a table that is something else as well, or nothing, nothing is made right.
-            let repair = match self.l2_place(key) {
-                Ok(_) => repair,
-                Err(_) => Repair::None,
-            };
-            // A table that two entries name is made right once.
-            if !repaired.contains(&at) && at.0 < env.file().len() {
-                let made_right = self
-                    .check_table_flags((key, at), &mut counts, repair, report)
-                    .await?;
-                if made_right {
-                    repaired.insert(at);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Checks the flags of a table's entries; returns whether any was made right.
-    async fn check_table_flags<E: Surroundings>(
-        &self,
-        (key, at): (u64, HostOffset),
-        counts: &mut StoredCounts<'_, E>,
-        repair: Repair,
-        report: &mut CheckReport,
-    ) -> Result<bool> {
-        let (env, mut made_right) = (counts.env(), false);
-        let bytes = env
-            .file()
-            .read_bytes(at.0, self.geometry.cluster_len())
-            .await?;
-        let words = words_be(&bytes);
-        for (index, full) in FullEntry::of_words(&words, self.geometry.l2_entry_words()).enumerate()
-        {
-            let entry = full.entry;
-            let host = entry.host();
-            if self.has_data_file() {
-                // Each cluster of the data file has one user; the others have no cluster.
-                if !matches!(
-                    self.classify(entry),
-                    Ok(Cluster::Data(_) | Cluster::Zero(Some(_)))
-                ) {
-                    continue;
-                }
-            } else if entry.is_compressed() || host.0 == 0 {
-                continue;
-            }
-            let count = match self.has_data_file() {
-                true => Some(1),
-                false => counts.of(self.geometry.cluster_of(host)).await?,
-            };
-            let Some(count) = count else {
-                continue;
-            };
-            if (count == 1) == entry.is_copied() {
-                continue;
-            }
-            let fixed = repair == Repair::All;
-            let verb = if fixed { "Repairing" } else { "ERROR" };
-            say(
-                report,
-                format!(
-                    "{verb} OFLAG_COPIED data cluster: l2_entry={:x} refcount={count}",
-                    entry.0
-                ),
-            );
-            if !fixed {
-                report.corruptions += 1;
-                continue;
-            }
-            if let Some(table) = self.table(env, key).await? {
-                let entry = entry.with_copied(count == 1);
-                let fixed = FullEntry { entry, ..full };
-                self.set_entries(&table, index, std::iter::once(fixed), Needs::Nothing);
-                report.corruptions_fixed += 1;
-                made_right = true;
-            }
-            self.limit_dirty(env).await?;
-        }
-        Ok(made_right)
     }
 }

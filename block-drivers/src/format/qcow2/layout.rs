@@ -335,12 +335,46 @@ pub(super) struct FullEntry {
     pub(super) bitmap: SubclusterBitmap,
 }
 
+/// Bytes of a table that are looked at together: whole entries.
+const STRETCH: usize = 64;
+
 impl FullEntry {
     /// The entries of a table that is read with `words` words an entry.
     pub(super) fn of_words(table: &[u64], words: usize) -> impl Iterator<Item = FullEntry> {
         table.chunks_exact(words).map(|entry| FullEntry {
             entry: L2Entry(entry.first().copied().unwrap_or(0)),
             bitmap: SubclusterBitmap(entry.get(1).copied().unwrap_or(0)),
+        })
+    }
+
+    /// The entries of a stored table of `words` words an entry, without those that are all zeroes, each
+    /// with its index.
+    pub(super) fn of_bytes(
+        table: &[u8],
+        words: usize,
+    ) -> impl Iterator<Item = (usize, FullEntry)> + '_ {
+        // Most of a sparse disk's table is zeroes: a stretch of them costs one look.
+        let (stretches, _) = table.as_chunks::<STRETCH>();
+        let stretches = stretches.iter().enumerate();
+        let in_use = stretches.filter(|(_, stretch)| {
+            let (stretch, _) = stretch.as_chunks::<8>();
+            let any = stretch
+                .iter()
+                .fold(0, |any, w| any | u64::from_le_bytes(*w));
+            any != 0
+        });
+        in_use.flat_map(move |(place, stretch)| {
+            let (stretch, _) = stretch.as_chunks::<8>();
+            let entries = stretch.chunks_exact(words).map(|entry| {
+                let word = |at: usize| entry.get(at).map_or(0, |w| u64::from_be_bytes(*w));
+                FullEntry {
+                    entry: L2Entry(word(0)),
+                    bitmap: SubclusterBitmap(word(1)),
+                }
+            });
+            let first = place.saturating_mul(entries.len());
+            let entries = (first..).zip(entries);
+            entries.filter(|(_, full)| full.entry.0 != 0 || full.bitmap != SubclusterBitmap::NONE)
         })
     }
 

@@ -33,6 +33,7 @@ mod bitmap_directory;
 mod bitmaps;
 mod cache;
 mod check;
+mod check_flags;
 mod check_meter;
 mod compressed;
 mod corrupt;
@@ -62,6 +63,7 @@ mod resize;
 mod snapshot;
 mod snapshot_repair;
 mod snapshot_table;
+mod stored_counts;
 mod subclusters;
 mod switch;
 #[cfg(test)]

@@ -10,17 +10,17 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use block_core::Result;
-use block_core::driver::{CheckReport, ClusterCounts, Repair};
+use block_core::driver::{CheckReport, Repair};
 use rustix::io::Errno;
 
-use super::check::{Census, Counted, say};
+use super::check::{Active, Census, Counted, say};
 use super::geometry::Geometry;
 use super::header::MAX_REFCOUNT_TABLE_BYTES;
 use super::image::Image;
-use super::layout::RefcountTableEntry;
+use super::stored_counts::Stored;
 use crate::kit::addr::HostOffset;
 use crate::kit::image_file::{ImageFile, Surroundings};
-use crate::kit::layout::{bytes_be, words_be};
+use crate::kit::layout::bytes_be;
 
 /// Host clusters whose references are counted in one walk, unless a refcount block describes more.
 const WINDOW: u64 = 4 << 20;
@@ -41,9 +41,9 @@ pub(super) struct Compared {
 }
 
 /// Whether the walk tells what it finds besides references.
-pub(super) enum Pass<'a> {
+pub(super) enum Pass<'a, 'b> {
     /// It does, and makes entries right as far as this repair goes.
-    First(&'a mut ClusterCounts, Repair),
+    First(&'a mut Active<'b>, Repair),
     Again,
 }
 
@@ -63,7 +63,7 @@ impl Image {
     pub(super) async fn compare<E: Surroundings>(
         &self,
         env: &E,
-        mut pass: Pass<'_>,
+        mut pass: Pass<'_, '_>,
         repair: Repair,
         report: &mut CheckReport,
     ) -> Result<Compared> {
@@ -72,15 +72,15 @@ impl Image {
         loop {
             let mut census = self.census(env, window.clone(), Counted::All);
             let tells = matches!(pass, Pass::First(..));
-            let clusters = match &mut pass {
-                Pass::First(clusters, repair) if window.start == 0 => {
+            let active = match &mut pass {
+                Pass::First(active, repair) if window.start == 0 => {
                     census.repairs = *repair == Repair::All;
                     census.report = Some(std::mem::take(report));
-                    Some(&mut **clusters)
+                    Some(&mut **active)
                 }
                 Pass::First(..) | Pass::Again => None,
             };
-            let walked = self.walk(env, &mut census, clusters).await;
+            let walked = self.walk(env, &mut census, active).await;
             if let Some(told) = census.report.take() {
                 *report = told;
             }
@@ -216,27 +216,6 @@ impl Image {
         Ok(())
     }
 
-    /// A refcount block as it is in the file, which may be anywhere.
-    async fn stored_block<E: Surroundings>(&self, env: &E, index: u64) -> Result<Stored> {
-        let entry = {
-            let table = self.refcounts.table.lock();
-            let place = usize::try_from(index).unwrap_or(usize::MAX);
-            table.entries.get(place).copied().unwrap_or(0)
-        };
-        let Some(at) = RefcountTableEntry(entry).block() else {
-            return Ok(Stored::None);
-        };
-        if self.geometry.within(at.0) != 0 || i64::try_from(at.0).is_err() {
-            return Ok(Stored::Unreadable);
-        }
-        if at.0 >= env.file().len() {
-            return Ok(Stored::None);
-        }
-        let len = self.geometry.cluster_len();
-        let bytes = env.file().read_bytes(at.0, len).await?;
-        Ok(Stored::Words(words_be(&bytes)))
-    }
-
     /// Writes refcount structures anew, from references alone.
     ///
     /// # Errors
@@ -348,56 +327,6 @@ impl Image {
         self.adopt_refcounts(area.entries);
         self.note_places(env).await
     }
-}
-
-/// Counts as they are in the file, of clusters that mostly lie near each other.
-pub(super) struct StoredCounts<'a, E> {
-    image: &'a Image,
-    env: &'a E,
-    block: Option<(u64, Stored)>,
-}
-
-impl<'a, E: Surroundings> StoredCounts<'a, E> {
-    pub(super) fn new(image: &'a Image, env: &'a E) -> Self {
-        StoredCounts {
-            image,
-            env,
-            block: None,
-        }
-    }
-
-    pub(super) fn env(&self) -> &'a E {
-        self.env
-    }
-
-    /// A cluster's count; `None` when nobody can know it.
-    ///
-    /// # Errors
-    /// Errors of the file.
-    pub(super) async fn of(&mut self, cluster: u64) -> Result<Option<u64>> {
-        let reach = self.image.geometry.block_reach();
-        let index = cluster / reach;
-        let stored = match self.block.take() {
-            Some((held, stored)) if held == index => stored,
-            Some(_) | None => self.image.stored_block(self.env, index).await?,
-        };
-        let count = match &stored {
-            Stored::None => Some(0),
-            Stored::Words(words) => Some(self.image.geometry.count_in(words, cluster % reach)),
-            Stored::Unreadable => None,
-        };
-        self.block = Some((index, stored));
-        Ok(count)
-    }
-}
-
-/// A refcount block as a check sees it.
-enum Stored {
-    /// It is nowhere, or behind the end of the file: all its counts are 0.
-    None,
-    Words(Vec<u64>),
-    /// Its offset is off a cluster boundary, or beyond what any file can have.
-    Unreadable,
 }
 
 /// Where new refcount structures go: blocks one after the other, then the table.
