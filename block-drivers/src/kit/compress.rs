@@ -1,13 +1,13 @@
 //! Compression of clusters, and decompression bounded by the length that the format says they have.
 //!
-//! A thread keeps a stream of each kind for as long as it lives: their state costs more to make than
-//! a small cluster to compress. Formats store how many sectors a compressed cluster touches, not how many bytes it has, so what
+//! Streams are kept when they are done with: their state costs more to make than a small cluster to
+//! compress, and more memory than everything else here. There are as many as were ever in use at once,
+//! on whatever threads. Formats store how many sectors a compressed cluster touches, not how many bytes it has, so what
 //! follows the stream is not an error; nor is a stream that never says that it ends, once the
 //! output is whole. Writers differ in both. Not here: where the bytes come from.
 
-use std::cell::RefCell;
-
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use parking_lot::Mutex;
 
 /// What is wrong with compressed bytes.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,30 +34,46 @@ const DEFLATE_WINDOW_BITS: u8 = 12;
 /// With this the codec makes streams as long as zlib's of level 6, in less than half the time.
 const DEFLATE_LEVEL: Compression = Compression::new(5);
 
+/// What is not in use, for whoever needs one next.
+pub(crate) struct Idle<T>(Mutex<Vec<T>>);
+
+impl<T> Idle<T> {
+    /// Nothing.
+    pub(crate) const fn new() -> Idle<T> {
+        Idle(Mutex::new(Vec::new()))
+    }
+
+    /// The one that was used last: its memory is in a cache still.
+    pub(crate) fn take(&self) -> Option<T> {
+        self.0.lock().pop()
+    }
+
+    /// Keeps one for the next.
+    pub(crate) fn put(&self, done_with: T) {
+        self.0.lock().push(done_with);
+    }
+}
+
 /// Deflates `input` into the start of `out`, without zlib header; `None` when it does not fit.
 pub(crate) fn deflate_raw(input: &[u8], out: &mut [u8]) -> Option<usize> {
-    thread_local! {
-        static STREAM: RefCell<Option<Compress>> = const { RefCell::new(None) };
-    }
-    STREAM.with_borrow_mut(|kept| {
-        let mut stream = match kept.take() {
-            Some(mut stream) => {
-                stream.reset();
-                stream
-            }
-            None => Compress::new_with_window_bits(DEFLATE_LEVEL, false, DEFLATE_WINDOW_BITS),
-        };
-        match stream.compress(input, out, FlushCompress::Finish) {
-            Ok(Status::StreamEnd) => {
-                let len = usize::try_from(stream.total_out()).ok();
-                *kept = Some(stream);
-                len
-            }
-            // One that stopped in the middle is not used again: a reset leaves it with less room
-            // for what it has not given out.
-            Ok(Status::Ok | Status::BufError) | Err(_) => None,
+    static STREAMS: Idle<Compress> = Idle::new();
+    let mut stream = match STREAMS.take() {
+        Some(mut stream) => {
+            stream.reset();
+            stream
         }
-    })
+        None => Compress::new_with_window_bits(DEFLATE_LEVEL, false, DEFLATE_WINDOW_BITS),
+    };
+    match stream.compress(input, out, FlushCompress::Finish) {
+        Ok(Status::StreamEnd) => {
+            let len = usize::try_from(stream.total_out()).ok();
+            STREAMS.put(stream);
+            len
+        }
+        // One that stopped in the middle is not used again: a reset leaves it with less room
+        // for what it has not given out.
+        Ok(Status::Ok | Status::BufError) | Err(_) => None,
+    }
 }
 
 /// Whether [`zstd_frame`] and [`unzstd`] are more than refusals.
@@ -67,18 +83,14 @@ pub(crate) const HAS_ZSTD: bool = cfg!(feature = "zstd");
 #[cfg(feature = "zstd")]
 pub(crate) fn zstd_frame(input: &[u8], out: &mut [u8]) -> Option<usize> {
     use zstd::bulk::Compressor;
-    thread_local! {
-        static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
-    }
-    COMPRESSOR.with_borrow_mut(|kept| {
-        let mut compressor = match kept.take() {
-            Some(compressor) => compressor,
-            None => Compressor::new(zstd::DEFAULT_COMPRESSION_LEVEL).ok()?,
-        };
-        let fitted = compressor.compress_to_buffer(input, out).ok();
-        *kept = Some(compressor);
-        fitted
-    })
+    static COMPRESSORS: Idle<Compressor<'static>> = Idle::new();
+    let mut compressor = match COMPRESSORS.take() {
+        Some(compressor) => compressor,
+        None => Compressor::new(zstd::DEFAULT_COMPRESSION_LEVEL).ok()?,
+    };
+    let fitted = compressor.compress_to_buffer(input, out).ok();
+    COMPRESSORS.put(compressor);
+    fitted
 }
 
 /// Says that it does not fit.
@@ -92,13 +104,12 @@ pub(crate) fn zstd_frame(_input: &[u8], _out: &mut [u8]) -> Option<usize> {
 /// # Errors
 /// When the input is not deflate data, or ends before `out` is full.
 pub(crate) fn inflate_raw(input: &[u8], out: &mut [u8]) -> Result<(), DecompressError> {
-    thread_local! {
-        static STREAM: RefCell<Decompress> = RefCell::new(Decompress::new(false));
-    }
-    STREAM.with_borrow_mut(|stream| {
-        stream.reset(false);
-        inflate_with(stream, input, out)
-    })
+    static STREAMS: Idle<Decompress> = Idle::new();
+    let mut stream = STREAMS.take().unwrap_or_else(|| Decompress::new(false));
+    stream.reset(false);
+    let inflated = inflate_with(&mut stream, input, out);
+    STREAMS.put(stream);
+    inflated
 }
 
 fn inflate_with(
@@ -141,20 +152,16 @@ fn inflate_with(
 #[cfg(feature = "zstd")]
 pub(crate) fn unzstd(input: &[u8], out: &mut [u8]) -> Result<(), DecompressError> {
     use zstd::stream::raw::{Decoder, Operation};
-    thread_local! {
-        static DECODER: RefCell<Option<Decoder<'static>>> = const { RefCell::new(None) };
-    }
-    DECODER.with_borrow_mut(|kept| {
-        // Taken out while in use: what an error leaves is not used again.
-        let mut decoder = match kept.take() {
-            Some(decoder) => decoder,
-            None => Decoder::new().map_err(|_| DecompressError::Invalid)?,
-        };
-        decoder.reinit().map_err(|_| DecompressError::Invalid)?;
-        unzstd_with(&mut decoder, input, out)?;
-        *kept = Some(decoder);
-        Ok(())
-    })
+    static DECODERS: Idle<Decoder<'static>> = Idle::new();
+    // What an error leaves is not used again.
+    let mut decoder = match DECODERS.take() {
+        Some(decoder) => decoder,
+        None => Decoder::new().map_err(|_| DecompressError::Invalid)?,
+    };
+    decoder.reinit().map_err(|_| DecompressError::Invalid)?;
+    unzstd_with(&mut decoder, input, out)?;
+    DECODERS.put(decoder);
+    Ok(())
 }
 
 #[cfg(feature = "zstd")]

@@ -5,10 +5,14 @@
 //! cluster, one that does not get shorter is written as it is.
 //! Spec: qcow2 "Compressed Clusters Descriptor". Not here: where they go (`pack.rs`).
 
-use std::cell::RefCell;
+use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::sync::OnceLock;
+use std::thread::available_parallelism;
 
+use block_core::atomic::Mutex;
 use block_core::driver::ZeroFlags;
+use block_core::sync::WaitList;
 use block_core::{Error, IoBuf, Result};
 use block_schema::types::BlkdebugEvent;
 
@@ -19,7 +23,7 @@ use super::layout::{FullEntry, incompatible};
 use super::pack::Packing;
 use super::read::{slice, usize_of};
 use crate::kit::addr::GuestOffset;
-use crate::kit::compress::{HAS_ZSTD, deflate_raw, zstd_frame};
+use crate::kit::compress::{HAS_ZSTD, Idle, deflate_raw, zstd_frame};
 use crate::kit::image_file::{ImageFile, Surroundings, join_all};
 use crate::kit::table_cache::Needs;
 
@@ -27,6 +31,42 @@ use crate::kit::table_cache::Needs;
 const JOB_BYTES: u64 = 256 << 10;
 /// Jobs under way for one request.
 const JOBS: u64 = 64;
+
+/// Threads that compress for one image, where there are no more processors: one may wait for its own.
+const MIN_THREADS: usize = 4;
+
+/// Who compresses for an image: threads beyond the processors would only have more in memory.
+#[derive(Default)]
+pub(super) struct Compressing {
+    busy: Mutex<usize>,
+    left: WaitList,
+}
+
+/// A place among those who compress, until it is dropped.
+struct Place<'a>(&'a Compressing);
+
+impl Compressing {
+    async fn place(&self) -> Place<'_> {
+        static MOST: OnceLock<usize> = OnceLock::new();
+        let processors = || available_parallelism().map_or(1, NonZeroUsize::get);
+        let most = *MOST.get_or_init(|| processors().max(MIN_THREADS));
+        let enter = || {
+            let mut busy = self.busy.lock();
+            let is_free = *busy < most;
+            *busy += usize::from(is_free);
+            is_free
+        };
+        self.left.wait_until(enter).await;
+        Place(self)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        *self.0.busy.lock() -= 1;
+        self.0.left.wake_all();
+    }
+}
 
 /// What a cluster is stored as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,7 +154,10 @@ impl Image {
         let job = usize_of(JOB_BYTES).max(codec.cluster_len);
         let jobs = (0..buf.len()).step_by(job).map(|start| {
             let part = buf.slice(start..buf.len().min(start + job));
-            env.blocking(move || codec.forms_of(&part))
+            async move {
+                let _place = self.compressing.place().await;
+                env.blocking(move || codec.forms_of(&part)).await
+            }
         });
         let mut forms = Vec::new();
         for done in join_all(jobs).await {
@@ -235,30 +278,29 @@ fn runs<'a>(clusters: impl Iterator<Item = (&'a Packing<'a>, &'a [u8])>) -> Vec<
 impl Codec {
     /// What clusters are stored as; the last may be shorter, and is filled with zeroes.
     fn forms_of(self, buf: &IoBuf) -> Vec<Form> {
-        thread_local! {
-            static CLUSTERS: RefCell<(Vec<u8>, Vec<u8>)> = const {
-                RefCell::new((Vec::new(), Vec::new()))
+        static MEMORY: Idle<(Vec<u8>, Vec<u8>)> = Idle::new();
+        let (mut cluster, mut packed) = MEMORY.take().unwrap_or_default();
+        cluster.resize(self.cluster_len, 0);
+        // Room for what gets longer, too: a stream that ends can be used again.
+        packed.resize(self.cluster_len + self.cluster_len / 16 + 64, 0);
+        let mut form = |start: usize| {
+            let end = buf.len().min(start + self.cluster_len);
+            if self.zero_clusters && buf.is_zero(start..end) {
+                return Form::Zero;
+            }
+            buf.copy_out(start, &mut cluster[..end - start]);
+            cluster[end - start..].fill(0);
+            let len = match self.compression {
+                Compression::Deflate => deflate_raw(&cluster, &mut packed),
+                Compression::Zstd => zstd_frame(&cluster, &mut packed),
             };
-        }
-        CLUSTERS.with_borrow_mut(|(cluster, packed)| {
-            cluster.resize(self.cluster_len, 0);
             // A cluster of the same length is better stored as it is.
-            packed.resize(self.cluster_len - 1, 0);
-            let starts = (0..buf.len()).step_by(self.cluster_len);
-            let form = |start: usize| {
-                let end = buf.len().min(start + self.cluster_len);
-                if self.zero_clusters && buf.is_zero(start..end) {
-                    return Form::Zero;
-                }
-                buf.copy_out(start, &mut cluster[..end - start]);
-                cluster[end - start..].fill(0);
-                let fitted = match self.compression {
-                    Compression::Deflate => deflate_raw(cluster, packed),
-                    Compression::Zstd => zstd_frame(cluster, packed),
-                };
-                fitted.map_or(Form::Plain, |len| Form::Packed(packed[..len].to_vec()))
-            };
-            starts.map(form).collect()
-        })
+            let shorter = len.filter(|len| *len < self.cluster_len);
+            shorter.map_or(Form::Plain, |len| Form::Packed(packed[..len].to_vec()))
+        };
+        let starts = (0..buf.len()).step_by(self.cluster_len);
+        let forms = starts.map(&mut form).collect();
+        MEMORY.put((cluster, packed));
+        forms
     }
 }

@@ -18,6 +18,7 @@ use super::ahead::Ahead;
 use super::bitmaps::{Directory, load_bitmaps};
 use super::cache::Dirty;
 use super::check_meter::CheckMeter;
+use super::compressed::Compressing;
 use super::counts::Refcounts;
 use super::crypt::Crypt;
 use super::data_file::External;
@@ -131,6 +132,7 @@ pub(super) struct Image {
     pub(super) places: Mutex<Places>,
     /// Whether some entry names a structure, so that writes in place must look.
     pub(super) suspect: AtomicBool,
+    pub(super) compressing: Compressing,
     /// How far a check is.
     pub(super) check_meter: CheckMeter,
     pub(super) snapshots: Mutex<Snapshots>,
@@ -246,6 +248,7 @@ impl Image {
             corrupt: AtomicBool::new(false),
             places: Mutex::new(Places::default()),
             suspect: AtomicBool::new(false),
+            compressing: Compressing::default(),
             check_meter: CheckMeter::default(),
             snapshots: Mutex::new(snapshots),
             bitmaps,
