@@ -197,6 +197,21 @@ impl Image {
         self.done(self.with_durability(Request::write_compressed(offset, buf), durable))
     }
 
+    /// Whether all of it is in files of this host, and goes through the page cache.
+    pub(crate) fn is_cached(&self) -> bool {
+        let graph = self.queue.layer().graph();
+        let mut below: Vec<_> = graph.index_of(self.node).into_iter().collect();
+        while let Some(index) = below.pop() {
+            let entry = graph.entry(index);
+            let leaf = entry.node.driver().leaf();
+            if entry.edges.is_empty() && leaf.is_none_or(|leaf| leaf.is_direct()) {
+                return false;
+            }
+            below.extend(entry.edges.iter().map(|edge| edge.child));
+        }
+        true
+    }
+
     /// Bytes that compressed writes must be whole numbers of, where the format has such writes.
     ///
     /// # Errors

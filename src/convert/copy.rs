@@ -20,7 +20,11 @@ use crate::report::{Failure, warning};
 use crate::session::join_all;
 
 /// Bytes of a piece that is read and written.
-const PIECE: u64 = 2 << 20;
+pub(super) const PIECE: u64 = 2 << 20;
+
+/// The same from page cache to page cache, which are copies by the processor: the second one finds in its
+/// caches what the first has left there.
+const CACHED_PIECE: u64 = 512 << 10;
 
 /// Bytes that are given up at once where a source cannot be read.
 const SECTOR: u64 = 512;
@@ -80,6 +84,8 @@ pub(super) struct How {
     pub(super) workers: usize,
     /// Whether writes start in the order of the disk.
     pub(super) in_order: bool,
+    /// Bytes of a piece, where nothing is compressed.
+    pub(super) piece: u64,
     /// Whether the target compresses, and the bytes that it does so with at a time.
     pub(super) compression_unit: Option<u64>,
     /// Most bytes a second that are copied.
@@ -92,8 +98,21 @@ impl How {
     /// Bytes of a piece of data, at most.
     fn piece_len(self) -> u64 {
         let units = |unit: u64| unit.saturating_mul(UNITS);
-        self.compression_unit.map_or(PIECE, units)
+        self.compression_unit.map_or(self.piece, units)
     }
+}
+
+/// Bytes of a piece between these; no part of a cluster of the target.
+///
+/// # Errors
+/// When an image was closed.
+pub(super) fn piece_between(sources: &[Source], target: &Image) -> Result<u64> {
+    let cached = target.is_cached() && sources.iter().all(|source| source.image.is_cached());
+    let cluster = target.node()?.node().driver().describe().cluster_size;
+    Ok(match cached {
+        true => CACHED_PIECE.max(cluster.unwrap_or(0)).min(PIECE),
+        false => PIECE,
+    })
 }
 
 /// A copy under way, shared by its workers.

@@ -134,6 +134,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         },
         workers: usize::try_from(workers).unwrap_or(1),
         in_order: !args.oob,
+        piece: copy::PIECE,
         compression_unit: None,
         rate: rate.transpose()?.filter(|&rate| rate > 0),
         unreadable: match (args.salvage, args.quiet) {
@@ -155,6 +156,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         }
         let progress = Progress::start(args.progress && !args.quiet, total);
         let how = How {
+            piece: copy::piece_between(&sources, &target)?,
             compression_unit: compression_unit(&target, &args)?,
             ..how
         };
