@@ -35,7 +35,12 @@ impl Image {
                 continue;
             }
             self.check_meter.step();
-            let told = self.check_table_flag((key, entry), &mut counts, repair, report);
+            // The table of an entry that names the L1 table itself would change with the entry.
+            let of_entry = match self.is_in_l1(entry) {
+                true => Repair::None,
+                false => repair,
+            };
+            let told = self.check_table_flag((key, entry), &mut counts, of_entry, report);
             let Some(at) = told.await? else { continue };
             // In a table that is something else as well, or nothing, nothing is made right.
             let repair = match self.l2_place(key) {
@@ -54,6 +59,17 @@ impl Image {
             }
         }
         Ok(())
+    }
+
+    /// Whether the table of an L1 entry shares clusters with the L1 table.
+    fn is_in_l1(&self, entry: L1Entry) -> bool {
+        let header = self.header.lock();
+        let l1 = header.l1_table.0;
+        let l1 = l1..l1.saturating_add(header.l1_bytes());
+        let len = self.geometry.cluster_size();
+        entry
+            .table()
+            .is_some_and(|at| at.0 < l1.end && l1.start < at.0.saturating_add(len))
     }
 
     /// Checks the flag of an L1 entry; returns where its table is, unless nobody knows the table's count.
