@@ -24,10 +24,20 @@ use crate::throttle::{Rates, Throttle};
 /// No node ever has this id.
 pub(crate) const NOWHERE: NodeId = NodeId(0);
 
+/// Who makes a backend's requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum User {
+    /// A guest's device, an export's client, a program.
+    Guest,
+    /// A job, which makes way for guests.
+    Job,
+}
+
 /// A named user of a root node.
 #[derive(Debug)]
 pub struct Backend {
     name: String,
+    user: User,
     access: Use,
     root: Mutex<Root>,
     counters: Mutex<Vec<Arc<Counters>>>,
@@ -45,10 +55,11 @@ struct Root {
 }
 
 impl Backend {
-    pub(crate) fn new(name: String, root: NodeId, access: Use) -> Arc<Backend> {
+    pub(crate) fn new(name: String, root: NodeId, access: Use, user: User) -> Arc<Backend> {
         let counters = Mutex::default();
         Arc::new(Backend {
             name,
+            user,
             access,
             root: Mutex::new(Root {
                 now: root,
@@ -121,6 +132,11 @@ impl Backend {
     /// Whether a guest uses it: stopping the machine and errors concern its requests.
     pub(crate) fn is_device(&self) -> bool {
         !self.name.is_empty()
+    }
+
+    /// Whether a guest's request has ended since a moment of the clock.
+    pub(crate) fn is_guest_at_work(&self, since: Duration) -> bool {
+        self.user == User::Guest && self.last_access().is_some_and(|at| at >= since)
     }
 
     /// Its limits.

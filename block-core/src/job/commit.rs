@@ -15,7 +15,8 @@ use block_schema::types::BlockJobType;
 
 use super::chain::{Chain, check_only_chain, mask_protocol, name_of};
 use super::copy::{
-    Buffers, CHUNK, Copier, Crew, Failed, Kept, Kind, Policies, Runs, Store, Users, parts, persist,
+    AtOnce, Buffers, CHUNK, Copier, Crew, Failed, Kept, Kind, Policies, Runs, Store, Users, parts,
+    persist,
 };
 use super::worker::{Stop, Worker};
 use super::{Job, Manual, NewJob, Progress, or_report, refuse_filter, speed_of};
@@ -216,9 +217,12 @@ impl Commit {
             let off = Preallocation::Off;
             self.layer.resize(queue, self.base, top, off).await?;
         }
-        let source = self.layer.add_user(self.top, Use::backend(true)).await?;
+        let source = self
+            .layer
+            .add_job_user(self.top, Use::backend(true))
+            .await?;
         self.source = Some(source);
-        let target = self.layer.add_user(self.base, Use::COMMIT_BASE).await?;
+        let target = self.layer.add_job_user(self.base, Use::COMMIT_BASE).await?;
         self.target = Some(target);
         Ok(())
     }
@@ -267,7 +271,7 @@ impl Commit {
             }),
             policies: self.ends.policies,
         };
-        let crew = Crew::new(worker.queue(), self.base, AT_ONCE);
+        let crew = Crew::new(worker.queue(), self.base, AtOnce::patient(AT_ONCE));
         let result = self.copy_all(worker, &crew, &pieces).await;
         crew.settle().await;
         result?;

@@ -12,7 +12,7 @@ use block_schema::commands::BlockStream;
 use block_schema::types::BlockJobType;
 
 use super::chain::{Chain, Lower, mask_protocol, name_of};
-use super::copy::{Buffers, CHUNK, Crew, Failed, Policies, Runs, parts, persist};
+use super::copy::{AtOnce, Buffers, CHUNK, Crew, Failed, Policies, Runs, parts, persist};
 use super::worker::{Stop, Worker};
 use super::{Job, Manual, NewJob, Progress, on_device_error, refuse_filter, speed_of};
 use crate::backend::Backend;
@@ -123,14 +123,15 @@ impl Layer {
                 Error::ReadOnly { .. } => Error::invalid("device", "Block node is read-only"),
                 error => error,
             };
-            let backend = self.add_backend("", id, false).await.map_err(read_only)?;
+            let writing = self.add_job_user(id, Use::backend(false)).await;
+            let backend = writing.map_err(read_only)?;
             return Ok((backend, false));
         }
         let made_writable = chain.active().is_read_only();
         if made_writable {
             self.set_read_only(queue, id, false).await?;
         }
-        match self.add_user(id, Use::COMMIT_BASE).await {
+        match self.add_job_user(id, Use::COMMIT_BASE).await {
             Ok(backend) => Ok((backend, made_writable)),
             Err(error) => {
                 if made_writable {
@@ -188,7 +189,7 @@ impl Stream {
             done: 0,
             total: len,
         });
-        let crew = Crew::new(worker.queue(), id, AT_ONCE);
+        let crew = Crew::new(worker.queue(), id, AtOnce::patient(AT_ONCE));
         let result = self.copy_all(worker, &crew, id, len).await;
         crew.settle().await;
         result?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Layer;
-use crate::backend::Backend;
+use crate::backend::{Backend, User};
 use crate::error::{Error, Result};
 use crate::graph::perm::Use;
 use crate::graph::{Draft, NodeId, NodeIndex};
@@ -93,7 +93,7 @@ impl Change<'_> {
         self.publish(Draft::from(&self.layer.graph()));
     }
 
-    /// Adds a user to a node of the current graph.
+    /// Adds a guest as a user of a node of the current graph.
     ///
     /// # Errors
     /// `InvalidOption` when the name is taken, `NodeNotFound`, `PermissionConflict`, `ReadOnly`
@@ -104,10 +104,22 @@ impl Change<'_> {
         root: NodeId,
         access: Use,
     ) -> Result<Arc<Backend>> {
+        self.add(name, root, access, User::Guest)
+    }
+
+    /// Adds a job as a user of a node of the current graph.
+    ///
+    /// # Errors
+    /// As [`add_backend`](Change::add_backend).
+    pub(crate) fn add_job(&self, root: NodeId, access: Use) -> Result<Arc<Backend>> {
+        self.add("", root, access, User::Job)
+    }
+
+    fn add(&self, name: &str, root: NodeId, access: Use, user: User) -> Result<Arc<Backend>> {
         let draft = Draft::from(&self.layer.graph());
         let index = draft.graph().locate(root)?;
         let node = &draft.graph().entry(index).node;
-        let backend = Backend::new(name.to_owned(), root, access);
+        let backend = Backend::new(name.to_owned(), root, access, user);
         if !backend.is_read_only() && node.is_read_only() {
             return Err(Error::ReadOnly {
                 node: node.name().to_owned(),

@@ -240,7 +240,7 @@ impl Layer {
         Ok(id)
     }
 
-    /// Adds a user to a node: a guest device by its `id`, or an export or job without one.
+    /// Adds a user to a node: a guest device by its `id`, or an export or program without one.
     ///
     /// # Errors
     /// `InvalidOption` when the name is taken, `NodeNotFound`, `PermissionConflict`, `ReadOnly`
@@ -259,9 +259,9 @@ impl Layer {
     ///
     /// # Errors
     /// As [`add_backend`](Layer::add_backend).
-    pub(crate) async fn add_user(&self, root: NodeId, access: Use) -> Result<Arc<Backend>> {
+    pub(crate) async fn add_job_user(&self, root: NodeId, access: Use) -> Result<Arc<Backend>> {
         let change = self.change().await;
-        change.add_backend("", root, access)
+        change.add_job(root, access)
     }
 
     /// Removes a user; its requests are finished first, those that come later end with

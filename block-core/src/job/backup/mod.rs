@@ -17,7 +17,7 @@ use self::copy::{Granules, Kind, Run, Scope};
 use self::save::Saver;
 use super::chain::device_of;
 use super::copy::{
-    Buffers, CHUNK, Copier, Crew, Kept, Policies, STATUS_CHUNK, Store, parts, persist,
+    AtOnce, Buffers, CHUNK, Copier, Crew, Kept, Policies, STATUS_CHUNK, Store, parts, persist,
 };
 use super::worker::{Stop, Worker};
 use super::{
@@ -413,7 +413,7 @@ impl Backup {
         loop {
             let before = self.saver.left();
             let target = self.saver.source.target.root();
-            let crew = Crew::new(worker.queue(), target, AT_ONCE);
+            let crew = Crew::new(worker.queue(), target, AtOnce::pressed(AT_ONCE));
             let copied = self.copy_all(worker, &crew).await;
             crew.settle().await;
             copied?;
@@ -488,8 +488,8 @@ struct Users {
 
 impl Users {
     fn enter(change: &Change<'_>, source: &Node, target: &Node) -> Result<Users> {
-        let source = change.add_backend("", source.id(), Use::backend(true))?;
-        match change.add_backend("", target.id(), Use::backend(false)) {
+        let source = change.add_job(source.id(), Use::backend(true))?;
+        match change.add_job(target.id(), Use::backend(false)) {
             Ok(target) => Ok(Users { source, target }),
             Err(error) => {
                 change.withdraw(&source);

@@ -2,8 +2,9 @@
 //!
 //! A piece is a task; what it fails with is kept for who started it. How many are under way follows from
 //! how long they take: what waits for a device is worth company, and what comes out of memory only
-//! pushes others out of the processor's cache. Invariant: a piece that was started runs to its end,
-//! whatever becomes of the others.
+//! pushes others out of the processor's cache. Beside guests at work there are few: each of theirs, a
+//! hundred times smaller, would wait behind all of ours in the device's line. Invariant: a piece that
+//! was started runs to its end, whatever becomes of the others.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -23,6 +24,36 @@ const SLOW: Duration = Duration::from_millis(4);
 /// One that takes less does not.
 const FAST: Duration = Duration::from_millis(2);
 
+/// Guests are at work for so long after a request of theirs: a device takes less for one.
+const AT_WORK: Duration = Duration::from_millis(100);
+
+/// How many pieces a job has at once.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::job) struct AtOnce {
+    /// At most.
+    pub(in crate::job) most: usize,
+    /// At most beside guests at work.
+    pub(in crate::job) beside_guests: usize,
+}
+
+impl AtOnce {
+    /// Of a job that can take as long as it takes.
+    pub(in crate::job) fn patient(most: usize) -> AtOnce {
+        AtOnce {
+            most,
+            beside_guests: 1,
+        }
+    }
+
+    /// Of a job that a guest's writes make longer: the sooner it ends, the less they cost.
+    pub(in crate::job) fn pressed(most: usize) -> AtOnce {
+        AtOnce {
+            most,
+            beside_guests: FEW,
+        }
+    }
+}
+
 /// Pieces of work under way.
 #[derive(Clone)]
 pub(in crate::job) struct Crew {
@@ -33,17 +64,19 @@ pub(in crate::job) struct Crew {
 struct Shared {
     running: Cell<usize>,
     pace: Cell<Pace>,
+    beside_guests: usize,
     failure: RefCell<Option<Stop>>,
     early: Early,
     ended: WaitList,
 }
 
 impl Crew {
-    /// None yet, of pieces that write `target`; at most `most` at once.
-    pub(in crate::job) fn new(queue: &LocalQueue, target: NodeId, most: usize) -> Crew {
+    /// None yet, of pieces that write `target`.
+    pub(in crate::job) fn new(queue: &LocalQueue, target: NodeId, at_once: AtOnce) -> Crew {
         let shared = Shared {
             running: Cell::new(0),
-            pace: Cell::new(Pace::new(most)),
+            pace: Cell::new(Pace::new(at_once.most)),
+            beside_guests: at_once.beside_guests,
             failure: RefCell::default(),
             early: Early::new(queue, target),
             ended: WaitList::new(),
@@ -66,7 +99,7 @@ impl Crew {
         let shared = Rc::clone(&self.shared);
         shared
             .ended
-            .wait_until(|| shared.running.get() < shared.pace.get().now)
+            .wait_until(|| shared.running.get() < self.most_now())
             .await;
         if let Some(stop) = shared.failure.borrow_mut().take() {
             return Err(stop);
@@ -87,6 +120,16 @@ impl Crew {
         });
         self.flush_early(bytes);
         Ok(())
+    }
+
+    /// How many pieces may be under way as things are.
+    fn most_now(&self) -> usize {
+        let since = self.queue.clock().saturating_sub(AT_WORK);
+        let backends = self.queue.layer().backends();
+        match backends.iter().any(|b| b.is_guest_at_work(since)) {
+            true => self.shared.pace.get().now.min(self.shared.beside_guests),
+            false => self.shared.pace.get().now,
+        }
     }
 
     fn flush_early(&self, bytes: u64) {
@@ -166,7 +209,66 @@ impl Drop for Flushing {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+    use std::ops::Range;
+
     use super::*;
+    use crate::driver::Driver;
+    use crate::engine::{HostEngine, HostEngineOptions, Pool, Ring};
+    use crate::graph::{Node, NodeFacts};
+    use crate::layer::Layer;
+    use crate::request::map::{Access, Lookup, Mapping};
+    use crate::stats;
+
+    struct Empty;
+
+    impl Driver for Empty {
+        fn format_name(&self) -> &'static str {
+            "null-co"
+        }
+
+        fn len(&self) -> u64 {
+            4096
+        }
+
+        fn try_map(&self, _: Access, _: Range<u64>, _: &mut Mapping) -> Lookup {
+            Lookup::Miss
+        }
+    }
+
+    /// How many there may be, beside a guest whose last request ended so long after the job began.
+    #[track_caller]
+    fn check_beside(last: Option<Duration>, at_once: AtOnce, want: usize) {
+        let layer = Layer::new();
+        let options = HostEngineOptions {
+            ring_entries: 8,
+            ring: Ring::Off,
+            pool: Pool::new(NonZeroUsize::MIN).unwrap(),
+        };
+        let engine = HostEngine::new(&options).unwrap();
+        let queue = layer.new_queue(Box::new(engine)).start();
+        let node = Node::new(NodeFacts::default(), Box::new(Empty));
+        let node = queue.block_on(layer.add_node(node, &[])).unwrap();
+        let guest = layer.add_backend("disk", node, false);
+        let guest = queue.block_on(guest).unwrap();
+        if let Some(after) = last {
+            let end = queue.clock() + after;
+            let counters = guest.new_counters();
+            counters.done(stats::Kind::Read, 512, end..end);
+        }
+        let crew = Crew::new(&queue, node, at_once);
+        assert_eq!(crew.most_now(), want);
+    }
+
+    #[test]
+    fn beside_a_guest_at_work_there_are_fewer() {
+        // Far behind all that this test takes.
+        let now = Some(Duration::from_secs(3600));
+        check_beside(now, AtOnce::patient(8), 1);
+        check_beside(now, AtOnce::pressed(8), 3);
+        check_beside(now, AtOnce::pressed(2), 2);
+        check_beside(None, AtOnce::patient(8), 3);
+    }
 
     /// How many there are at once after pieces of so many milliseconds.
     #[track_caller]

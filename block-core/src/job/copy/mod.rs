@@ -29,7 +29,7 @@ mod runs;
 mod tests;
 
 pub(super) use self::buffers::Buffers;
-pub(super) use self::crew::Crew;
+pub(super) use self::crew::{AtOnce, Crew};
 pub(super) use self::ends::{Ends, Nodes, Users};
 pub(super) use self::patience::{Failed, Policies, Tried, persist};
 pub(super) use self::runs::{Runs, parts};

@@ -27,7 +27,9 @@ use std::time::Duration;
 use block_schema::types::MirrorCopyMode;
 
 use self::follow::Follow;
-use super::copy::{Crew, Failed, Kind, Nodes, Policies, STATUS_CHUNK, Tried, parts, persist};
+use super::copy::{
+    AtOnce, Crew, Failed, Kind, Nodes, Policies, STATUS_CHUNK, Tried, parts, persist,
+};
 use super::worker::{Asked, Next, Stop, Worker};
 use crate::backend::Backend;
 use crate::driver::StatusKind;
@@ -128,7 +130,11 @@ impl Mirror {
             let reason = "Source and target image have different sizes";
             return Err(Error::invalid("target", reason).into());
         }
-        let crew = Crew::new(worker.queue(), self.follow.target, self.at_once);
+        let crew = Crew::new(
+            worker.queue(),
+            self.follow.target,
+            AtOnce::pressed(self.at_once),
+        );
         let result = self.copy_until_asked(worker, &crew, source).await;
         crew.settle().await;
         result

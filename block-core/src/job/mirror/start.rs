@@ -396,7 +396,7 @@ impl Mirror {
         let layer = self.layer.clone();
         let (source, target) = (self.follow.source, self.follow.target);
         for (node, access) in [(source, Use::backend(true)), (target, working.target_use)] {
-            self.users.push(layer.add_user(node, access).await?);
+            self.users.push(layer.add_job_user(node, access).await?);
         }
         let reason: Arc<str> = working.reason.into();
         for &id in &working.blocked {
