@@ -35,12 +35,7 @@ impl Image {
                 continue;
             }
             self.check_meter.step();
-            // The table of an entry that names the L1 table itself would change with the entry.
-            let of_entry = match self.is_in_l1(entry) {
-                true => Repair::None,
-                false => repair,
-            };
-            let told = self.check_table_flag((key, entry), &mut counts, of_entry, report);
+            let told = self.check_table_flag((key, entry), &mut counts, repair, report);
             let Some(at) = told.await? else { continue };
             // In a table that is something else as well, or nothing, nothing is made right.
             let repair = match self.l2_place(key) {
@@ -50,6 +45,7 @@ impl Image {
             // A table that two entries name is made right once.
             if !repaired.contains(&at) && at.0 < env.file().len() {
                 memory = env.file().read_into(at.0, memory).await?;
+                self.overlay_l1(at, &mut memory);
                 let made_right = self
                     .check_entry_flags((key, &memory), &mut counts, repair, report)
                     .await?;
@@ -61,15 +57,20 @@ impl Image {
         Ok(())
     }
 
-    /// Whether the table of an L1 entry shares clusters with the L1 table.
-    fn is_in_l1(&self, entry: L1Entry) -> bool {
+    /// Makes bytes of the file at `at` what they will be where they are the L1 table, whose flags may have
+    /// been made right: an entry may name it for its own table.
+    fn overlay_l1(&self, at: HostOffset, bytes: &mut [u8]) {
         let header = self.header.lock();
-        let l1 = header.l1_table.0;
-        let l1 = l1..l1.saturating_add(header.l1_bytes());
-        let len = self.geometry.cluster_size();
-        entry
-            .table()
-            .is_some_and(|at| at.0 < l1.end && l1.start < at.0.saturating_add(len))
+        let (l1, end) = (header.l1_table.0, at.0.saturating_add(bytes.len() as u64));
+        let keys = u64::from(header.l1_size).min(end.saturating_sub(l1).div_ceil(8));
+        for key in at.0.saturating_sub(l1).div_ceil(8)..keys {
+            let place = l1.saturating_add(key * 8);
+            let start = usize::try_from(place - at.0).unwrap_or(usize::MAX);
+            let entry = self.l1.entry(key).0.to_be_bytes();
+            if let Some(bytes) = bytes.get_mut(start..start.saturating_add(entry.len())) {
+                bytes.copy_from_slice(&entry);
+            }
+        }
     }
 
     /// Checks the flag of an L1 entry; returns where its table is, unless nobody knows the table's count.
