@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use block_core::bitmap::{BitmapName, NewBitmap};
 use block_core::graph::NodeId;
+use block_core::job::Ending;
 use block_core::{Backend, Error, IoBuf, Layer, LocalQueue, Queue, Request};
+use block_schema::commands::{BlockStream, BlockdevReopen, BlockdevSnapshotSync};
+use block_schema::types::BlockdevSnapshot;
 
 use crate::support::{self, Scratch, load};
 
@@ -85,6 +88,31 @@ fn read(queue: &LocalQueue, backend: &Arc<Backend>) -> u8 {
     let buf = IoBuf::zeroed(4096);
     let read = queue.request(slot, Request::read(0, buf));
     queue.block_on(read).expect("a read").to_vec()[0]
+}
+
+#[test]
+fn what_was_opened_for_a_device_goes_when_nobody_needs_it() {
+    let chain = Chain::open();
+    let (queue, layer) = (&chain.queue, &chain.layer);
+    let path = chain.dir.path("top.qcow2");
+    let again = r#"{"driver": "qcow2", "node-name": "top-node", "read-only": false,
+        "backing": "BASE", "file": {"driver": "file", "filename": "TOP"}}"#
+        .replace("BASE", &chain.name(chain.base()))
+        .replace("TOP", &path.display().to_string());
+    let reopen = BlockdevReopen {
+        options: vec![support::options(&again)],
+    };
+    let reopened = queue.block_on(layer.blockdev_reopen(queue, reopen));
+    reopened.unwrap_or_else(|error| panic!("{}", error.chain()));
+    let overlay = chain.dir.path("overlay.qcow2").display().to_string();
+    let mut snapshot = BlockdevSnapshot::new(overlay);
+    snapshot.device = Some("top".to_owned());
+    let taken = layer.blockdev_snapshot_sync(queue, BlockdevSnapshotSync(snapshot));
+    queue.block_on(taken).expect("a snapshot");
+    let streaming = layer.block_stream(queue, BlockStream::new("top"));
+    let job = queue.block_on(streaming).expect("a job");
+    assert_eq!(queue.block_on(job.ended()), Ending::Completed);
+    assert!(layer.graph().find("top-node").is_none());
 }
 
 #[test]

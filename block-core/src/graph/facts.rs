@@ -118,6 +118,8 @@ pub(super) fn facts_of(
             "force-share=on can only be used with read-only images",
         ));
     }
+    // Whose a node is stays, whatever opens it again.
+    let before = again.map(Again::facts);
     Ok(NodeFacts {
         name,
         read_only,
@@ -126,8 +128,8 @@ pub(super) fn facts_of(
         detect_zeroes,
         cache,
         force_share: inherited.force_share,
-        anonymous: inherited.depth > 0,
-        of_device: options.id.is_some(),
+        anonymous: before.map_or(inherited.depth > 0, |before| before.anonymous),
+        of_device: before.map_or(options.id.is_some(), |before| before.of_device),
     })
 }
 

@@ -89,6 +89,11 @@ impl Again {
         self.child.node()
     }
 
+    /// What the node is told apart by until now.
+    pub(super) fn facts(&self) -> &NodeFacts {
+        self.node().facts()
+    }
+
     /// The id, which stays.
     pub(super) fn id(&self) -> NodeId {
         self.node().id()
