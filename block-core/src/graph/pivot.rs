@@ -135,7 +135,6 @@ impl Layer {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroUsize;
     use std::ops::Range;
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
@@ -144,10 +143,10 @@ mod tests {
 
     use super::*;
     use crate::driver::Driver;
-    use crate::engine::{HostEngine, HostEngineOptions, Pool, Ring};
+    use crate::engine::Ring;
     use crate::graph::perm::{Perm, Use};
     use crate::graph::{Node, NodeFacts};
-    use crate::queue::Queue;
+    use crate::queue::tests::engine;
     use crate::request::map::{Access, Lookup, Mapping};
 
     /// Notes what it is used for.
@@ -172,16 +171,6 @@ mod tests {
         }
     }
 
-    fn queue(layer: &Layer) -> Queue {
-        let options = HostEngineOptions {
-            ring_entries: 8,
-            ring: Ring::Off,
-            pool: Pool::new(NonZeroUsize::MIN).unwrap(),
-        };
-        let engine = HostEngine::new(&options).unwrap();
-        layer.new_queue(Box::new(engine)).start()
-    }
-
     /// What becomes of the caller of a verb that waits for a request.
     #[derive(PartialEq, Eq)]
     enum Caller {
@@ -193,7 +182,7 @@ mod tests {
     #[track_caller]
     fn check(caller: Caller, want: (&str, Perm, Perm)) {
         let layer = Layer::new();
-        let queue = queue(&layer);
+        let queue = layer.new_queue(engine(Ring::Off)).start();
         queue.block_on(async {
             let uses = [Arc::default(), Arc::default()];
             let mut nodes = Vec::new();

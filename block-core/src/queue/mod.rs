@@ -486,4 +486,4 @@ impl LocalQueue {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -127,7 +127,8 @@ impl Driver for Lazy {
     }
 }
 
-fn engine(ring: Ring) -> Box<dyn Engine> {
+/// An engine for a queue of a test.
+pub(crate) fn engine(ring: Ring) -> Box<dyn Engine> {
     let pool = Pool::new(std::num::NonZeroUsize::new(2).unwrap()).unwrap();
     Box::new(
         HostEngine::new(&HostEngineOptions {

@@ -209,14 +209,14 @@ impl Drop for Flushing {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroUsize;
     use std::ops::Range;
 
     use super::*;
     use crate::driver::Driver;
-    use crate::engine::{HostEngine, HostEngineOptions, Pool, Ring};
+    use crate::engine::Ring;
     use crate::graph::{Node, NodeFacts};
     use crate::layer::Layer;
+    use crate::queue::tests::engine;
     use crate::request::map::{Access, Lookup, Mapping};
     use crate::stats;
 
@@ -240,13 +240,7 @@ mod tests {
     #[track_caller]
     fn check_beside(last: Option<Duration>, at_once: AtOnce, want: usize) {
         let layer = Layer::new();
-        let options = HostEngineOptions {
-            ring_entries: 8,
-            ring: Ring::Off,
-            pool: Pool::new(NonZeroUsize::MIN).unwrap(),
-        };
-        let engine = HostEngine::new(&options).unwrap();
-        let queue = layer.new_queue(Box::new(engine)).start();
+        let queue = layer.new_queue(engine(Ring::Off)).start();
         let node = Node::new(NodeFacts::default(), Box::new(Empty));
         let node = queue.block_on(layer.add_node(node, &[])).unwrap();
         let guest = layer.add_backend("disk", node, false);
